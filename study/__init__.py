@@ -1,0 +1,1 @@
+"""Decides what to train, compare and tell: `python -m study`."""

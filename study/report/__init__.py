@@ -1,0 +1,1 @@
+"""The evidence a person reads: tables, figures, page."""

@@ -1,0 +1,1 @@
+"""Variational autoencoders: one recipe trained on one data set. Knows nothing of Optuna."""

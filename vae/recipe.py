@@ -1,0 +1,218 @@
+"""Recipe: every setting of one training run. Frozen, validated, exact in JSON and TOML."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vae.errors import UserError
+
+ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
+InitName = Literal[
+    "torch", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "orthogonal", "truncated_normal"
+]
+OptimizerName = Literal[
+    "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "muon", "schedule_free_adamw"
+]
+ScheduleName = Literal["constant", "step", "exponential", "linear", "cosine", "onecycle", "inverse_sqrt"]
+PrecisionName = Literal["fp32", "bf16"]
+LikelihoodName = Literal[
+    "cross_entropy", "bernoulli", "dynamic_bernoulli", "continuous_bernoulli", "gaussian"
+]
+
+#: Optimizers whose useful learning rates lie in the range of plain gradient descent, not of Adam.
+SGD_FAMILY = frozenset({"sgd", "momentum", "nesterov"})
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class Recipe(BaseModel):
+    """Every setting of one training run; the data and the budget tau are the workload's, not the recipe's.
+
+    Fractions named "of tau" are of the budget in examples seen, so a recipe keeps its shape when the
+    budget changes. A value out of range or an unknown field raises `pydantic.ValidationError`;
+    `from_dict`, `from_json` and `from_toml` turn it into a one-line `UserError`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    # Architecture
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64, strict=False)] = (500,)
+    """Widths of the encoder's hidden layers; the decoder's are the same reversed (Kingma & Welling 2014)."""
+    latent_size: Annotated[int, Field(ge=1, le=65_536)] = 30
+    """Dimensions of z."""
+    residual: bool = False
+    """Hidden layers after the first of each network are residual blocks (He et al. 2016)."""
+    activation: ActivationName = "relu"
+    """Non-linearity between layers."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability that a hidden unit is dropped in training (Srivastava et al. 2014); off in evaluation."""
+
+    # Initialisation
+    init: InitName = "torch"
+    """Weights at step 0: torch's default, Glorot & Bengio 2010 (xavier), He et al. 2015 (he),
+    Saxe et al. 2014 (orthogonal), or a normal of std 0.02 cut at two std (truncated_normal)."""
+    output_bias_from_mean: bool = False
+    """Start the decoder's output bias where it reproduces the mean training image."""
+
+    # Optimizer
+    optimizer: OptimizerName = "adam"
+    """The update rule. `muon` (Jordan et al. 2024) moves the hidden matrices, AdamW the other parameters;
+    `schedule_free_adamw` is Defazio et al. 2024. With decoupled weight decay adam and adamw are one rule."""
+    lr: Annotated[float, Field(gt=0.0, le=100.0)] = 1e-3
+    """Peak learning rate, per step."""
+    lr_schedule: ScheduleName = "constant"
+    """Shape of the learning rate from the end of the warm-up to the horizon."""
+    horizon: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Where the schedule reaches its floor, as a fraction of tau; the lr stays at its floor afterwards."""
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Linear warm-up of the lr from zero, as a fraction of tau (Goyal et al. 2017)."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = 256
+    """Examples per step; "full" is the whole training set: plain gradient descent."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    """Decoupled weight decay (Loshchilov & Hutter 2019), times lr per step; never on biases."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest allowed global gradient norm (Pascanu et al. 2013), nats per unit of weight; none: no clipping."""
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Decay per step of the exponential moving average of the weights that is evaluated; 0: no average."""
+
+    # Objective
+    likelihood: LikelihoodName = "cross_entropy"
+    """p(x|z): binary cross-entropy on grey pixels (common, not a likelihood), Bernoulli with static or
+    dynamic binarisation, continuous Bernoulli (Loaiza-Ganem & Cunningham 2019), or Gaussian."""
+    beta: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
+    """Weight of the KL term in training (Higgins et al. 2017); the metric always has beta = 1."""
+    beta_warmup: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Beta rises linearly from 0 over this fraction of tau (Bowman et al. 2016)."""
+    free_bits: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    """Nats of KL per latent dimension that training does not penalise (Kingma et al. 2016)."""
+
+    # Arithmetic
+    precision: PrecisionName = "fp32"
+    """Arithmetic of the training step: fp32, or bf16 autocast with fp32 weights. Evaluation is fp32."""
+    compile: bool = False
+    """Compile the training step with torch.compile."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds the weights, the order of the examples, the sampling of z and dropout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers_are_floats(cls, values: Any) -> Any:
+        # TOML and Optuna write 1 where 1.0 is meant; strict mode still refuses "1" and true.
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: float(value) if type(value) is int and _is_float_field(key) else value
+            for key, value in values.items()
+        }
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.lr_schedule != "constant" and self.warmup >= self.horizon:
+            raise ValueError(f"warmup ({self.warmup}) must be below horizon ({self.horizon})")
+        return self
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with the fields changed and validated again. Raises UserError."""
+        return Recipe.from_dict(self.model_dump() | changes)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "recipe") -> Recipe:
+        """A Recipe from plain values. Raises UserError naming the field, the value and the rule."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(explain(error, source)) from None
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "recipe") -> Recipe:
+        """The Recipe that `to_json` wrote. Raises UserError."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{source} is not valid JSON: {error}") from None
+        return cls.from_dict(_mapping(values, source), source)
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "recipe") -> Recipe:
+        """The Recipe that `to_toml` wrote. Raises UserError."""
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{source} is not valid TOML: {error}") from None
+        return cls.from_dict(values, source)
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """A Recipe from a .toml or .json file. Raises UserError."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The recipe {path} can't be read: {error}") from None
+        parse = cls.from_json if path.suffix == ".json" else cls.from_toml
+        return parse(text, source=str(path))
+
+    def to_json(self) -> str:
+        """One line of JSON with every field; floats round-trip exactly."""
+        return self.model_dump_json()
+
+    def to_toml(self) -> str:
+        """TOML with every field that has a value (TOML has no null: an absent clip_norm is none)."""
+        return tomli_w.dumps(json.loads(self.model_dump_json(exclude_none=True)))
+
+    def batch(self, n_train: int) -> int:
+        """Examples per step on a training set of n_train examples."""
+        return n_train if self.batch_size == "full" else self.batch_size
+
+
+def parse_value(field: str, text: str) -> Any:
+    """The value of `--set field=text`, as TOML would read it; a bare word is a string. Raises UserError."""
+    if field not in Recipe.model_fields:
+        raise UserError(unknown_field(field))
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None if text == "none" else text
+
+
+def unknown_field(field: str) -> str:
+    """The message for a field that no Recipe has, with the nearest that exists."""
+    import difflib
+
+    near = difflib.get_close_matches(field, Recipe.model_fields, n=1)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Fields: {', '.join(Recipe.model_fields)}."
+    return f"A recipe has no field '{field}'. {hint}"
+
+
+def explain(error: ValidationError, source: str) -> str:
+    """A pydantic error as one line: where, the value, the rule."""
+    lines = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("literal[", "constrained-")))
+        if item["type"] == "extra_forbidden":
+            name = str(item["loc"][-1])
+            lines.append(unknown_field(name) if len(item["loc"]) == 1 else f"unknown field '{field}'")
+            continue
+        rule = item["msg"].removeprefix("Value error, ")
+        shown = "" if not field else f"{field} = {item['input']!r}: "
+        lines.append(f"{shown}{rule}")
+    return f"{source}: " + "; ".join(dict.fromkeys(lines))
+
+
+def _is_float_field(name: str) -> bool:
+    field = Recipe.model_fields.get(name)
+    if field is None:
+        return False
+    return field.annotation is float or float in get_args(field.annotation) or name == "clip_norm"
+
+
+def _mapping(values: Any, source: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise UserError(f"{source} must be a table of fields, not {type(values).__name__}.")
+    return values
