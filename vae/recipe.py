@@ -194,7 +194,9 @@ def explain(error: ValidationError, source: str) -> str:
     """A pydantic error as one line: where, the value, the rule."""
     lines = []
     for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("literal[", "constrained-")))
+        field = ".".join(
+            str(part) for part in item["loc"] if not str(part).startswith(("literal[", "constrained-"))
+        )
         if item["type"] == "extra_forbidden":
             name = str(item["loc"][-1])
             lines.append(unknown_field(name) if len(item["loc"]) == 1 else f"unknown field '{field}'")

@@ -1,0 +1,237 @@
+"""The protocol of `compare`: calibrate, tune each arm, confirm on fresh seeds, combine.
+
+The planner looks at what the database holds and enqueues what may run next. It holds no state of its
+own, so it goes on where it was after any kill, and its plan depends on no worker count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import optuna
+
+from study.estimates import combined_choice
+from study.experiment import CALIBRATION_SEEDS, SMALL_DATA, Experiment
+from study.runs import Run, State
+from study.space import Space, resolve, sobol_points
+from study.storage import Store
+from vae.recipe import Recipe
+
+#: Recipe of the source article, whatever the baseline is: Adam at 1e-4, constant, batches of 256.
+ARTICLE = {"optimizer": "adam", "lr": 1e-4, "lr_schedule": "constant", "warmup": 0.0, "batch_size": 256}
+#: A sampler that never leaves its start-up still draws this far apart for each block.
+INDEPENDENT_SEEDS = 5_000
+
+
+class Planned(NamedTuple):
+    """A trial to enqueue; (study, phase, index) is its identity, so it is never enqueued twice."""
+
+    study: str
+    phase: str
+    index: int
+    params: dict[str, Any]
+    attrs: dict[str, Any]
+
+
+def study_name(name: str, arm: str, block: int) -> str:
+    """`NAME/ARM`, or `NAME/ARM/BLOCK` from the second block on."""
+    return f"{name}/{arm}" if block == 1 else f"{name}/{arm}/{block}"
+
+
+class Planner:
+    """Enqueues the trials of one experiment phase by phase."""
+
+    def __init__(self, store: Store, experiment: Experiment, n_train: int) -> None:
+        self.store = store
+        self.experiment = experiment
+        self.small_data = n_train < SMALL_DATA
+        self.n_train = n_train
+        self.tau = experiment.tau(n_train)
+        self._studies: dict[str, optuna.Study] = {}
+        self._progress = -1
+
+    def advance(self) -> bool:
+        """Enqueue what has become possible; True when nothing is left to plan or to run."""
+        progress = self.store.progress(self.experiment.name)
+        if progress == self._progress and self.store.remaining(self.experiment.name):
+            return False
+        with self.store.setup_lock():
+            state = self.observe()
+            missing = [trial for trial in self._plan(state) if trial[:3] not in state.known]
+            for trial in missing:
+                study = self._study(trial.study)
+                study.enqueue_trial(trial.params, user_attrs=trial.attrs)
+        self._progress = progress
+        return not missing and not self.store.remaining(self.experiment.name)
+
+    def observe(self) -> State:
+        """What the database holds of this experiment now."""
+        return State(self.store, self.experiment, self.n_train)
+
+    def _study(self, name: str) -> optuna.Study:
+        if name not in self._studies:
+            self._studies[name] = optuna.create_study(
+                study_name=name, storage=self.store.optuna, direction="minimize", load_if_exists=True
+            )
+        return self._studies[name]
+
+    def _plan(self, state: State) -> Iterable[Planned]:
+        yield from self._search()
+        if not self.experiment.arms:
+            return
+        yield from self._tune(state, "baseline", 1)
+        if state.calibration_winner is None:
+            return
+        if self.experiment.target is None:
+            yield from self._calibrate(state)
+        if state.target is None:
+            return
+        arms = ("baseline", *self.experiment.arms)
+        for block in range(1, self.experiment.blocks + 1):
+            for arm in arms:
+                if (arm, block) != ("baseline", 1):
+                    yield from self._tune(state, arm, block)
+                best = state.winner(arm, block)
+                if best is not None:
+                    yield from self._confirm(state, arm, block, best)
+        yield from self._references(state)
+        if self.experiment.combine:
+            yield from self._combine(state)
+
+    def _search(self) -> Iterable[Planned]:
+        for index in range(self.experiment.search.trials):
+            attrs = {"arm": "search", "phase": "search", "block": 1, "index": index}
+            yield Planned(f"{self.experiment.name}/search", "search", index, {}, attrs)
+
+    def _trial(
+        self, arm: str, block: int, phase: str, index: int, params: dict[str, Any], base: Recipe, **more: Any
+    ) -> Planned:
+        attrs = {
+            "arm": arm,
+            "phase": phase,
+            "block": block,
+            "index": index,
+            "recipe": base.to_json(),
+            "tuned": sorted(params),
+        }
+        study = study_name(self.experiment.name, arm, block)
+        return Planned(study, phase, index, params, attrs | more)
+
+    def _tune(self, state: State, arm: str, block: int) -> Iterable[Planned]:
+        shared, own = self.experiment.spaces(arm, self.small_data)
+        base = self.experiment.base_recipe(arm)
+        yield from self._points(state, arm, block, base, shared, own)
+
+    def _points(
+        self, state: State, arm: str, block: int, base: Recipe, shared: Space, own: Space
+    ) -> Iterable[Planned]:
+        technique = self.experiment.technique(arm)
+        apart = INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
+        seed = self.experiment.seed_set("tune", 1, block + apart)[0]
+        # The first block of the baseline is what the target is calibrated on, and runs to tau uncapped.
+        capped = (arm, block) != ("baseline", 1)
+        more = {"seed": seed} | ({"target": state.target, "capped": True} if capped else {})
+        for index, params in enumerate(sobol_points(shared, own, self.experiment.tune_trials, seed)):
+            if base.lr_schedule == "constant":
+                params = {field: value for field, value in params.items() if field != "horizon"}
+            yield self._trial(arm, block, "tune", index, params, base, **more)
+
+    def _calibrate(self, state: State) -> Iterable[Planned]:
+        best = state.calibration_winner
+        assert best is not None
+        for index, seed in enumerate(self.experiment.seed_set("calibration", CALIBRATION_SEEDS)):
+            base = self.experiment.base_recipe("baseline")
+            yield self._trial("baseline", 1, "calibration", index, best.params, base, seed=seed)
+
+    def _confirm(self, state: State, arm: str, block: int, best: Run) -> Iterable[Planned]:
+        technique = self.experiment.technique(arm)
+        apart = INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
+        base = Recipe.from_json(best.attrs["recipe"])
+        for index, seed in self._block_seeds("confirm", block):
+            yield self._trial(
+                arm, block, "confirm", index, best.params, base, seed=seed + apart, target=state.target
+            )
+
+    def _block_seeds(self, phase: str, block: int) -> Iterable[tuple[int, int]]:
+        """(index, seed) of a block's confirmation runs: every R-th, so topping S up moves no seed."""
+        seeds = self.experiment.seed_set(phase, self.experiment.seeds)
+        return [(i, seed) for i, seed in enumerate(seeds) if i % self.experiment.blocks == block - 1]
+
+    def _references(self, state: State) -> Iterable[Planned]:
+        """Two arms outside the family, untuned here: the article's recipe and the joint search's best."""
+        recipes = {"article": self.experiment.recipe.replace(**ARTICLE)}
+        best = state.search_winner
+        if best is not None and best.recipe is not None:
+            recipes["search-best"] = best.recipe
+        for arm, recipe in recipes.items():
+            for index, seed in enumerate(self.experiment.seed_set("confirm", self.experiment.seeds)):
+                yield self._trial(arm, 1, "confirm", index, {}, recipe, seed=seed, target=state.target)
+
+    def _combine(self, state: State) -> Iterable[Planned]:
+        """Step 6: the best technique of each slot together, its lr tuned again, then everything on fresh
+        seeds: baseline, each single, combined, and combined without each one."""
+        if not state.confirmed:
+            return
+        chosen = combined_choice(state)
+        if len(chosen) < 2:
+            return
+        recipe, parts = self.experiment.recipe, {}
+        for arm in chosen:
+            best = state.winner(arm, 1)
+            assert best is not None
+            parts[arm] = self._change(arm, best)
+        for change in parts.values():
+            recipe = recipe.replace(**change)
+        shared = self.experiment.shared_space(recipe, self.small_data)
+        yield from self._points(state, "combined", 1, recipe, shared, {})
+        best = state.winner("combined", 1)
+        if best is None:
+            return
+        tuned = {field: value for field, value in best.params.items() if field in shared}
+        recipes = {"combined": resolve(tuned, recipe)}
+        for arm in ("baseline", *chosen):
+            single = state.winner(arm, 1)
+            assert single is not None
+            recipes[arm] = resolve(single.params, Recipe.from_json(single.attrs["recipe"]))
+        for left_out in chosen:
+            rest = self.experiment.recipe
+            for arm in chosen:
+                rest = rest.replace(**(parts[arm] if arm != left_out else {}))
+            recipes[f"combined-without-{left_out}"] = resolve(tuned, rest)
+        for arm, full in recipes.items():
+            for index, seed in enumerate(self.experiment.seed_set("combine", self.experiment.seeds)):
+                yield self._trial(arm, 1, "combine", index, {}, full, seed=seed, target=state.target)
+
+    def _change(self, arm: str, best: Run) -> dict[str, Any]:
+        """The fields in which the arm's winner differs from the baseline, without the shared dimensions."""
+        shared, _ = self.experiment.spaces(arm, self.small_data)
+        won = resolve(best.params, Recipe.from_json(best.attrs["recipe"]))
+        before = self.experiment.recipe.model_dump()
+        after = won.model_dump()
+        return {
+            field: value
+            for field, value in after.items()
+            if value != before[field]
+            and field != "seed"
+            and (field not in shared or field in _knobs(self, arm))
+        }
+
+
+def _knobs(planner: Planner, arm: str) -> Space:
+    technique = planner.experiment.technique(arm)
+    return technique.knobs if technique else {}
+
+
+def describe_plan(experiment: Experiment) -> dict[str, int]:
+    """How many trials each part will run, at most."""
+    arms = 1 + len(experiment.arms) if experiment.arms else 0
+    tuning = arms * experiment.tune_trials * experiment.blocks
+    references = 0 if not arms else experiment.seeds * (2 if experiment.search.trials else 1)
+    calibration = CALIBRATION_SEEDS if arms and experiment.target is None else 0
+    return {
+        "search": experiment.search.trials,
+        "tune": tuning,
+        "calibration": calibration,
+        "confirm": arms * experiment.seeds + references,
+    }

@@ -1,0 +1,190 @@
+"""The answer in words: sentences to quote, and the notes that say how far to trust them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from study.runs import State
+from study.verdicts import FASTER, SLOWER, UNDECIDED, smallest_n
+
+if TYPE_CHECKING:
+    from study.estimates import Comparison
+
+
+def ratio(value: float, low: float, high: float) -> str:
+    """A ratio with its interval, e.g. "1.42x [1.28, 1.59]"; a dash without a value."""
+    if math.isnan(value):
+        return "–"
+    interval = f" [{low:.2f}, {high:.2f}]" if not math.isnan(low) else " [no interval]"
+    return f"{value:.2f}x{interval}"
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Two or three sentences with figures, intervals, seeds and censoring."""
+    arms = comparison.arms
+    if arms.empty or "speed_up" not in arms:
+        return ["Nothing has been compared yet."]
+    family = arms[arms["kind"] == "technique"]
+    measured = family[family["speed_up"].notna()]
+    said = [_best(comparison, measured)]
+    counts = {word: int((family["verdict"] == word).sum()) for word in (FASTER, UNDECIDED, SLOWER)}
+    other = len(family) - sum(counts.values())
+    said.append(
+        f"Of {len(family)} techniques {counts[FASTER]} {_be(counts[FASTER])} faster in examples, "
+        f"{counts[UNDECIDED]} not distinguishable from the baseline, {counts[SLOWER]} slower, and {other} "
+        f"{'does' if other == 1 else 'do'} not reach the target on every seed (margin "
+        f"{comparison.experiment.margin:.0%}, simultaneous 95 % intervals{_scope(comparison)})."
+    )
+    if not comparison.article.empty:
+        said += _article(comparison)
+    return said
+
+
+def _best(comparison: Comparison, measured: pd.DataFrame) -> str:
+    experiment, target = comparison.experiment, comparison.target
+    faster = measured[measured["verdict"] == FASTER]
+    if measured.empty or target is None:
+        return f"On {experiment.data} no technique has a speed-up to report yet."
+    if faster.empty:
+        return (
+            f"On {experiment.data} no technique is distinguishably faster than the tuned baseline in reaching a "
+            f"validation loss of {target:.2f} nats."
+        )
+    best = faster.loc[faster["speed_up"].idxmax()]
+    seconds = ""
+    if not pd.isna(best.get("speed_up_seconds")):
+        shown = ratio(best["speed_up_seconds"], best["low_seconds"], best["high_seconds"])
+        seconds = f", and {shown} in seconds"
+    return (
+        f"On {experiment.data}, {best['arm']} reaches a validation loss of {target:.2f} nats "
+        f"{ratio(best['speed_up'], best['low'], best['high'])} sooner in examples than the tuned baseline"
+        f"{seconds} ({best['seeds']} paired seeds, {best['seeds'] - best['hits']} censored)."
+    )
+
+
+def _article(comparison: Comparison) -> list[str]:
+    table = comparison.article[comparison.article["arm"] != "article"].dropna(subset=["sooner_examples"])
+    if table.empty:
+        return []
+    best = table.loc[table["sooner_examples"].idxmax()]
+    time = "" if math.isnan(best["sooner_seconds"]) else f" and 1/{best['sooner_seconds']:.1f} of the time"
+    return [
+        f"{best['arm']} reaches the loss that the article's recipe has after {comparison.experiment.budget:g} epochs "
+        f"({best['loss']:.2f} nats) in 1/{best['sooner_examples']:.1f} of the examples{time}."
+    ]
+
+
+def notes(comparison: Comparison, state: State) -> list[str]:
+    """Validity notes: what a careful reader would ask about, in the order of how much it matters."""
+    experiment, calibration, arms = comparison.experiment, comparison.calibration, comparison.arms
+    if arms.empty:
+        return []
+    found: list[str] = []
+    unfinished = arms[arms["seeds"] < arms["planned_seeds"]]
+    if not unfinished.empty:
+        found.append(f"Unfinished: {', '.join(unfinished['arm'])} lack confirmation runs.")
+    if experiment.blocks == 1:
+        found.append(
+            "Every interval is for the tuned recipes (R = 1): the luck of tuning itself is not in it. "
+            "--blocks 5 puts it in."
+        )
+    if calibration is not None:
+        if calibration.plateau:
+            found.append(
+                f"Target on a plateau: examples to target vary by {calibration.spread:.0%} between calibration seeds "
+                f"(slope {calibration.slope:.2f} nats per doubling)."
+            )
+        if calibration.raised:
+            found.append(
+                "A calibration seed missed the median target; it was raised to the worst seed's loss."
+            )
+        if calibration.diverged:
+            found.append(f"{calibration.diverged} calibration runs diverged.")
+    found += _too_few(comparison)
+    edges = arms[arms["edges"].astype(bool)]
+    if not edges.empty:
+        listed = "; ".join(f"{row.arm} ({row.edges})" for row in edges.itertuples())
+        found.append(f"Winners on an edge of their space, which a wider one might beat: {listed}.")
+    for column, word in (
+        ("diverged", "diverged"),
+        ("collapsed", "collapsed (KL near 0)"),
+        ("failed", "failed"),
+    ):
+        some = arms[arms[column] > 0]
+        if not some.empty:
+            listed = ", ".join(
+                f"{row['arm']} {row[column]} of {row['seeds']}" for row in some.to_dict("records")
+            )
+            found.append(f"Confirmation runs that {word}: {listed}.")
+    lost = [run for run in state.runs if run.phase == "tune" and run.outcome in ("diverged", "failed")]
+    if lost:
+        counts = pd.Series([run.arm for run in lost]).value_counts()
+        found.append(
+            "Tuning trials that diverged or failed: " + ", ".join(f"{a} {n}" for a, n in counts.items()) + "."
+        )
+    if "test_worse" in arms:
+        worse = arms[arms["test_worse"].fillna(False).astype(bool)]
+        for row in worse.to_dict("records"):
+            found.append(
+                f"{row['arm']} is worse on the test split at its hit: {row['test_difference']:+.2f} nats "
+                f"[{row['test_low']:+.2f}, {row['test_high']:+.2f}] against the baseline."
+            )
+    coarse = arms[arms["resolution"] > 0.06]
+    for row in coarse.to_dict("records"):
+        found.append(
+            f"{row['arm']}: one step is {row['resolution']:.0%} of its examples to target; E is no finer."
+        )
+    different = arms[arms["different_model"]]
+    if not different.empty:
+        found.append(f"Different model, not only different training: {', '.join(different['arm'])}.")
+    if "throughput_low" in arms:
+        noisy = arms[(arms["throughput_high"] / arms["throughput_low"]) > 1.15]
+        if not noisy.empty:
+            found.append(f"Noisy timing, throughput interval wider than 15 %: {', '.join(noisy['arm'])}.")
+    if experiment.recipe.likelihood == "cross_entropy":
+        found.append(
+            "Grey-pixel cross-entropy is no likelihood: nats compare recipes here, not with other papers."
+        )
+    return found
+
+
+def _too_few(comparison: Comparison) -> list[str]:
+    """Whether the seeds could have decided at all, and how many would."""
+    arms, family = comparison.arms, len(comparison.experiment.arms)
+    if "se" not in arms:
+        return []
+    undecided = arms[(arms["kind"] == "technique") & (arms["verdict"] == UNDECIDED)]
+    none = undecided[undecided["no_interval"].notna()]
+    found = []
+    if not none.empty:
+        found.append(
+            f"No interval: {'; '.join(sorted(set(none['no_interval'])))} ({', '.join(none['arm'])})."
+        )
+    spread = undecided[undecided["no_interval"].isna()]
+    if spread.empty:
+        return found
+    sd = float((spread["se"] * spread["units"] ** 0.5).median())
+    n = smallest_n(sd, family=family, margin=comparison.experiment.margin)
+    have = int(spread["units"].median())
+    if n is not None and n > have:
+        unit = "blocks" if comparison.experiment.blocks > 1 else "seeds"
+        found.append(
+            f"{have} {unit} are few for the arms left open: about {n} would bring the simultaneous interval's "
+            f"half-width down to the margin of {comparison.experiment.margin:.0%}."
+        )
+    return found
+
+
+def _scope(comparison: Comparison) -> str:
+    return (
+        ", for the tuned recipes"
+        if comparison.experiment.blocks == 1
+        else f", {comparison.experiment.blocks} blocks"
+    )
+
+
+def _be(n: int) -> str:
+    return "is" if n == 1 else "are"

@@ -1,0 +1,293 @@
+"""One trial: suggest a recipe, train it, report, prune, record, finish."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from study.experiment import SMALL_DATA, Experiment
+from study.pruners import CappingPruner, build_pruner
+from study.space import suggest
+from study.storage import Claim, Store
+from study.survival import Curve, examples_to_target, tuning_score
+from study.workers import Interrupted
+from vae.checkpoint import load_state, save_model, save_state
+from vae.data import Dataset
+from vae.errors import UserError
+from vae.grid import evaluation_grid
+from vae.recipe import Recipe
+from vae.training import Training, train
+
+#: Optuna gets a report at every tenth grid point; the curve table has every point.
+REPORT_EVERY = 10
+#: Seconds between two saves of a running trial's state: what a kill -9 can cost.
+SAVE_SECONDS = 10.0
+#: Images of the test split that a hit is checked on.
+TEST_IMAGES = 2_000
+
+
+@dataclass
+class _Curve:
+    """The trial so far: the record, and what the rules for stopping need of it."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    written: int = 0
+    test_loss: float | None = None
+
+    @property
+    def best(self) -> float:
+        losses = [row["valid_loss"] for row in self.rows if _finite(row["valid_loss"])]
+        return min(losses, default=float("nan"))
+
+    def since_best(self) -> int:
+        """Grid points since the best validation loss."""
+        losses = [row["valid_loss"] if _finite(row["valid_loss"]) else np.inf for row in self.rows]
+        return int(self.rows[-1]["number"] - self.rows[int(np.argmin(losses))]["number"])
+
+    def unwritten(self) -> list[dict[str, Any]]:
+        rows, self.written = self.rows[self.written :], len(self.rows)
+        return rows
+
+
+class Objective:
+    """Runs claimed trials of one experiment in this process."""
+
+    def __init__(
+        self, store: Store, experiment: Experiment, data: Dataset, device: torch.device, artifacts: Path
+    ) -> None:
+        self.store = store
+        self.experiment = experiment
+        self.data = data
+        self.device = device
+        self.artifacts = artifacts
+        self.tau = experiment.tau(len(data.train))
+        self.grid = evaluation_grid(self.tau)
+        self.small_data = len(data.train) < SMALL_DATA
+
+    def make_study(self, study_name: str, sampler_seed: int) -> optuna.Study:
+        """The Optuna study with the sampler and pruner that its trials use."""
+        if study_name.split("/")[1] == "search":
+            plan = self.experiment.search
+            return optuna.load_study(
+                study_name=study_name,
+                storage=self.store.optuna,
+                sampler=build_sampler(plan.sampler, sampler_seed),
+                pruner=build_pruner(plan.pruner, len(self.grid)),
+            )
+        return optuna.load_study(
+            study_name=study_name,
+            storage=self.store.optuna,
+            sampler=optuna.samplers.RandomSampler(seed=sampler_seed),
+            pruner=CappingPruner(self.grid),
+        )
+
+    def run(self, claim: Claim, stop_requested: Callable[[], bool]) -> None:
+        """Train the claimed trial to its end and finish it, or save it and raise Interrupted."""
+        trial, attrs = claim.trial, claim.trial.user_attrs
+        phase, target = attrs["phase"], attrs.get("target")
+        recipe = self._recipe(trial)
+        claim.describe(
+            phase=phase,
+            seed=recipe.seed,
+            recipe=recipe.to_json(),
+            data_fingerprint=self.data.fingerprint,
+            device=str(self.device),
+            versions=json.dumps(versions()),
+            target=target,
+        )
+        began = time.monotonic()
+        training = train(recipe, self.data, self.tau, self.device)
+        curve = self._resume(claim, training)
+        state, outcome = self._train(claim, training, curve, stop_requested)
+        self._finish(claim, training, curve, state, outcome, time.monotonic() - began)
+
+    def _recipe(self, trial: optuna.Trial) -> Recipe:
+        attrs = trial.user_attrs
+        if attrs["phase"] == "search":
+            base = self.experiment.recipe.replace(seed=self.experiment.seed_set("search", 1, trial.number)[0])
+            return suggest(trial, self.experiment.search.space, base)
+        base = Recipe.from_json(attrs["recipe"]).replace(seed=attrs["seed"])
+        shared, own = self.experiment.spaces(attrs["arm"], self.small_data)
+        # The reference arms are fixed recipes: they have no parameters to ask for.
+        asked = {name: d for name, d in (shared | own).items() if name in attrs["tuned"]}
+        return suggest(trial, asked, base)
+
+    def _train(
+        self, claim: Claim, training: Training, curve: _Curve, stop_requested: Callable[[], bool]
+    ) -> tuple[TrialState, str]:
+        """Train, record and apply the trial's stopping rules; the Optuna state and the outcome's name."""
+        trial, attrs = claim.trial, claim.trial.user_attrs
+        phase, target = attrs["phase"], attrs.get("target")
+        capped = attrs.get("capped", False)
+        stops_at_target = capped or (phase != "search" and self.experiment.stop_at_target)
+        patience = self.experiment.search.patience if phase == "search" else 0
+        cap = self._cap(trial) if capped else None
+        next_report = (
+            (curve.rows[-1]["number"] // REPORT_EVERY + 1) * REPORT_EVERY if curve.rows else REPORT_EVERY
+        )
+        saved = time.monotonic()
+
+        for evaluation in training:
+            curve.rows.append(evaluation.as_row())
+            if training.outcome == "diverged":
+                return TrialState.PRUNED, "diverged"
+            if target is not None and curve.test_loss is None and evaluation.valid_loss <= target:
+                curve.test_loss = training.evaluate(self.data.test, TEST_IMAGES).loss
+                if stops_at_target:
+                    return TrialState.COMPLETE, "hit"
+            if patience and curve.since_best() >= patience:
+                return TrialState.COMPLETE, "stopped"
+            beyond_cap = cap is not None and self.grid[evaluation.number] > cap
+            if evaluation.number >= next_report or beyond_cap:
+                next_report = (evaluation.number // REPORT_EVERY + 1) * REPORT_EVERY
+                claim.record(curve.unwritten())
+                if evaluation.number not in claim.reported:
+                    trial.report(evaluation.valid_loss, step=evaluation.number)
+                if training.outcome == "running" and (phase == "search" or capped):
+                    if trial.should_prune():
+                        return TrialState.PRUNED, "capped" if capped else "pruned"
+                    cap = self._cap(trial) if capped else None
+            if training.outcome == "running":
+                if stop_requested():
+                    self._save(claim, training, curve)
+                    claim.release()
+                    raise Interrupted
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self._save(claim, training, curve)
+                    saved = time.monotonic()
+        return TrialState.COMPLETE, training.outcome
+
+    def _cap(self, trial: optuna.Trial) -> float | None:
+        pruner = trial.study.pruner
+        assert isinstance(pruner, CappingPruner)
+        return pruner.best(trial.study, self.store.optuna.get_trial(trial._trial_id))
+
+    def _finish(
+        self,
+        claim: Claim,
+        training: Training,
+        curve: _Curve,
+        state: TrialState,
+        outcome: str,
+        wall_seconds: float,
+    ) -> None:
+        trial, attrs = claim.trial, claim.trial.user_attrs
+        target = attrs.get("target")
+        last = curve.rows[-1]
+        scored: dict[str, Any] = {}
+        if target is not None:
+            points = Curve(
+                np.array([row["examples"] for row in curve.rows], dtype=float),
+                np.array([row["valid_loss"] for row in curve.rows], dtype=float),
+                diverged=outcome == "diverged",
+            )
+            reached, hit = examples_to_target(points.examples, points.valid_loss, target)
+            scored = {"hit": hit, "examples_to_target": reached if hit else float(self.tau)}
+            if outcome != "capped":
+                scored["score"] = tuning_score(points, target, self.tau)
+            if hit:
+                # The capping pruner of other trials reads it.
+                trial.set_user_attr("examples_to_target", float(reached))
+        trial.set_user_attr("outcome", outcome)
+        trial.set_user_attr("seconds", round(training.train_seconds, 3))
+        value = curve.best if _finite(curve.best) else None
+        if attrs["phase"] == "search" and state == TrialState.COMPLETE and value is not None:
+            self._keep_if_best(claim, training, value)
+        claim.finish(
+            state=state,
+            value=value,
+            outcome=outcome,
+            rows=curve.unwritten(),
+            valid_loss=last["valid_loss"],
+            best_valid_loss=value,
+            test_loss=curve.test_loss,
+            examples=training.examples,
+            steps=training.steps,
+            train_seconds=training.train_seconds,
+            wall_seconds=wall_seconds,
+            **scored,
+        )
+        self._state_path(claim).unlink(missing_ok=True)
+
+    def _keep_if_best(self, claim: Claim, training: Training, value: float) -> None:
+        values = [
+            other.value
+            for other in claim.trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if other.value is not None
+        ]
+        if value < min(values, default=float("inf")):
+            path = model_path(self.artifacts, claim.study_name, claim.number)
+            save_model(path, training, self.data)
+
+    def _state_path(self, claim: Claim) -> Path:
+        return self.artifacts / claim.study_name / "state" / f"trial-{claim.number}.pt"
+
+    def _save(self, claim: Claim, training: Training, curve: _Curve) -> None:
+        # Rows first: a state must never be ahead of the record it continues.
+        claim.record(curve.unwritten())
+        save_state(self._state_path(claim), training, evaluations=len(curve.rows), test_loss=curve.test_loss)
+
+    def _resume(self, claim: Claim, training: Training) -> _Curve:
+        """Continue a trial that another worker left, from its saved state; else start it again."""
+        if claim.attempt == 1:
+            return _Curve()
+        path = self._state_path(claim)
+        try:
+            state = load_state(path)
+            if state is not None:
+                number = state["training"]["number"]
+                table = self.store.curves(self.experiment.name, [claim.trial_id])
+                rows: list[dict[str, Any]] = table[table["number"] <= number].to_dict("records")
+                # The same artifacts folder may hold the state of a trial of another database.
+                if len(rows) == state["extra"]["evaluations"]:
+                    training.load_state_dict(state["training"])
+                    claim.truncate(number)
+                    return _Curve(rows, len(rows), state["extra"]["test_loss"])
+        except (UserError, ValueError, KeyError):
+            # A damaged state, or another recipe's: the trial runs again from its start, to the same curve.
+            path.unlink(missing_ok=True)
+        claim.truncate(-1)
+        return _Curve()
+
+
+def model_path(artifacts: Path, study_name: str, number: int) -> Path:
+    """Where a search trial's model is kept if it was the best when it ended."""
+    return artifacts / study_name / "models" / f"trial-{number}.safetensors"
+
+
+def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of that name; every worker passes a seed of its own, or all suggest the same points."""
+    if name == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, warn_independent_sampling=False)
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if name == "qmc":
+        return optuna.samplers.QMCSampler(
+            scramble=True, seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False
+        )
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+    raise ValueError(f"no sampler '{name}'")
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """Versions of what a curve depends on."""
+    names = ("torch", "optuna", "numpy", "vae-study")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and bool(np.isfinite(value))

@@ -1,0 +1,58 @@
+"""Optuna pruners by name, and the capping pruner of the tuning phase."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.pruners import BasePruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+
+def build_pruner(name: str, n_points: int) -> BasePruner:
+    """The pruner of that name for curves of n_points grid points (an Optuna step is a grid point's number)."""
+    if name == "none":
+        return optuna.pruners.NopPruner()
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=n_points // 4)
+    if name == "percentile":
+        return optuna.pruners.PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=n_points // 4)
+    if name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, n_points // 8))
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=max(1, n_points // 8), max_resource=n_points)
+    if name == "patient":
+        return optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(n_startup_trials=5), patience=5)
+    raise ValueError(f"no pruner '{name}'")
+
+
+class CappingPruner(BasePruner):
+    """Adaptive capping (Hutter et al. 2009, ParamILS, section 3.2) on examples to target.
+
+    A tuning trial that has seen more examples than the best hit of its arm and block needed, without a
+    hit of its own, can't win any more and is pruned. The winner is exactly the winner without capping,
+    for points drawn beforehand: a winner is never beyond its own examples to target.
+
+    `grid` are the examples of each Optuna step: a trial at step i has seen at least grid[i] of them. The
+    trial attributes read are phase, block and examples_to_target (set on a hit only).
+    """
+
+    def __init__(self, grid: npt.NDArray[np.int64]) -> None:
+        self._grid = grid
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        best, step = self.best(study, trial), trial.last_step
+        return best is not None and step is not None and bool(self._grid[step] > best)
+
+    def best(self, study: Study, trial: FrozenTrial) -> float | None:
+        """Fewest examples to target among the finished tuning trials of the trial's block; None: no hit yet."""
+        block = trial.user_attrs.get("block")
+        hits = [
+            float(other.user_attrs["examples_to_target"])
+            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if "examples_to_target" in other.user_attrs
+            and other.user_attrs.get("phase") == "tune"
+            and other.user_attrs.get("block") == block
+        ]
+        return min(hits, default=None)

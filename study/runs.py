@@ -1,0 +1,175 @@
+"""What has been run of an experiment, read back from the database, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optuna
+
+from study.experiment import CALIBRATION_SEEDS, SMALL_DATA, Experiment
+from study.storage import Store
+from study.survival import Calibration, Curve, calibrate_target, tuning_score, winner
+from vae.recipe import Recipe
+
+#: The score of a tuning trial that has none: capped or failed, so no candidate.
+WORST_SCORE = 10.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trial as the planner sees it."""
+
+    trial_id: int
+    number: int
+    study: str
+    arm: str
+    block: int
+    phase: str
+    index: int
+    finished: bool
+    params: dict[str, Any]
+    recipe: Recipe | None
+    outcome: str | None
+    score: float
+    hit: bool
+    valid_loss: float
+    best_loss: float
+    attrs: dict[str, Any]
+
+
+class State:
+    """What has been run of an experiment, and what follows from it."""
+
+    def __init__(self, store: Store, experiment: Experiment, n_train: int) -> None:
+        self._store = store
+        self.experiment = experiment
+        self.n_train = n_train
+        self.small_data = n_train < SMALL_DATA
+        self.tau = experiment.tau(n_train)
+        table = store.trials(experiment.name)
+        rows = {int(row["trial_id"]): row for row in table.to_dict("records")}
+        self.table = table.set_index("trial_id")
+        self.runs = [
+            _run(name, trial, rows.get(trial._trial_id, {}))
+            for name in store.studies(experiment.name)
+            for trial in optuna.load_study(study_name=name, storage=store.optuna).get_trials(deepcopy=False)
+        ]
+        self.known = {(run.study, run.phase, run.index) for run in self.runs}
+
+    def of(self, arm: str, phase: str, block: int | None = None) -> list[Run]:
+        """Runs of an arm and phase by index."""
+        found = [
+            run
+            for run in self.runs
+            if run.arm == arm and run.phase == phase and (block is None or run.block == block)
+        ]
+        return sorted(found, key=lambda run: run.index)
+
+    def complete(self, arm: str, phase: str, block: int, n: int) -> list[Run] | None:
+        """The n runs of a phase once all have ended; None before."""
+        runs = self.of(arm, phase, block)[:n]
+        return runs if len(runs) == n and all(run.finished for run in runs) else None
+
+    @cached_property
+    def calibration_winner(self) -> Run | None:
+        """Step 1: the baseline's best point by final loss."""
+        runs = self.complete("baseline", "tune", 1, self.experiment.tune_trials)
+        if runs is None:
+            return None
+        losses = [run.valid_loss if run.outcome in ("completed", "collapsed") else np.inf for run in runs]
+        return runs[int(np.argmin(losses))]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Step 1: the target and how well it can be timed, once its runs have ended."""
+        experiment = self.experiment
+        runs = self.complete("baseline", "calibration", 1, CALIBRATION_SEEDS)
+        if runs is None:
+            return None
+        return calibrate_target(self.curves(runs), self.tau, target=experiment.target)
+
+    @cached_property
+    def target(self) -> float | None:
+        """Validation loss to reach; None until it is known."""
+        if self.experiment.target is not None:
+            return self.experiment.target
+        return self.calibration.target if self.calibration is not None else None
+
+    def curves(self, runs: list[Run]) -> list[Curve]:
+        """The recorded curves of runs, in their order."""
+        table = self._store.curves(self.experiment.name, [run.trial_id for run in runs])
+        groups = dict(iter(table.groupby("trial_id")))
+        empty = np.empty(0)
+        return [
+            Curve(
+                groups[run.trial_id]["examples"].to_numpy(float) if run.trial_id in groups else empty,
+                groups[run.trial_id]["valid_loss"].to_numpy(float) if run.trial_id in groups else empty,
+            )
+            for run in runs
+        ]
+
+    def winner(self, arm: str, block: int) -> Run | None:
+        """Step 2: the arm's best point by its score, once all K have ended. The baseline's first block is
+        rescored from its curves, by the same score."""
+        runs = self.complete(arm, "tune", block, self.experiment.tune_trials)
+        if runs is None or self.target is None:
+            return None
+        if (arm, block) == ("baseline", 1):
+            scores = [tuning_score(curve, self.target, self.tau) for curve in self.curves(runs)]
+        else:
+            scores = [run.score for run in runs]
+        best = winner(np.array(scores))
+        return None if best is None else runs[best]
+
+    @cached_property
+    def search_winner(self) -> Run | None:
+        """The joint search's best trial, once all its trials have ended."""
+        n = self.experiment.search.trials
+        runs = self.complete("search", "search", 1, n) if n else None
+        done = [
+            run
+            for run in runs or []
+            if run.outcome in ("completed", "stopped") and np.isfinite(run.best_loss)
+        ]
+        return min(done, key=lambda run: run.best_loss, default=None)
+
+    @cached_property
+    def confirmed(self) -> bool:
+        """Every arm has all its confirmation runs."""
+        experiment = self.experiment
+        for arm in ("baseline", *experiment.arms):
+            runs = self.of(arm, "confirm")
+            if len(runs) < experiment.seeds or not all(run.finished for run in runs):
+                return False
+        return True
+
+
+def _run(name: str, trial: optuna.trial.FrozenTrial, row: dict[str, Any]) -> Run:
+    attrs = trial.user_attrs
+    score = row.get("score")
+    outcome = row.get("outcome")
+    return Run(
+        trial_id=trial._trial_id,
+        number=trial.number,
+        study=name,
+        arm=attrs.get("arm", name.split("/")[1]),
+        block=attrs.get("block", 1),
+        phase=attrs.get("phase", "search"),
+        index=attrs.get("index", trial.number),
+        finished=trial.state.is_finished() or isinstance(outcome, str),
+        params=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
+        recipe=Recipe.from_json(row["recipe"]) if isinstance(row.get("recipe"), str) else None,
+        outcome=outcome if isinstance(outcome, str) else None,
+        score=float(score) if score is not None and np.isfinite(score) else WORST_SCORE,
+        hit=bool(row.get("hit")) if row.get("hit") is not None else False,
+        valid_loss=_number(row.get("valid_loss")),
+        best_loss=_number(row.get("best_valid_loss")),
+        attrs=attrs,
+    )
+
+
+def _number(value: Any) -> float:
+    return float(value) if value is not None else float("nan")

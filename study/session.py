@@ -1,0 +1,231 @@
+"""One command's work: open, plan, launch workers, time the arms, keep the best model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from study.comparison import Planner
+from study.database import Database
+from study.experiment import SMALL_DATA, Experiment, build, defaults
+from study.owners import new_owner
+from study.objective import Objective, model_path
+from study.runs import State
+from study.storage import Store
+from study.timing import time_arms
+from study.workers import launch, work
+from vae.data import Dataset, load
+from vae.errors import UserError
+from vae.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command works: not part of what is trained."""
+
+    storage: str
+    artifacts: Path
+    data_dir: Path | None
+    device: str
+    workers: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker: workers x threads <= cores."""
+        return max(1, cores() // self.workers)
+
+
+class Session:
+    """An experiment, its data and its database, open."""
+
+    def __init__(self, place: Place, store: Store, experiment: Experiment, data: Dataset) -> None:
+        self.place = place
+        self.store = store
+        self.experiment = experiment
+        self.data = data
+        self.small_data = len(data.train) < SMALL_DATA
+        self.planner = Planner(store, experiment, len(data.train))
+        self.tau = self.planner.tau
+
+    @classmethod
+    def prepare(cls, place: Place, values: dict[str, Any], fixed: dict[str, Any], source: str) -> Session:
+        """Check everything, then store the resolved experiment. Raises UserError with nothing written."""
+        experiment, data = check(place, values, fixed, source)
+        store = Store.open(place.storage, create=True)
+        with store.setup_lock():
+            # Read again under the lock: another command of this name may have come first.
+            stored = stored_experiment(store, experiment.name, data)
+            experiment = build(values, fixed, len(data.train) < SMALL_DATA, stored, source)
+            spec = {
+                "experiment": experiment.to_json(),
+                "data_fingerprint": data.fingerprint,
+                "n_train": len(data.train),
+            }
+            store.save_experiment(experiment.name, spec)
+        return cls(place, store, experiment, data)
+
+    @classmethod
+    def join(cls, place: Place, name: str) -> Session:
+        """The stored experiment of that name, for a worker. Raises UserError."""
+        store = Store.open(place.storage)
+        spec = store.load_experiment(name)
+        if spec is None:
+            known = ", ".join(store.experiments()) or "none"
+            raise UserError(f"No experiment '{name}' in {place.storage}. Experiments: {known}.")
+        experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+        data = load(
+            experiment.data,
+            seed=experiment.seed,
+            likelihood=experiment.recipe.likelihood,
+            data_dir=place.data_dir,
+        )
+        stored_experiment(store, name, data)
+        return cls(place, store, experiment, data)
+
+    def launch(self, on_progress: Callable[[], None]) -> bool:
+        """Run everything that is planned in worker processes; False when it was stopped before the end."""
+        place = self.place
+        extra_args = ["--device", place.device, "--artifacts", str(place.artifacts)]
+        extra_args += ["--data-dir", str(place.data_dir)] if place.data_dir else []
+        return launch(
+            self.store,
+            self.experiment.name,
+            workers=place.workers,
+            threads=place.threads,
+            advance=self.planner.advance,
+            on_progress=on_progress,
+            extra_args=extra_args,
+        )
+
+    def run_here(self) -> None:
+        """Run everything that is planned in this process, one trial after another."""
+        while not self.planner.advance():
+            self.work(threading.Event(), sampler_seed=0)
+
+    def work(self, stop: threading.Event, sampler_seed: int, until: Callable[[], bool] | None = None) -> int:
+        """Run waiting trials in this process until none is left (see `study.workers.work`)."""
+        objective = Objective(
+            self.store, self.experiment, self.data, pick_device(self.place.device), self.place.artifacts
+        )
+        return work(
+            self.store,
+            self.experiment.name,
+            objective.run,
+            owner=new_owner(),
+            make_study=lambda study_name: objective.make_study(study_name, sampler_seed),
+            stop=stop,
+            until=until,
+        )
+
+    def time_arms(self, on_arm: Callable[[str], None]) -> None:
+        """Measure the throughput factor of every arm that has none yet."""
+        torch.set_num_threads(self.place.threads)
+        time_arms(
+            self.store,
+            self.experiment.name,
+            self.data,
+            winning_recipes(self.experiment, self.planner.observe()),
+            tau=self.tau,
+            device=pick_device(self.place.device),
+            slice_seconds=0.05 if self.small_data else 0.4,
+            on_arm=on_arm,
+        )
+
+    def keep_best_model(self) -> Path | None:
+        """Copy the search's best model and its recipe to NAME.safetensors and NAME.toml; None: no search."""
+        best = self.planner.observe().search_winner
+        if best is None or best.recipe is None:
+            return None
+        kept = model_path(self.place.artifacts, best.study, best.number)
+        if not kept.exists():
+            return None
+        path = self.place.artifacts / self.experiment.name / "best.safetensors"
+        shutil.copyfile(kept, path)
+        path.with_suffix(".toml").write_text(best.recipe.to_toml(), encoding="utf-8")
+        return path
+
+
+def check(
+    place: Place, values: dict[str, Any], fixed: dict[str, Any], source: str
+) -> tuple[Experiment, Dataset]:
+    """The experiment and data that a command means, with all that can be refused refused; writes nothing.
+
+    What is stored under the name stands in for what the command leaves out. Raises UserError."""
+    pick_device(place.device)
+    peeked = _peek(place.storage, values)
+    values["data"] = values.get("data") or (peeked.data if peeked else "digits")
+    values["seed"] = values.get("seed") if values.get("seed") is not None else (peeked.seed if peeked else 0)
+    recipe = values.get("recipe", {})
+    likelihood = fixed.get("likelihood") or (recipe.get("likelihood") if isinstance(recipe, dict) else None)
+    likelihood = likelihood or (peeked.recipe.likelihood if peeked else "cross_entropy")
+    Recipe.from_dict({"likelihood": likelihood}, source)
+    data = load(values["data"], seed=values["seed"], likelihood=likelihood, data_dir=place.data_dir)
+    experiment = build(values, fixed, len(data.train) < SMALL_DATA, peeked, source)
+    for recipe in (experiment.recipe, *map(experiment.base_recipe, experiment.arms)):
+        data.require_batch(recipe.batch(len(data.train)))
+    return experiment, data
+
+
+def _peek(storage: str, values: dict[str, Any]) -> Experiment | None:
+    """The experiment stored under the command's name, if its database is there; nothing is created."""
+    database = Database.parse(storage)
+    if not database.check(create=True):
+        return None
+    with Store.open(storage, read_only=True) as store:
+        name = values.get("name") or defaults(values.get("data") or "digits", small_data=True)["name"]
+        spec = store.load_experiment(name)
+    return None if spec is None else Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+
+
+def stored_experiment(store: Store, name: str, data: Dataset) -> Experiment | None:
+    """The stored experiment of that name; None where there is none. Raises UserError for other data."""
+    spec = store.load_experiment(name)
+    if spec is None:
+        return None
+    if spec["data_fingerprint"] != data.fingerprint:
+        raise UserError(
+            f"Experiment '{name}' was started with data of SHA-256 {spec['data_fingerprint'][:12]}..., not "
+            f"{data.fingerprint[:12]}... ({data.name}): bring the same file and seed, or use another --name."
+        )
+    return Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+
+
+def winning_recipes(experiment: Experiment, state: State) -> dict[str, Recipe]:
+    """arm -> the recipe it was confirmed with (its first block's winner), for arms that have one."""
+    recipes = {}
+    for run in state.runs:
+        if run.phase == "confirm" and run.block == 1 and run.recipe is not None and run.arm not in recipes:
+            recipes[run.arm] = run.recipe
+    return {
+        arm: recipes[arm]
+        for arm in ("baseline", *experiment.arms, "article", "search-best")
+        if arm in recipes
+    }
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; auto: cuda, then mps, then cpu. Raises UserError for one that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: this torch sees no CUDA device. Use --device cpu.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this torch sees no Apple GPU. Use --device cpu.")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.") from None
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

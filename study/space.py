@@ -1,0 +1,201 @@
+"""Search spaces: ranges of recipe fields, as Optuna distributions and as Sobol points."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Self
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import BaseModel, ConfigDict, model_validator
+from scipy.stats import qmc
+
+from vae.errors import UserError
+from vae.recipe import SGD_FAMILY, Recipe, unknown_field
+
+#: Sobol points always have this many dimensions, of which a space uses the first: an arm's own knobs
+#: then leave the shared dimensions as they are in every other arm.
+SOBOL_DIMENSIONS = 16
+
+INTEGER_FIELDS = frozenset({"latent_size", "batch_size"})
+
+
+class Dimension(BaseModel):
+    """One tuned recipe field: a range `low`..`high` (both included), on a log scale or not, or `choices`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_is_choices(cls, value: Any) -> Any:
+        return {"choices": value} if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> Self:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("a dimension has either choices or low and high, not both")
+            if not self.choices:
+                raise ValueError("choices must not be empty")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("a dimension needs low and high, or choices")
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range must start above 0, not at {self.low:g}")
+        return self
+
+    def distribution(self, field: str) -> BaseDistribution:
+        """The Optuna distribution of this dimension for a recipe field."""
+        if self.choices is not None:
+            return CategoricalDistribution([_encode(choice) for choice in self.choices])
+        assert self.low is not None
+        assert self.high is not None
+        if field in INTEGER_FIELDS:
+            return IntDistribution(round(self.low), round(self.high), log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def at(self, field: str, unit: float) -> Any:
+        """The value at `unit` in [0, 1) of the dimension; Optuna's stored form of it."""
+        if self.choices is not None:
+            return _encode(self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)])
+        assert self.low is not None
+        assert self.high is not None
+        if self.log:
+            value = math.exp(math.log(self.low) + unit * math.log(self.high / self.low))
+        else:
+            value = self.low + unit * (self.high - self.low)
+        return round(value) if field in INTEGER_FIELDS else min(max(value, self.low), self.high)
+
+    def edge(self, value: Any, share: float = 0.05) -> str | None:
+        """ "low" or "high" when a tuned value lies in the outer `share` of the range; None inside it."""
+        if self.low is None or self.high is None:
+            return None
+        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, float(value)))
+        unit = (at - low) / (high - low)
+        return "low" if unit <= share else "high" if unit >= 1 - share else None
+
+
+Space = dict[str, Dimension]
+
+
+def lr_dimension(recipe: Recipe, small_data: bool) -> Dimension:
+    """The range of lr that METHOD's defaults give an optimizer's family."""
+    if recipe.optimizer in SGD_FAMILY:
+        return (
+            Dimension(low=1e-4, high=1e-1, log=True)
+            if small_data
+            else Dimension(low=1e-5, high=1e-2, log=True)
+        )
+    return (
+        Dimension(low=3e-4, high=3e-2, log=True) if small_data else Dimension(low=1e-4, high=1e-2, log=True)
+    )
+
+
+def search_space(small_data: bool) -> Space:
+    """What `search` samples unless told otherwise. The lr range is one that both optimizer families use."""
+    return {
+        "optimizer": Dimension(choices=("adam", "rmsprop", "momentum", "muon")),
+        "lr": Dimension(low=3e-4, high=3e-2, log=True)
+        if small_data
+        else Dimension(low=1e-4, high=1e-2, log=True),
+        "lr_schedule": Dimension(choices=("constant", "cosine", "exponential", "step", "onecycle")),
+        "horizon": Dimension(low=0.1, high=1.0),
+        "batch_size": Dimension(choices=(32, 64, 128) if small_data else (128, 256, 512)),
+        "init": Dimension(choices=("torch", "xavier_uniform", "he_normal", "orthogonal")),
+        "latent_size": Dimension(low=4, high=32, log=True)
+        if small_data
+        else Dimension(low=8, high=64, log=True),
+        "beta": Dimension(low=0.5, high=2.0, log=True),
+        "beta_warmup": Dimension(low=0.0, high=0.5),
+        "weight_decay": Dimension(low=1e-5, high=1e-1, log=True),
+    }
+
+
+def check_space(space: Space, source: str = "space") -> None:
+    """Every name is a recipe field and every end of its range a valid value. Raises UserError."""
+    for field, dimension in space.items():
+        if field not in Recipe.model_fields:
+            raise UserError(f"{source}: {unknown_field(field)}")
+        if field == "seed":
+            raise UserError(f"{source}: seed is no hyperparameter to tune; set how many seeds with --seeds.")
+        ends = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
+        for value in ends:
+            # The cross-field rule of warmup and horizon is the resolved recipe's business.
+            if field == "warmup":
+                continue
+            Recipe.from_dict({field: _typed(field, value)}, source=source)
+
+
+def sobol_points(shared: Space, own: Space, n: int, seed: int) -> list[dict[str, Any]]:
+    """The first n points of a scrambled Sobol sequence: dimensions `shared` (the same in every arm that
+    shares them and the seed), then `own`. Values are in Optuna's stored form.
+
+    Raises UserError for more than SOBOL_DIMENSIONS dimensions."""
+    fields = [*shared.items(), *((f, d) for f, d in own.items() if f not in shared)]
+    if len(fields) > SOBOL_DIMENSIONS:
+        raise UserError(f"At most {SOBOL_DIMENSIONS} dimensions can be tuned in an arm, not {len(fields)}.")
+    # Drawn in full powers of two: the sequence is balanced only then, and its first n points never
+    # depend on n.
+    sampler = qmc.Sobol(SOBOL_DIMENSIONS, scramble=True, rng=seed)
+    units = sampler.random_base2(max(n - 1, 1).bit_length())[:n]
+    return [
+        {
+            field: dimension.at(field, float(unit))
+            for (field, dimension), unit in zip(fields, row, strict=False)
+        }
+        for row in units
+    ]
+
+
+def suggest(trial: optuna.Trial, space: Space, base: Recipe) -> Recipe:
+    """The base recipe with each field of the space suggested by the trial. Raises UserError.
+
+    `horizon` is only asked for where a schedule has one, and `beta_warmup` where beta counts."""
+    changes: dict[str, Any] = {}
+    for field, dimension in space.items():
+        if field == "horizon" and changes.get("lr_schedule", base.lr_schedule) == "constant":
+            continue
+        changes[field] = _decode(field, _ask(trial, field, dimension.distribution(field)))
+    return base.replace(**changes)
+
+
+def _ask(trial: optuna.Trial, field: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(field, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(field, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(field, distribution.low, distribution.high, log=distribution.log)
+
+
+def resolve(params: dict[str, Any], base: Recipe) -> Recipe:
+    """The base recipe with stored parameters put in. Raises UserError."""
+    return base.replace(**{field: _decode(field, value) for field, value in params.items()})
+
+
+def _encode(value: Any) -> Any:
+    """Optuna stores scalars; a list (hidden widths) travels as JSON text."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def _decode(field: str, value: Any) -> Any:
+    if field == "hidden" and isinstance(value, str):
+        return json.loads(value)
+    return _typed(field, value)
+
+
+def _typed(field: str, value: Any) -> Any:
+    return round(value) if field in INTEGER_FIELDS and isinstance(value, float) else value

@@ -1,0 +1,128 @@
+"""SQLite as several processes can share it: connections, transactions, the words for its errors.
+
+FACTS: with SQLite's defaults Optuna hands an enqueued trial to several workers; WAL together with
+BEGIN IMMEDIATE stops that. Readers neither lock nor leave anything behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, event
+
+#: Seconds that a connection waits for another process's lock on a SQLite file.
+BUSY_TIMEOUT = 60.0
+
+_DAMAGED = "is damaged. Restore it from a copy, or rescue what is left: sqlite3 FILE .recover"
+_CAUSES = (
+    (
+        ("is full", "disk full"),
+        "can't grow: its disk is full. Free some space and run the same command again",
+    ),
+    (
+        ("readonly", "unable to open", "read-only"),
+        "is in a read-only place. Allow writing there, or give another --storage",
+    ),
+    (("malformed", "not a database", "file is encrypted"), _DAMAGED),
+    (
+        ("is locked",),
+        f"has been locked by another process for {BUSY_TIMEOUT:.0f} s. End that process, then run again",
+    ),
+    (("disk I/O error",), "can't be read or written: the disk reports an error. Check the disk"),
+)
+
+
+def explain(name: str, message: str, damaged: bool = False) -> str:
+    """SQLite's message about the file `name` as one line with the way out."""
+    message = re.sub(r"\s+", " ", message).strip()
+    for words, way_out in _CAUSES:
+        if any(word in message for word in words):
+            return f"{name} {way_out} (SQLite: {message})."
+    way_out = _DAMAGED if damaged else "can't be used"
+    return f"{name} {way_out} (SQLite: {message})."
+
+
+def connect(path: Path, read_only: bool) -> sqlite3.Connection:
+    """A connection that never creates the file; a reader's leaves no trace beside it either.
+
+    Raises sqlite3.Error.
+    """
+    if read_only:
+        return _connect_reader(path)
+    connection = _connect(path, "mode=rw")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")  # a kill loses nothing; a power cut the last commits
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def begin_with(engine: Engine, begin: str) -> None:
+    """Every transaction of this engine starts with the statement `begin`."""
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+def _connect(path: Path, query: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.as_uri()}?{query}",
+        uri=True,
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    # Where a log lies beside the file, mode=ro reads it and leaves it. Where none does, mode=ro would leave
+    # an empty one behind; a connection that may write, told not to, takes it away again on closing.
+    has_log = any(
+        log.exists() and log.stat().st_size
+        for log in (path.with_name(path.name + end) for end in ("-wal", "-journal"))
+    )
+    connection = _connect(path, "mode=ro" if has_log else "mode=rw")
+    try:
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if has_log or not _is_read_only_place(error):
+            raise
+        # A read-only folder: no log can be made there, so nobody can write and the file stands still.
+        return _connect(path, "mode=ro&immutable=1")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _is_read_only_place(error: sqlite3.Error) -> bool:
+    return any(word in str(error) for word in ("unable to open", "readonly"))
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Only one process at a time is in this block for a folder."""
+    # The folder, not a file of our own: nothing is left behind, and the kernel drops it with its holder.
+    # Never the database file: closing it would drop SQLite's own locks of this process.
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

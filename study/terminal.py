@@ -1,0 +1,196 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from study.comparison import describe_plan
+from study.estimates import Comparison
+from study.experiment import Experiment
+from study.narrative import ratio
+from study.overview import counts
+from study.reading import best_recipe, comparison_of, experiment_of
+from study.session import Place
+from study.storage import Store
+from study.techniques import Technique
+from vae.data import Dataset
+
+
+def print_plan(console: Console, experiment: Experiment, data: Dataset, place: Place, minutes: float) -> None:
+    """What will run, where, and for about how long."""
+    plan = describe_plan(experiment)
+    console.print(
+        f"{experiment.name}: {data.name}, {len(data.train)} train / {len(data.valid)} validation / "
+        f"{len(data.test)} test images of {data.size} pixels; tau {experiment.budget:g} epochs; "
+        f"{place.workers} workers x {place.threads} threads; {place.device}",
+        soft_wrap=True,
+    )
+    if experiment.arms:
+        console.print(
+            f"arms: baseline, {', '.join(experiment.arms)}; K = {experiment.tune_trials} tuning points, "
+            f"S = {experiment.seeds} seeds, R = {experiment.blocks}",
+            soft_wrap=True,
+        )
+    parts = ", ".join(f"{n} {phase}" for phase, n in plan.items() if n)
+    console.print(
+        f"{sum(plan.values())} trials ({parts}), at most about {max(minutes, 0.1):.1f} minutes",
+        soft_wrap=True,
+    )
+
+
+def print_experiments(console: Console, store: Store) -> None:
+    """One line an experiment."""
+    names = store.experiments()
+    if not names:
+        console.print(f"No experiment in {store.database.name} yet. `python -m study run` makes one.")
+        return
+    table = Table("name", "data", "arms", "trials finished", "unfinished")
+    for name in names:
+        experiment = experiment_of(store, name)
+        parts = counts(store, name)
+        finished, unfinished = sum(c.finished for c in parts), sum(c.running + c.waiting for c in parts)
+        arms = str(len(experiment.arms) + 1) if experiment.arms else "–"
+        table.add_row(name, experiment.data, arms, str(finished), str(unfinished))
+    console.print(table)
+
+
+def print_search(console: Console, store: Store, name: str) -> None:
+    """The search's outcomes, its best trials and the best recipe."""
+    trials = store.trials(name)
+    searched = trials[trials["phase"] == "search"]
+    if searched.empty:
+        return
+    counts = searched["outcome"].fillna("unfinished").value_counts()
+    console.print(
+        f"\nSearch: {len(searched)} trials ({', '.join(f'{n} {word}' for word, n in counts.items())})"
+    )
+    best = searched[searched["state"] == "COMPLETE"].nsmallest(5, "best_valid_loss")
+    params = [column for column in searched.columns if column.startswith("params_")]
+    table = Table("trial", "valid loss", *(column.removeprefix("params_") for column in params))
+    for row in best.to_dict("records"):
+        table.add_row(
+            str(row["number"]), f"{row['best_valid_loss']:.3f}", *(_cell(row[column]) for column in params)
+        )
+    console.print(table)
+    recipe = best_recipe(trials)
+    if recipe is not None:
+        console.print("Best recipe:")
+        console.print(recipe.to_toml().strip(), markup=False)
+
+
+def print_comparison(console: Console, store: Store, name: str) -> None:
+    """The forest table, the sentences and the validity notes."""
+    comparison = comparison_of(store, name)
+    if comparison is None:
+        return
+    if comparison.target is None:
+        console.print("\nThe target isn't calibrated yet: nothing to compare.")
+        return
+    console.print()
+    console.print(forest_table(comparison))
+    for sentence in comparison.sentences:
+        console.print(sentence, soft_wrap=False, markup=False)
+    if not comparison.combined.empty:
+        print_combined(console, comparison)
+    for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
+        if key in comparison.savings:
+            console.print(f"{words} saved {comparison.savings[key]:.0%} of its training examples.")
+    if comparison.notes:
+        console.print("\nValidity:")
+        for note in comparison.notes:
+            console.print(f"- {note}", markup=False)
+
+
+def forest_table(comparison: Comparison) -> Table:
+    """Arm, hits, speed-up in examples and in seconds with 95 % intervals, adjusted p, verdict."""
+    title = (
+        f"Time to a validation loss of {comparison.target:.2f} nats, against the tuned baseline "
+        f"(95 % intervals; verdicts simultaneous, margin {comparison.experiment.margin:.0%})"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in (
+        "arm",
+        "hits",
+        "epochs",
+        "speed-up, examples",
+        "adj. p",
+        "verdict",
+        "speed-up, seconds",
+        "verdict (s)",
+    ):
+        table.add_column(column, justify="right" if column in ("hits", "epochs", "adj. p") else "left")
+    for row in sorted_arms(comparison.arms).to_dict("records"):
+        get = _getter(row)
+        table.add_row(
+            str(row["arm"]),
+            f"{row['hits']}/{row['seeds']}",
+            _cell(get("epochs"), ".2f"),
+            "1" if row["kind"] == "baseline" else ratio(get("speed_up"), get("low"), get("high")),
+            _cell(get("p_adjusted"), ".3f"),
+            "" if row["kind"] == "baseline" else str(row["verdict"]),
+            "1"
+            if row["kind"] == "baseline"
+            else ratio(get("speed_up_seconds"), get("low_seconds"), get("high_seconds")),
+            "" if row["kind"] == "baseline" else _cell(row.get("verdict_seconds")),
+        )
+    return table
+
+
+def print_combined(console: Console, comparison: Comparison) -> None:
+    """The combine block's table and whether the parts add up."""
+    table = Table(title="Combined, on fresh seeds (a family of its own)", title_justify="left")
+    for column in ("arm", "hits", "speed-up, examples", "adj. p", "verdict"):
+        table.add_column(column)
+    for row in comparison.combined.to_dict("records"):
+        shown = ratio(row["speed_up"], row["low"], row["high"])
+        table.add_row(
+            row["arm"],
+            f"{row['hits']}/{row['seeds']}",
+            shown,
+            _cell(row["p_adjusted"], ".3f"),
+            row["verdict"],
+        )
+    console.print(table)
+    if comparison.addition is not None:
+        e = comparison.addition
+        console.print(f"Combined over the product of its parts: {ratio(e.ratio, e.low, e.high)}.")
+
+
+def sorted_arms(arms: pd.DataFrame) -> pd.DataFrame:
+    """Techniques by speed-up, the baseline above, arms without a ratio and the references below."""
+    order = arms["kind"].map({"baseline": 0, "technique": 1, "reference": 3}).astype(int)
+    speed = arms["speed_up"] if "speed_up" in arms else pd.Series(float("nan"), index=arms.index)
+    order = order.where(~((order == 1) & speed.isna()), 2)
+    return arms.assign(_order=order, _speed=-speed.fillna(0.0)).sort_values(["_order", "_speed", "arm"])
+
+
+def print_techniques(console: Console, known: dict[str, Technique]) -> None:
+    """The catalogue by family."""
+    table = Table("arm", "family", "slot", "change", "own knobs", "why", "source")
+    for t in known.values():
+        change = ", ".join(
+            [f"{k} = {v}" for k, v in t.overrides.items()]
+            + [f"{k} x {v:g}" for k, v in t.scale.items()]
+            + ([f"+{t.add_layers} hidden layer{'s' if t.add_layers > 1 else ''}"] if t.add_layers else [])
+        )
+        table.add_row(t.name, t.family, t.slot, change, ", ".join(t.knobs), t.why, t.source)
+    console.print(table)
+
+
+def _getter(row: dict[Any, Any]) -> Any:
+    def get(column: str) -> float:
+        value = row.get(column)
+        return float("nan") if value is None or pd.isna(value) else float(value)
+
+    return get
+
+
+def _cell(value: Any, format: str = ".4g") -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:{format}}" if isinstance(value, float) else str(value)

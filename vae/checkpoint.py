@@ -1,0 +1,114 @@
+"""Models and run states on disk: safetensors and tensors-only files, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from vae.data import Dataset
+from vae.errors import FailureError, UserError
+from vae.model import build
+from vae.recipe import Recipe
+from vae.training import Training
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with what is needed to use it: its recipe and the data it was trained on."""
+
+    model: nn.Module
+    recipe: Recipe
+    shape: tuple[int, ...]
+    """Shape of one example, e.g. (28, 28)."""
+    data_name: str
+    data_fingerprint: str
+
+
+def save_model(path: Path, training: Training, data: Dataset) -> None:
+    """Write the evaluated weights (float32) and the recipe to one .safetensors file. Raises FailureError."""
+    metadata = {
+        "recipe": training.recipe.to_json(),
+        "shape": json.dumps(data.shape),
+        "data_name": data.name,
+        "data_fingerprint": data.fingerprint,
+    }
+    with training.evaluated_weights() as model:
+        weights = {
+            key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()
+        }
+    _write_whole(path, lambda temporary: save_file(weights, temporary, metadata=metadata))
+
+
+def load_model(path: Path) -> TrainedModel:
+    """The model that `save_model` wrote, in evaluation mode on the CPU. Raises UserError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        recipe = Recipe.from_json(metadata["recipe"], source=f"the recipe in {path}")
+        shape = tuple(int(n) for n in json.loads(metadata["shape"]))
+        size = int(torch.tensor(shape).prod())
+        model = build(recipe, size, None)
+        model.load_state_dict(weights)
+    except FileNotFoundError:
+        raise UserError(
+            f"No model at {path}. `python -m study search` and `python -m vae train` write one."
+        ) from None
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no model written by this project: {reason}") from None
+    return TrainedModel(
+        model=model.eval(),
+        recipe=recipe,
+        shape=shape,
+        data_name=metadata.get("data_name", ""),
+        data_fingerprint=metadata.get("data_fingerprint", ""),
+    )
+
+
+def save_state(path: Path, training: Training, **extra: Any) -> None:
+    """Write the full state of a run, and plain values of the caller's beside it, to resume it to the same
+    curve. Raises FailureError."""
+    state = {"training": training.state_dict(), "extra": extra}
+    _write_whole(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """{"training", "extra"} as `save_state` wrote them, or None where there is no file. Never unpickles code.
+
+    Raises UserError for a file that is no state."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise UserError(
+            f"{path} is no saved state ({type(error).__name__}); delete it to start again."
+        ) from None
+    return state
+
+
+def _write_whole(path: Path, write: Callable[[str], None]) -> None:
+    """Write beside the target, then rename: a reader, or a kill, never meets half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            write(temporary)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise FailureError(f"{path} can't be written: {error}") from None

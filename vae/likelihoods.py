@@ -1,0 +1,283 @@
+"""Likelihoods p(x|z): what the decoder's numbers mean.
+
+B examples, D pixels, P parameters per pixel. Log probabilities are in nats, summed over pixels, and computed in
+at least float32, so bf16 networks keep an exact loss. `x` is what `prepare_train` or `prepare_eval` returned
+("prepared"), unless it says "grey".
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vae.errors import UserError
+
+#: Smallest and largest mean pixel that an output bias starts from (the authors' code of Burda et al. 2016).
+_MEAN_RANGE = (0.001, 0.999)
+#: Largest |logit| that a continuous Bernoulli's output bias starts from: a mean pixel of 0.02 or 0.98. A mean
+#: of 0.001 would need a logit of -1000, which no optimizer gets away from.
+_MAX_CONTINUOUS_LOGIT = 50.0
+#: Smallest log variance of the Gaussian: a standard deviation of one grey level of an 8-bit image.
+_MIN_LOG_VAR = -2.0 * math.log(255.0)
+#: Smallest variance that the Gaussian's output bias starts from.
+_MIN_INITIAL_VARIANCE = 0.01
+
+
+class Likelihood(Protocol):
+    """p(x|z): what the decoder's output means. Another likelihood plugs in by having these members."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def parameters_per_pixel(self) -> int:
+        """P: the decoder gives P * D numbers, the first parameter of all pixels first."""
+
+    @property
+    def is_likelihood(self) -> bool:
+        """False where `log_prob` is not the log of a normalised density or mass over its support."""
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Smallest and largest grey pixel that it accepts."""
+
+    def prepare_train(self, x: Tensor) -> Tensor:
+        """(B, D) grey pixels to what training models, (B, D). Any draws are from torch's global generator."""
+
+    def prepare_eval(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, D) grey pixels to what evaluation models, (B, D): the same for every call on the same image.
+
+        `generator`, freshly seeded by the caller, is for likelihoods whose evaluation draws; none here does.
+        """
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z) in nats, summed over pixels: (B, P * D), (B, D) -> (B,)."""
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x|z]: (B, P * D) -> (B, D)."""
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """x ~ p(x|z): (B, P * D) -> (B, D). `generator` is on the device of `parameters`."""
+
+    def initial_bias(self, pixel_mean: Tensor) -> Tensor:
+        """(D,) mean of the training pixels -> (P * D,) output bias under which E[x|z] is that mean."""
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Pixels that are 0 or 1, P = 1: the decoder gives logits.
+
+    `binarisation` says how grey pixels become binary in training: not at all ("none": the grey-pixel
+    cross-entropy, common but not a likelihood: it does not integrate to 1 over [0, 1]), once and for all
+    ("static": `binarise`), or anew for every batch ("dynamic"). Evaluation of either kind is static.
+    """
+
+    name: str
+    binarisation: Literal["none", "static", "dynamic"]
+    parameters_per_pixel: int = 1
+    support: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def is_likelihood(self) -> bool:
+        return self.binarisation != "none"
+
+    def prepare_train(self, x: Tensor) -> Tensor:
+        if self.binarisation == "dynamic":
+            return (torch.rand_like(x) < x).to(x.dtype)
+        return x if self.binarisation == "none" else binarise(x)
+
+    def prepare_eval(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - see Likelihood
+        return x if self.binarisation == "none" else binarise(x)
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        logits = at_least_fp32(parameters)
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        return -cross_entropy.sum(-1)  # (B,), nats
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return torch.sigmoid(at_least_fp32(parameters))
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.bernoulli(self.mean(parameters), generator=generator)
+
+    def initial_bias(self, pixel_mean: Tensor) -> Tensor:
+        """The logit of the mean, which is first moved into [0.001, 0.999] (the code of Burda et al. 2016)."""
+        return torch.logit(pixel_mean.clamp(*_MEAN_RANGE))
+
+
+@dataclass(frozen=True)
+class ContinuousBernoulli:
+    """Pixels anywhere in [0, 1] (Loaiza-Ganem & Cunningham 2019), P = 1: the decoder gives logits.
+
+    With the logit a of lambda the density of their eq. 4 is exp(a x) a / (e^a - 1)
+    = exp(a (x - 1/2)) / (sinh(a / 2) / (a / 2)): an even normaliser, smooth through lambda = 1/2 (a = 0).
+    """
+
+    name: str = "continuous_bernoulli"
+    parameters_per_pixel: int = 1
+    is_likelihood: bool = True
+    support: tuple[float, float] = (0.0, 1.0)
+
+    def prepare_train(self, x: Tensor) -> Tensor:
+        return x
+
+    def prepare_eval(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - see Likelihood
+        return x
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        logits = at_least_fp32(parameters)
+        return (logits * (x - 0.5) - _log_sinhc_half(logits)).sum(-1)  # (B,), nats
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return 0.5 + _mean_shift(at_least_fp32(parameters))
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """By the inverse of the cumulative distribution, written for |logit| so that nothing overflows."""
+        logits = at_least_fp32(parameters)
+        a = logits.abs().clamp(min=1e-6)
+        u = torch.rand(logits.shape, dtype=logits.dtype, device=logits.device, generator=generator)
+        upper = (1.0 + torch.log1p((1.0 - u) * torch.expm1(-a)) / a).clamp(0.0, 1.0)
+        return torch.where(logits < 0, 1.0 - upper, upper)
+
+    def initial_bias(self, pixel_mean: Tensor) -> Tensor:
+        """By bisection of `mean`; |logit| at most 50, so means are reproduced between 0.02 and 0.98."""
+        low = torch.full_like(pixel_mean, -_MAX_CONTINUOUS_LOGIT, dtype=torch.float64)
+        high = -low
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.mean(middle) < pixel_mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return ((low + high) / 2).to(pixel_mean.dtype)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Real pixels, P = 2: the decoder gives D means, then D raw log variances.
+
+    A pixel that never varies would pull its variance to 0 and the density to infinity. So the log variance is
+    v = m + softplus(raw - m) with m = -2 ln 255: no standard deviation below one grey level of an 8-bit image
+    (the soft clip of Rybkin et al. 2021 with that bound); far above m it is `raw` itself.
+    """
+
+    name: str = "gaussian"
+    parameters_per_pixel: int = 2
+    is_likelihood: bool = True
+    support: tuple[float, float] = (-math.inf, math.inf)
+
+    def prepare_train(self, x: Tensor) -> Tensor:
+        return x
+
+    def prepare_eval(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - see Likelihood
+        return x
+
+    def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2 * D) -> mean (B, D) and log variance (B, D)."""
+        mean, raw = at_least_fp32(parameters).chunk(2, dim=-1)
+        return mean, _MIN_LOG_VAR + nn.functional.softplus(raw - _MIN_LOG_VAR)
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        mean, log_var = self.moments(parameters)
+        per_pixel = (x - mean).square() * torch.exp(-log_var) + log_var + math.log(2 * math.pi)
+        return -0.5 * per_pixel.sum(-1)  # (B,), nats
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return self.moments(parameters)[0]
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        mean, log_var = self.moments(parameters)
+        noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+        return mean + torch.exp(0.5 * log_var) * noise
+
+    def initial_bias(self, pixel_mean: Tensor) -> Tensor:
+        """The mean, and the variance m (1 - m): the largest that a pixel in [0, 1] of mean m can have
+        (Bhatia & Davis 2000), at least 0.01 so that the first gradients stay of the size of the pixels."""
+        variance = (pixel_mean * (1.0 - pixel_mean)).clamp(min=_MIN_INITIAL_VARIANCE)
+        above = variance.log() - _MIN_LOG_VAR
+        raw = _MIN_LOG_VAR + above + torch.log(-torch.expm1(-above))  # the inverse of the soft clip
+        return torch.cat([pixel_mean, raw])
+
+
+_LIKELIHOODS: dict[str, Likelihood] = {
+    known.name: known
+    for known in (
+        Bernoulli("cross_entropy", binarisation="none"),
+        Bernoulli("bernoulli", binarisation="static"),
+        Bernoulli("dynamic_bernoulli", binarisation="dynamic"),
+        ContinuousBernoulli(),
+        Gaussian(),
+    )
+}
+
+
+def likelihood(name: str) -> Likelihood:
+    """The likelihood of `recipe.likelihood`. Raises UserError, naming those that exist."""
+    if name not in _LIKELIHOODS:
+        raise UserError(f"No likelihood '{name}'. Likelihoods: {', '.join(_LIKELIHOODS)}.")
+    return _LIKELIHOODS[name]
+
+
+def binarise(x: Tensor) -> Tensor:
+    """Static binarisation of grey pixels (B, D) in [0, 1]: 1 with probability x, (B, D) of zeros and ones.
+
+    The uniform that each pixel is compared with is a hash of the whole image and of the pixel's position. So
+    an image is binarised the same way in every epoch, batch, split, process and resumed run, whatever its
+    neighbours are, and there is no random state to keep; and the noise is independent between images and
+    between pixels, which one threshold field shared by all images would not give. Equal images get equal
+    noise.
+    """
+    weights, positions = _hash_fields(x.shape[-1], x.device)
+    bits = x.to(torch.float32).contiguous().view(torch.int32)
+    # Pixels such as k / 16 have only high bits set: fold them down, or the products would lose them.
+    image = (bits ^ (bits >> 16)).mul_(weights).sum(-1, keepdim=True, dtype=torch.int64)  # mod 2^32 below
+    image = (image & 0xFFFF_FFFF).sub_(1 << 31).to(torch.int32)
+    uniform = _mix(image ^ positions).bitwise_and_(0xFF_FFFF)  # 24 bits: exact in float32
+    return (x * float(1 << 24) > uniform).to(x.dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _hash_fields(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Odd weights and position keys, (D,) int32 each; from the positions alone, no generator takes part."""
+    index = torch.arange(size, dtype=torch.int32, device=device)
+    return _mix(index * 2 + 1) | 1, _mix(index * 2 + 2)
+
+
+def _mix(h: Tensor) -> Tensor:
+    """The 32-bit finaliser of MurmurHash3 (Appleby 2011), in place on int32, which wraps. Returns `h`."""
+    h ^= (h >> 16) & 0xFFFF  # int32 shifts keep the sign: the masks make them logical shifts
+    h *= -2_048_144_789  # 0x85EBCA6B
+    h ^= (h >> 13) & 0x7_FFFF
+    h *= -1_028_477_387  # 0xC2B2AE35
+    h ^= (h >> 16) & 0xFFFF
+    return h
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """bfloat16 as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _log_sinhc_half(a: Tensor) -> Tensor:
+    """ln(sinh(a / 2) / (a / 2)), elementwise: even, 0 at 0, about |a| / 2 - ln |a| far out.
+
+    Its gradient is given, not derived: autograd's, 1/2 + 1 / (e^a - 1) - 1 / a, cancels near 0 and takes
+    twice the time. The term added is 0 with the right gradient; torch.compile takes it without a warning,
+    unlike torch.autograd.Function. There is no second derivative.
+    """
+    at = a.detach()
+    magnitude = at.abs().clamp(min=1e-6)  # below, the value is 0 to the last digit of a float
+    value = 0.5 * magnitude + torch.log(-torch.expm1(-magnitude) / magnitude)
+    return value + _mean_shift(at) * (a - at)
+
+
+def _mean_shift(a: Tensor) -> Tensor:
+    """E[x] - 1/2 of the continuous Bernoulli with logit a: coth(a / 2) / 2 - 1 / a; near 0 its series."""
+    magnitude = a.abs()
+    square = a * a
+    near = magnitude * (1 / 12 - square * (1 / 720 - square / 30_240))
+    far = magnitude.clamp(min=0.25)  # below it, the two terms would cancel
+    return torch.copysign(torch.where(magnitude < 0.25, near, 0.5 / torch.tanh(0.5 * far) - 1.0 / far), a)

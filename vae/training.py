@@ -1,0 +1,389 @@
+"""The training loop: a generator that yields an Evaluation at every point of the geometric grid.
+
+The library yields, the caller decides: to stop early, simply stop iterating.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vae.data import Dataset, Split
+from vae.elbo import active_units, elbo_terms, kl_divergence, likelihood, objective
+from vae.grid import evaluation_grid
+from vae.model import build
+from vae.optim import build_optimizer, lr_factor
+from vae.recipe import Recipe
+
+#: Images of the validation split that every evaluation on the grid uses, the same for all recipes.
+GRID_IMAGES = 2_000
+#: Nats per example of KL below which a finished model is called collapsed: z carries no information.
+COLLAPSED_RATE = 0.1
+#: Seeds the evaluation's noise: fixed, so that losses of different recipes and seeds share it.
+EVALUATION_SEED = 20_131_220
+#: Largest evaluation batch; bounds memory, changes no result beyond rounding.
+EVALUATION_BATCH = 2_000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one visit to the grid measured. Losses are nats per example; lower is better."""
+
+    number: int
+    """Index of the last grid point passed; strictly increasing, shared by all recipes of one tau."""
+    examples: int
+    """Training examples seen."""
+    steps: int
+    """Optimizer steps taken."""
+    train_seconds: float
+    """Wall seconds spent in training steps; evaluation is off the clock."""
+    train_loss: float
+    """Mean training objective (with its beta and free bits) since the last evaluation."""
+    valid_loss: float
+    """Negative ELBO at beta = 1 on the fixed validation images; rate + distortion."""
+    rate: float
+    """KL(q(z|x) || p(z))."""
+    distortion: float
+    """-E[log p(x|z)]."""
+    active_units: int
+    """Latent dimensions whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016)."""
+    lr: float
+    """Learning rate of the last step."""
+    beta: float
+    """Weight of the KL term in the last step."""
+    grad_norm: float
+    """Global L2 norm of the last step's gradient, before clipping."""
+
+    def as_row(self) -> dict[str, Any]:
+        """Column name -> value, for the curve table."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's evaluation on one split, nats per example, single-sample ELBO with fixed noise."""
+
+    loss: float
+    rate: float
+    distortion: float
+    active_units: int
+
+
+class _Steps(NamedTuple):
+    """What the steps between two evaluations leave behind."""
+
+    train_loss: float  # mean over the steps
+    grad_norm: float  # the last step's
+    lr: float
+    beta: float
+
+
+class Training:
+    """One training of one recipe; iterate over it to train.
+
+    After iteration `outcome` is "completed", "diverged" (a loss became NaN or infinite) or "collapsed"
+    (KL below COLLAPSED_RATE at the end); "running" before. Same recipe, data and tau give bitwise the
+    same curve on the CPU at one thread, also through `state_dict` and `load_state_dict`. With several
+    threads or on a GPU sums may be ordered differently and curves agree only to rounding.
+    """
+
+    def __init__(self, recipe: Recipe, data: Dataset, tau: int, device: torch.device | None = None) -> None:
+        self.recipe = recipe
+        self.device = device or torch.device("cpu")
+        self.tau = tau
+        self.likelihood = likelihood(recipe.likelihood)
+        self.batch_size = recipe.batch(len(data.train))
+        data.require_batch(self.batch_size)
+        self.n_train = len(data.train)
+        init_seed, step_seed, self._order_seed = _streams(recipe.seed)
+
+        pixel_mean = data.pixel_mean() if recipe.output_bias_from_mean else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(init_seed)
+            model = build(recipe, data.size, pixel_mean)
+        self.model: nn.Module = model.to(self.device)
+        self.optimizer = build_optimizer(self.model, recipe)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._average = [p.detach().clone() for p in self._parameters] if recipe.ema_decay else []
+        self._random = _RandomState(step_seed, self.device)
+
+        self._train = data.train.to(self.device)
+        self._valid, self._valid_noise = evaluation_inputs(self, data.valid, GRID_IMAGES)
+        self._grid = evaluation_grid(tau)
+        self._objective = self._compiled() if recipe.compile else self._loss
+        self._epoch_order: tuple[int, Tensor] | None = None
+
+        self.outcome = "running"
+        self.steps = 0
+        self.examples = 0
+        self.train_seconds = 0.0
+        self._number = -1
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        self.model.train()
+        while self.outcome == "running":
+            until = int(self._grid[self._number + 1])
+            with self._random.active():
+                began = time.perf_counter()
+                steps = self._steps_until(until)
+                self._synchronise()
+                self.train_seconds += time.perf_counter() - began
+            self._number = int(np.searchsorted(self._grid, self.examples, side="right")) - 1
+            evaluation = self._evaluate(steps)
+            if not math.isfinite(evaluation.valid_loss) or not math.isfinite(evaluation.train_loss):
+                self.outcome = "diverged"
+            elif self._number == len(self._grid) - 1:
+                self.outcome = "collapsed" if evaluation.rate < COLLAPSED_RATE else "completed"
+            yield evaluation
+
+    def advance(self, steps: int) -> float:
+        """Train that many steps without evaluating; the wall seconds they took. For timing alone: the
+        grid points passed over are not visited later."""
+        with self._random.active():
+            self._synchronise()
+            began = time.perf_counter()
+            self._steps_until(self.examples + steps * self.batch_size)
+            self._synchronise()
+            return time.perf_counter() - began
+
+    def _steps_until(self, until: int) -> _Steps:
+        """Train to the first step boundary at or past `until` examples."""
+        recipe, optimizer = self.recipe, self.optimizer
+        total = torch.zeros((), device=self.device)
+        norm = torch.zeros((), device=self.device)
+        first = self.steps
+        lr, beta = self.lr, self.beta
+        while self.examples < until:
+            lr, beta = self.lr, self.beta
+            x = self.likelihood.prepare_train(self._train.batch(self._next_batch(), self.device))
+            noise = torch.randn(len(x), recipe.latent_size, device=self.device)
+            optimizer.set_lr(lr)
+            optimizer.zero_grad()
+            loss = self._objective(x, noise, beta)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.clip_norm is not None:
+                norm = nn.utils.clip_grad_norm_(self._parameters, recipe.clip_norm)
+            elif self.examples + self.batch_size >= until:
+                norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+            optimizer.step()
+            if self._average:
+                torch._foreach_lerp_(self._average, self._parameters, 1.0 - recipe.ema_decay)
+            total += loss.detach()
+            self.steps += 1
+            self.examples += self.batch_size
+        return _Steps(float(total) / (self.steps - first), float(norm), lr, beta)
+
+    def _loss(self, x: Tensor, noise: Tensor, beta: float | Tensor) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            parameters, mean, log_var = self.model(x, noise)
+        distortion = -self.likelihood.log_prob(parameters.float(), x)
+        kl = kl_divergence(mean.float(), log_var.float())
+        return objective(distortion, kl, beta, self.recipe.free_bits)
+
+    def _compiled(self) -> Callable[[Tensor, Tensor, float], Tensor]:
+        compiled = torch.compile(self._loss, fullgraph=True, dynamic=False)
+        # Beta travels as a tensor: a Python float is a constant of the graph, recompiled at each change.
+        return lambda x, noise, beta: cast(Tensor, compiled(x, noise, torch.tensor(beta, device=self.device)))
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step; t is where that step ends, so that it never is zero at the start."""
+        recipe = self.recipe
+        t = (
+            min((self.examples + self.batch_size) / self.tau, 1.0)
+            if recipe.warmup
+            else self.examples / self.tau
+        )
+        return recipe.lr * lr_factor(recipe.lr_schedule, t, recipe.horizon, recipe.warmup)
+
+    @property
+    def beta(self) -> float:
+        """Weight of the KL term in the next step."""
+        warmup = self.recipe.beta_warmup * self.tau
+        return self.recipe.beta * (min(1.0, self.examples / warmup) if warmup else 1.0)
+
+    def _next_batch(self) -> Tensor:
+        """Indices of the next step's examples: slices of an endless row of epoch permutations, so every
+        batch is full and an epoch's end falls inside a batch."""
+        epoch, offset = divmod(self.examples, self.n_train)
+        index = self._order(epoch)[offset : offset + self.batch_size]
+        missing = self.batch_size - len(index)
+        return torch.cat([index, self._order(epoch + 1)[:missing]]) if missing else index
+
+    def _order(self, epoch: int) -> Tensor:
+        # Seeded by the epoch's number: a resumed run needs no history to find its place.
+        if self._epoch_order is None or self._epoch_order[0] != epoch:
+            seed = int(np.random.SeedSequence([self._order_seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+            generator = torch.Generator().manual_seed(seed)
+            order = torch.randperm(self.n_train, generator=generator).to(self.device)
+            self._epoch_order = (epoch, order)
+        return self._epoch_order[1]
+
+    def _evaluate(self, steps: _Steps) -> Evaluation:
+        with self.evaluated_weights():
+            scores = self._scores(self._valid, self._valid_noise)
+        return Evaluation(
+            number=self._number,
+            examples=self.examples,
+            steps=self.steps,
+            train_seconds=self.train_seconds,
+            train_loss=steps.train_loss,
+            valid_loss=scores.loss,
+            rate=scores.rate,
+            distortion=scores.distortion,
+            active_units=scores.active_units,
+            lr=steps.lr,
+            beta=steps.beta,
+            grad_norm=steps.grad_norm,
+        )
+
+    def evaluate(self, split: Split, limit: int | None = None) -> Scores:
+        """Single-sample negative ELBO on a split with the weights this recipe declares as its result."""
+        x, noise = evaluation_inputs(self, split, limit)
+        with self.evaluated_weights():
+            return self._scores(x, noise)
+
+    def _scores(self, x: Tensor, noise: Tensor) -> Scores:
+        rate = distortion = 0.0
+        means = []
+        with torch.inference_mode():
+            for part, eps in zip(x.split(EVALUATION_BATCH), noise.split(EVALUATION_BATCH), strict=True):
+                terms = elbo_terms(self.model, self.likelihood, part, eps)
+                rate += float(terms.rate.sum())
+                distortion += float(terms.distortion.sum())
+                means.append(terms.mean)
+            units = active_units(torch.cat(means))
+        n = len(x)
+        return Scores(
+            loss=(rate + distortion) / n, rate=rate / n, distortion=distortion / n, active_units=units
+        )
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode with the one weight set the recipe declares: the average where
+        there is an EMA, schedule-free's evaluation weights, else the current ones."""
+        self.model.eval()
+        self.optimizer.eval()
+        self._swap_average()
+        try:
+            yield self.model
+        finally:
+            self._swap_average()
+            self.optimizer.train()
+            self.model.train()
+
+    def _swap_average(self) -> None:
+        for parameter, average in zip(self._parameters, self._average, strict=False):
+            parameter.data, average.data = average.data, parameter.data
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on to the same curve; tensors and plain values only."""
+        return {
+            "recipe": self.recipe.to_json(),
+            "tau": self.tau,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self._average,
+            "random": self._random.state_dict(),
+            "outcome": self.outcome,
+            "steps": self.steps,
+            "examples": self.examples,
+            "train_seconds": self.train_seconds,
+            "number": self._number,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken. Raises ValueError for another recipe's or tau's state."""
+        if state["recipe"] != self.recipe.to_json() or state["tau"] != self.tau:
+            raise ValueError("The saved state belongs to another recipe or budget; start without it.")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for average, saved in zip(self._average, state["average"], strict=True):
+            average.copy_(saved)
+        self._random.load_state_dict(state["random"])
+        self.outcome = state["outcome"]
+        self.steps = state["steps"]
+        self.examples = state["examples"]
+        self.train_seconds = state["train_seconds"]
+        self._number = state["number"]
+
+
+def train(recipe: Recipe, data: Dataset, tau: int, device: torch.device | None = None) -> Training:
+    """A Training to iterate over: `for evaluation in train(recipe, data, tau): ...`.
+
+    tau is the budget in examples seen. Raises UserError when the data has fewer examples than a batch.
+    """
+    return Training(recipe, data, tau, device)
+
+
+def evaluation_inputs(training: Training, split: Split, limit: int | None) -> tuple[Tensor, Tensor]:
+    """Images (n, D) and noise (n, L) of an evaluation: the same for every recipe of one likelihood and
+    latent size, whatever its seed."""
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    x = training.likelihood.prepare_eval(split.all(limit), generator)
+    noise = torch.randn(len(x), training.recipe.latent_size, generator=generator)
+    return x.to(training.device), noise.to(training.device)
+
+
+def _streams(seed: int) -> tuple[int, int, int]:
+    """Independent seeds for the weights, the steps (z, dropout, binarisation) and the order of examples."""
+    state = np.random.SeedSequence(seed).generate_state(3, np.uint64)
+    first, second, third = (int(value) >> 1 for value in state)
+    return first, second, third
+
+
+class _RandomState:
+    """The run's own state of torch's global generators, swapped in while its steps run.
+
+    Dropout and compiled graphs draw from the global generator; swapping keeps a run's stream its own
+    when several runs, or the caller, draw in turn."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._cuda = device if device.type == "cuda" else None
+        with self._kept():
+            torch.manual_seed(seed)
+            self._state = self._read()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        with self._kept():
+            self._write(self._state)
+            yield
+            self._state = self._read()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        before = self._read()
+        try:
+            yield
+        finally:
+            self._write(before)
+
+    def _read(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state(self._cuda)] if self._cuda else states
+
+    def _write(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if self._cuda:
+            torch.cuda.set_rng_state(states[1], self._cuda)
+
+    def state_dict(self) -> list[Tensor]:
+        return self._state
+
+    def load_state_dict(self, state: list[Tensor]) -> None:
+        self._state = [part.cpu() for part in state]
