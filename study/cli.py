@@ -31,9 +31,7 @@ Data = Annotated[
         "--data", metavar="NAME|PATH", help="digits, mnist, fashion-mnist, kmnist, or a .npy or .npz file."
     ),
 ]
-Name = Annotated[
-    str | None, typer.Option("--name", help="Name of the experiment; default: the data's name.")
-]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the experiment; default: the data's name.")]
 File = Annotated[Path | None, typer.Option("--file", metavar="TOML", help="Experiment file.")]
 Storage = Annotated[
     str,
@@ -45,9 +43,7 @@ Storage = Annotated[
     ),
 ]
 Artifacts = Annotated[Path, typer.Option("--artifacts", help="Folder for models, states and images.")]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")
-]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core.")
 ]
@@ -78,9 +74,7 @@ StopAtTarget = Annotated[
     bool | None,
     typer.Option("--stop-at-target/--run-to-budget", help="End confirmation runs at the target."),
 ]
-Combine = Annotated[
-    bool | None, typer.Option("--combine/--no-combine", help="Also test the combined arm.")
-]
+Combine = Annotated[bool | None, typer.Option("--combine/--no-combine", help="Also test the combined arm.")]
 Sampler = Annotated[str | None, typer.Option("--sampler", help="tpe, random, qmc or gp.")]
 Pruner = Annotated[
     str | None, typer.Option("--pruner", help="none, median, percentile, halving, hyperband or patient.")
@@ -166,9 +160,7 @@ def compare(
     name: Name = None,
     file: File = None,
     arms: Arms = None,
-    trials: Annotated[
-        int | None, typer.Option("--trials", min=1, help="K: tuning points per arm.")
-    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="K: tuning points per arm.")] = None,
     seeds: Seeds = None,
     blocks: Blocks = None,
     combine: Combine = None,
@@ -176,6 +168,12 @@ def compare(
     target: Target = None,
     margin: Margin = None,
     stop_at_target: StopAtTarget = None,
+    aa: Annotated[
+        int | None,
+        typer.Option(
+            "--aa", metavar="N", help="Instead: N A/A comparisons, and how often they err, for R = 1 and 5."
+        ),
+    ] = None,
     seed: Seed = None,
     fix: Set = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -191,8 +189,11 @@ def compare(
     values |= _given(tune_trials=trials, arms=arms, target=target, margin=margin, seed=seed)
     values |= _given(stop_at_target=stop_at_target)
     values.pop("search", None)
-    values.setdefault("arms", "default")
     place = _place(storage, artifacts, data_dir, device, workers)
+    if aa is not None:
+        _run_aa(place, values, _fixed(fix), aa, (blocks,) if blocks else (1, 5))
+        return
+    values.setdefault("arms", "default")
     _execute("compare", place, values, _fixed(fix), file, dry_run)
 
 
@@ -375,6 +376,26 @@ def _execute(
     if kept is not None:
         out.print(f"Best model: {kept}", soft_wrap=True)
     _report(session)
+
+
+def _run_aa(
+    place: Place, values: dict[str, Any], fixed: dict[str, Any], n: int, block_counts: tuple[int, ...]
+) -> None:
+    _quiet()
+    from study.aa import AA, run_aa
+
+    def on_result(result: AA) -> None:
+        out.print(f"  seed {result.seed}: {result.ratio:.3f}x, p {result.p:.3f}, {result.verdict}")
+
+    for blocks in block_counts:
+        out.print(f"R = {blocks}: {n} A/A comparisons")
+        results, rate = run_aa(place, values, fixed, n, blocks, on_result)
+        low_p = sum(result.p < 0.05 for result in results)
+        out.print(
+            f"R = {blocks}: false verdicts {rate.k} of {rate.n} ({rate.share:.0%} [{rate.low:.0%}, {rate.high:.0%}]), "
+            f"p below 0.05 in {low_p} of {len(results)}",
+            soft_wrap=True,
+        )
 
 
 def _report(session: Session) -> None:

@@ -95,7 +95,8 @@ class Planner:
                 best = state.winner(arm, block)
                 if best is not None:
                     yield from self._confirm(state, arm, block, best)
-        yield from self._references(state)
+        if not self._is_aa():
+            yield from self._references(state)
         if self.experiment.combine:
             yield from self._combine(state)
 
@@ -157,6 +158,10 @@ class Planner:
         """(index, seed) of a block's confirmation runs: every R-th, so topping S up moves no seed."""
         seeds = self.experiment.seed_set(phase, self.experiment.seeds)
         return [(i, seed) for i, seed in enumerate(seeds) if i % self.experiment.blocks == block - 1]
+
+    def _is_aa(self) -> bool:
+        techniques = [self.experiment.technique(arm) for arm in self.experiment.arms]
+        return all(technique is not None and technique.independent for technique in techniques)
 
     def _references(self, state: State) -> Iterable[Planned]:
         """Two arms outside the family, untuned here: the article's recipe and the joint search's best."""

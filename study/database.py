@@ -28,9 +28,6 @@ from vae.errors import FailureError, UserError
 _CREATION_LOCK = 0x7661655F0001
 CLAIM_LOCK = 0x7661655F0002
 
-#: Optuna's alembic check reads its ten migration scripts, 0.2 s: once an opening is enough.
-_CREATE = {"skip_compatibility_check": True, "skip_table_creation": False}
-
 _OURS = frozenset(schema.metadata.tables)
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgres", "postgresql+psycopg")
 
@@ -75,7 +72,14 @@ class Database:
 
     def storage(self, read_only: bool) -> RDBStorage:
         """Optuna's storage on this database, which `check` has found complete. Raises UserError, FailureError."""
-        return self._open(read_only, skip_compatibility_check=True)
+        with self.explained():
+            if self.path is None:
+                options = {"options": "-c default_transaction_read_only=on" if read_only else ""}
+                return _storage(self.url, pool_pre_ping=True, connect_args=options)
+            path = self.path
+            storage = _storage(self.url, creator=lambda: sqlite.connect(path, read_only))
+            sqlite.begin_with(storage.engine, "BEGIN" if read_only else "BEGIN IMMEDIATE")
+            return storage
 
     def check(self, create: bool) -> bool:
         """Whether everything is there; False where `create` may put it there. Changes nothing.
@@ -120,7 +124,7 @@ class Database:
         """Make what is missing, once, however many processes ask at the same time."""
         if self.path is None:
             with self.explained(), self._postgresql_lock():
-                self._install(_storage(self.url, _CREATE))
+                self._install(_storage(self.url, create_tables=True))
             return
         path = self.path
         with sqlite.folder_lock(path.parent):
@@ -128,7 +132,9 @@ class Database:
                 self._create_file(path)
                 return
             with self.explained():
-                self._install(_storage(self.url, _CREATE, creator=lambda: sqlite.connect(path, False)))
+                self._install(
+                    _storage(self.url, create_tables=True, creator=lambda: sqlite.connect(path, False))
+                )
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -201,31 +207,22 @@ class Database:
         finally:
             engine.dispose()
 
-    def _open(self, read_only: bool, skip_compatibility_check: bool) -> RDBStorage:
-        skip = {"skip_compatibility_check": skip_compatibility_check, "skip_table_creation": True}
-        with self.explained():
-            if self.path is None:
-                options = {"options": "-c default_transaction_read_only=on" if read_only else ""}
-                return _storage(self.url, skip, pool_pre_ping=True, connect_args=options)
-            path = self.path
-            storage = _storage(self.url, skip, creator=lambda: sqlite.connect(path, read_only))
-            sqlite.begin_with(storage.engine, "BEGIN" if read_only else "BEGIN IMMEDIATE")
-            return storage
-
     def _check_optuna(self) -> None:
+        storage = self.storage(read_only=True)
         try:
-            storage = self._open(read_only=True, skip_compatibility_check=False)
-        except RuntimeError as error:  # by Optuna: the alembic revision is not the one it knows
+            with self.explained():
+                stored, known = storage.get_current_version(), storage.get_all_versions()
+                if stored == storage.get_head_version():
+                    return
+        finally:
+            storage.engine.dispose()
+        if stored in known:
             shown = self.url.set(query={}).render_as_string(hide_password=True)
-            if "storage upgrade" in str(error):
-                raise UserError(
-                    f"{self.name} was written by an older Optuna."
-                    f" Upgrade it: optuna storage upgrade --storage {shown}"
-                ) from None
             raise UserError(
-                f"{self.name} was written by a newer Optuna. Upgrade: pip install -U optuna"
-            ) from None
-        storage.engine.dispose()
+                f"{self.name} was written by an older Optuna."
+                f" Upgrade it: optuna storage upgrade --storage {shown}"
+            )
+        raise UserError(f"{self.name} was written by a newer Optuna. Upgrade: pip install -U optuna")
 
     def _create_file(self, path: Path) -> None:
         for stale in path.parent.glob(f".{path.name}.*.new*"):  # of a process that was killed right here
@@ -236,7 +233,7 @@ class Database:
                 with closing(sqlite3.connect(new)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
                 url = URL.create("sqlite", database=str(new))
-                self._install(_storage(url, _CREATE, creator=lambda: sqlite.connect(new, False)))
+                self._install(_storage(url, create_tables=True, creator=lambda: sqlite.connect(new, False)))
             new.rename(path)
         except OSError as error:
             raise FailureError(
@@ -266,11 +263,17 @@ class Database:
             engine.dispose()
 
 
-def _storage(url: URL, settings: dict[str, Any], **engine_options: Any) -> RDBStorage:
-    # RDBStorage passes its URL through str.format.
+def _storage(url: URL, *, create_tables: bool = False, **engine_options: Any) -> RDBStorage:
+    # RDBStorage passes its URL through str.format. Its own check of the version raises with connections
+    # open and reads Optuna's migration scripts, 0.2 s: `_check_optuna` does it once.
     template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        return RDBStorage(template, engine_kwargs=engine_options, **settings)
+        return RDBStorage(
+            template,
+            engine_kwargs=engine_options,
+            skip_compatibility_check=True,
+            skip_table_creation=not create_tables,
+        )
     except ImportError:
         raise _no_driver() from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from study.statistics import (
     with_throughput,
 )
 from study.storage import Store
-from study.survival import Calibration, ert, examples_to_target, par2, resolution
+from study.survival import Calibration, ert, par2, resolution, targets_reached
 from study.verdicts import clopper_pearson, holm, simultaneous_interval, verdict
 
 #: Arms outside the family, untuned here: the article's recipe and the joint search's best.
@@ -92,9 +92,7 @@ def estimate(store: Store, name: str, n_train: int) -> Comparison:
     )
     from study.narrative import notes, sentences
 
-    return Comparison(
-        **(comparison.__dict__ | {"notes": notes(comparison, state), "sentences": sentences(comparison)})
-    )
+    return replace(comparison, notes=notes(comparison, state), sentences=sentences(comparison))
 
 
 def _confirmed(state: State, arm: str, phase: str) -> _Confirmed:
@@ -325,9 +323,9 @@ def combined_choice(state: State) -> list[str]:
 
 
 def _article(state: State, arms: pd.DataFrame) -> pd.DataFrame:
-    """Per arm, examples and seconds to the loss that the article's recipe has at tau, and how much sooner.
+    """Per arm, examples to the loss that the article's recipe has at tau, and how much sooner that is.
 
-    The target is the article runs' median loss at tau; its own examples are tau by definition."""
+    The target is the article runs' median loss at tau, taken as known: its own examples are tau."""
     experiment, tau = state.experiment, state.tau
     runs = [run for run in state.of("article", "confirm") if run.outcome == "completed"]
     if not runs or experiment.stop_at_target:
@@ -337,23 +335,17 @@ def _article(state: State, arms: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for arm in arms["arm"]:
         own = [run for run in state.of(arm, "confirm") if run.outcome is not None]
-        reached = [examples_to_target(c.examples, c.valid_loss, loss) for c in state.curves(own)]
-        hits = [E for E, hit in reached if hit]
-        if not own:
+        E, hit = targets_reached(state.curves(own), loss)
+        if not own or arm == "article":
             continue
-        sooner = tau / float(np.mean(hits)) if len(hits) == len(own) else float("nan")
-        speed = _ratio(timing, arm) / _ratio(timing, "article")
-        rows.append(
-            {
-                "arm": arm,
-                "loss": loss,
-                "hits": len(hits),
-                "seeds": len(own),
-                "examples": float(np.mean(hits)) if hits else float("nan"),
-                "sooner_examples": sooner,
-                "sooner_seconds": sooner * speed,
-            }
-        )
+        at = np.array([run.block for run in own]) if experiment.blocks > 1 else None
+        row = {"arm": arm, "loss": loss, "hits": int(hit.sum()), "seeds": len(own)}
+        if hit.all():
+            sooner = speed_up(units(np.full(len(E), float(tau)), at), units(E, at))
+            speed = _ratio(timing, arm) / _ratio(timing, "article")
+            row |= {"examples": float(E.mean()), "sooner_seconds": sooner.ratio * speed}
+            row |= _named("sooner", sooner)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -12,6 +12,7 @@ import optuna
 from study.experiment import CALIBRATION_SEEDS, SMALL_DATA, Experiment
 from study.storage import Store
 from study.survival import Calibration, Curve, calibrate_target, tuning_score, winner
+from vae.errors import UserError
 from vae.recipe import Recipe
 
 #: The score of a tuning trial that has none: capped or failed, so no candidate.
@@ -89,7 +90,13 @@ class State:
         runs = self.complete("baseline", "calibration", 1, CALIBRATION_SEEDS)
         if runs is None:
             return None
-        return calibrate_target(self.curves(runs), self.tau, target=experiment.target)
+        try:
+            return calibrate_target(self.curves(runs), self.tau, target=experiment.target)
+        except ValueError as error:
+            raise UserError(
+                f"No target can be calibrated for '{experiment.name}': {error}. Check the baseline's recipe and "
+                f"lr range, or give --target, under another --name."
+            ) from None
 
     @cached_property
     def target(self) -> float | None:
@@ -107,6 +114,7 @@ class State:
             Curve(
                 groups[run.trial_id]["examples"].to_numpy(float) if run.trial_id in groups else empty,
                 groups[run.trial_id]["valid_loss"].to_numpy(float) if run.trial_id in groups else empty,
+                diverged=run.outcome == "diverged",
             )
             for run in runs
         ]

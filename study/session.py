@@ -15,8 +15,8 @@ import torch
 from study.comparison import Planner
 from study.database import Database
 from study.experiment import SMALL_DATA, Experiment, build, defaults
-from study.owners import new_owner
 from study.objective import Objective, model_path
+from study.owners import new_owner
 from study.runs import State
 from study.storage import Store
 from study.timing import time_arms

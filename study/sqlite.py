@@ -38,6 +38,10 @@ _CAUSES = (
 )
 
 
+#: For a file in a read-only place, where no log can be made: nobody writes.
+_STANDS_STILL = "mode=ro&immutable=1"
+
+
 def explain(name: str, message: str, damaged: bool = False) -> str:
     """SQLite's message about the file `name` as one line with the way out."""
     message = re.sub(r"\s+", " ", message).strip()
@@ -55,6 +59,8 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
     """
     if read_only:
         return _connect_reader(path)
+    if path.exists() and not os.access(path, os.W_OK):  # SQLite would open it for reading and leave a log
+        raise sqlite3.OperationalError("attempt to write a readonly database")
     connection = _connect(path, "mode=rw")
     try:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -90,6 +96,8 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
         log.exists() and log.stat().st_size
         for log in (path.with_name(path.name + end) for end in ("-wal", "-journal"))
     )
+    if not has_log and path.exists() and not os.access(path, os.W_OK):
+        return _connect(path, _STANDS_STILL)
     connection = _connect(path, "mode=ro" if has_log else "mode=rw")
     try:
         connection.execute("PRAGMA query_only=ON")
@@ -98,8 +106,7 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
         connection.close()
         if has_log or not _is_read_only_place(error):
             raise
-        # A read-only folder: no log can be made there, so nobody can write and the file stands still.
-        return _connect(path, "mode=ro&immutable=1")
+        return _connect(path, _STANDS_STILL)  # a read-only folder
     except sqlite3.Error:
         connection.close()
         raise

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +20,10 @@ from study.session import Place
 from study.storage import Store
 from study.techniques import Technique
 from vae.data import Dataset
+
+
+#: Verdicts for a terminal of 80 columns.
+_SHORT = {"not distinguishable": "n.d.", "never reaches the target": "never", "unreliable": "unrel."}
 
 
 def print_plan(console: Console, experiment: Experiment, data: Dataset, place: Place, minutes: float) -> None:
@@ -71,11 +76,10 @@ def print_search(console: Console, store: Store, name: str) -> None:
     )
     best = searched[searched["state"] == "COMPLETE"].nsmallest(5, "best_valid_loss")
     params = [column for column in searched.columns if column.startswith("params_")]
-    table = Table("trial", "valid loss", *(column.removeprefix("params_") for column in params))
+    table = Table("trial", "valid loss", "parameters", box=box.SIMPLE_HEAD)
     for row in best.to_dict("records"):
-        table.add_row(
-            str(row["number"]), f"{row['best_valid_loss']:.3f}", *(_cell(row[column]) for column in params)
-        )
+        shown = (f"{c.removeprefix('params_')} {_cell(row[c])}" for c in params if _cell(row[c]) != "–")
+        table.add_row(str(row["number"]), f"{row['best_valid_loss']:.3f}", ", ".join(shown))
     console.print(table)
     recipe = best_recipe(trials)
     if recipe is not None:
@@ -92,9 +96,18 @@ def print_comparison(console: Console, store: Store, name: str) -> None:
         console.print("\nThe target isn't calibrated yet: nothing to compare.")
         return
     console.print()
-    console.print(forest_table(comparison))
+    console.print(
+        f"Time to a validation loss of {comparison.target:.2f} nats, against the tuned baseline (95 % intervals; "
+        f"verdicts from simultaneous ones, margin {comparison.experiment.margin:.0%}):"
+    )
+    wide = console.width >= 120
+    console.print(forest_table(comparison, wide))
+    if not wide:
+        console.print(
+            "n.d.: not distinguishable; unrel.: some seeds never reach the target; never: none does"
+        )
     for sentence in comparison.sentences:
-        console.print(sentence, soft_wrap=False, markup=False)
+        console.print(sentence, markup=False)
     if not comparison.combined.empty:
         print_combined(console, comparison)
     for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
@@ -106,38 +119,31 @@ def print_comparison(console: Console, store: Store, name: str) -> None:
             console.print(f"- {note}", markup=False)
 
 
-def forest_table(comparison: Comparison) -> Table:
-    """Arm, hits, speed-up in examples and in seconds with 95 % intervals, adjusted p, verdict."""
-    title = (
-        f"Time to a validation loss of {comparison.target:.2f} nats, against the tuned baseline "
-        f"(95 % intervals; verdicts simultaneous, margin {comparison.experiment.margin:.0%})"
-    )
-    table = Table(title=title, title_justify="left")
-    for column in (
-        "arm",
-        "hits",
-        "epochs",
-        "speed-up, examples",
-        "adj. p",
-        "verdict",
-        "speed-up, seconds",
-        "verdict (s)",
-    ):
-        table.add_column(column, justify="right" if column in ("hits", "epochs", "adj. p") else "left")
+def forest_table(comparison: Comparison, wide: bool) -> Table:
+    """Arm, hits, speed-up in examples and in seconds with 95 % intervals and verdicts; with `wide` also
+    epochs to target and the adjusted p."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("arm", no_wrap=True)
+    table.add_column("hits", no_wrap=True, justify="right")
+    if wide:
+        table.add_column("epochs", no_wrap=True, justify="right")
+        table.add_column("adjusted p", no_wrap=True, justify="right")
+    for unit in ("examples", "seconds"):
+        table.add_column(f"speed-up, {unit}", no_wrap=True)
+        table.add_column(f"in {unit}" if wide else "", no_wrap=not wide)
     for row in sorted_arms(comparison.arms).to_dict("records"):
         get = _getter(row)
-        table.add_row(
-            str(row["arm"]),
-            f"{row['hits']}/{row['seeds']}",
-            _cell(get("epochs"), ".2f"),
-            "1" if row["kind"] == "baseline" else ratio(get("speed_up"), get("low"), get("high")),
-            _cell(get("p_adjusted"), ".3f"),
-            "" if row["kind"] == "baseline" else str(row["verdict"]),
-            "1"
-            if row["kind"] == "baseline"
-            else ratio(get("speed_up_seconds"), get("low_seconds"), get("high_seconds")),
-            "" if row["kind"] == "baseline" else _cell(row.get("verdict_seconds")),
-        )
+        cells = [str(row["arm"]), f"{row['hits']}/{row['seeds']}"]
+        if wide:
+            cells += [_cell(get("epochs"), ".2f"), _cell(get("p_adjusted"), ".3f")]
+        for unit in ("", "_seconds"):
+            if row["kind"] == "baseline":
+                cells += ["1", ""]
+            else:
+                cells.append(ratio(get(f"speed_up{unit}"), get(f"low{unit}"), get(f"high{unit}")))
+                words = _cell(row.get(f"verdict{unit}"))
+                cells.append(words if wide else _SHORT.get(words.split(" (")[0], words))
+        table.add_row(*cells)
     return table
 
 

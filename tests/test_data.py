@@ -1,4 +1,4 @@
-"""Splits, batches, fingerprints and the checks of pixels. Where images come from: test_sources.py, test_idx.py."""
+"""Splits, batches and fingerprints. Sources: test_sources.py, test_idx.py; bad pixels: test_pixels.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,6 @@ def grey(n: int = 40, shape: tuple[int, ...] = (3, 2), seed: int = 0) -> np.ndar
 
 def unit(n: int = 40, shape: tuple[int, ...] = (3, 2), dtype: str = "float32") -> np.ndarray:
     return np.random.default_rng(0).random((n, *shape)).astype(dtype)
-
-
-def refusal(source: str, **options: object) -> str:
-    with pytest.raises(UserError) as caught:
-        load(source, **options)  # type: ignore[arg-type]
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def all_rows(dataset: Dataset) -> list[bytes]:
@@ -255,7 +248,7 @@ def test_one_bit_changes_the_fingerprint(tmp_path: Path, position: int, bit: int
 
 
 def test_fingerprint_is_of_content_and_split_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name, container, chunk size and mapping do not matter; seed, labels, dtype, shape and test part do."""
+    """Name, container, chunks, mapping don't matter; seed, labels, dtype, shape, scale and test part do."""
     images, labels = grey(40), np.arange(40) % 3
     npy = save(tmp_path / "a.npy", images)
     same = load(npy).fingerprint
@@ -266,6 +259,10 @@ def test_fingerprint_is_of_content_and_split_alone(tmp_path: Path, monkeypatch: 
         patch.setattr(sources, "IN_MEMORY_BYTES", 0)
         patch.setattr(data, "CHUNK_BYTES", 7)
         assert load(npy).fingerprint == same
+    with monkeypatch.context() as patch:
+        rescaled = replace(sources.read(npy), scale=16.0)
+        patch.setattr(sources, "read", lambda *_args, **_options: rescaled)
+        assert load(npy).fingerprint != same
 
     np.savez(tmp_path / "labelled.npz", images=images, labels=labels)
     np.savez(tmp_path / "relabelled.npz", images=images, labels=labels[::-1])
@@ -279,90 +276,6 @@ def test_fingerprint_is_of_content_and_split_alone(tmp_path: Path, monkeypatch: 
         *(load(str(tmp_path / f"{name}.npz")) for name in ("labelled", "relabelled", "tested", "tested2")),
     ]
     assert len({same, *(dataset.fingerprint for dataset in others)}) == 1 + len(others)
-
-
-# ---- pixels ----
-
-
-@pytest.mark.parametrize(
-    "likelihood", ["cross_entropy", "bernoulli", "dynamic_bernoulli", "continuous_bernoulli"]
-)
-def test_pixels_outside_the_unit_interval_are_refused(tmp_path: Path, likelihood: str) -> None:
-    """The refusal counts them and gives range, first index and way out; gaussian takes them."""
-    images = unit(dtype="float64")
-    images[7, 2, 1], images[30, 0, 0], images[31, 1, 1] = 255.0, -0.5, 1.0
-    path = save(tmp_path / "x.npy", images)
-    message = refusal(path, likelihood=likelihood)
-    assert f"2 of 240 pixels lie outside [0, 1], which {likelihood} needs" in message
-    assert "min -0.5, max 255, the first at index (7, 2, 1)" in message
-    assert "divide" in message
-    assert "gaussian" in message
-    assert load(path, likelihood="gaussian").train.scale == 1.0
-
-
-@pytest.mark.parametrize("likelihood", ["cross_entropy", "gaussian"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_nan_and_infinity_are_refused(tmp_path: Path, likelihood: str, value: float, dtype: str) -> None:
-    """How many and where the first is, for every likelihood."""
-    images = unit(dtype=dtype)
-    images[12, 1, 0] = images[12, 1, 1] = images[39, 2, 1] = value
-    message = refusal(save(tmp_path / "x.npy", images), likelihood=likelihood)
-    assert "3 of 240 pixels are NaN or infinite, the first at index (12, 1, 0)" in message
-
-
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(bad=st.sets(st.integers(0, 119), min_size=1, max_size=6), chunk=st.integers(1, 600), nan=st.booleans())
-def test_counts_do_not_depend_on_the_chunk(tmp_path: Path, bad: set[int], chunk: int, nan: bool) -> None:
-    """Count and first index are those of the whole array, wherever the chunks are cut."""
-    images = unit(20)
-    images.reshape(-1)[list(bad)] = np.nan if nan else 2.0
-    first = tuple(int(i) for i in np.unravel_index(min(bad), images.shape))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "CHUNK_BYTES", chunk)
-        message = refusal(save(tmp_path / "x.npy", images))
-    assert f": {len(bad)} of 120 pixels" in message
-    assert f"the first at index {first}" in message
-
-
-def test_bad_pixels_of_the_test_part_are_refused(tmp_path: Path) -> None:
-    """The test images of an .npz are held to the same rule, and named."""
-    test = unit(5)
-    test[4, 0, 1] = np.nan
-    np.savez(tmp_path / "x.npz", x_train=unit(), x_test=test)
-    message = refusal(str(tmp_path / "x.npz"))
-    assert "test images: 1 of 30 pixels are NaN or infinite, the first at index (4, 0, 1)" in message
-
-
-def test_double_beyond_single_precision_is_refused(tmp_path: Path) -> None:
-    """A batch is float32: 1e300 would be infinite there."""
-    images = unit(dtype="float64")
-    images[3, 0, 1] = 1e300
-    message = refusal(save(tmp_path / "x.npy", images), likelihood="gaussian")
-    assert "1 of 240 pixels lie outside [-3.40282e+38, 3.40282e+38]" in message
-    assert "index (3, 0, 1)" in message
-
-
-def test_black_and_white_as_0_and_1_in_uint8_is_refused(tmp_path: Path) -> None:
-    """Over 255 it would all be black; as floats it is fine."""
-    images = (grey() > 127).astype(np.uint8)
-    assert "no pixel is above 1" in refusal(save(tmp_path / "x.npy", images))
-    floats = load(save(tmp_path / "y.npy", images.astype(np.float32)))
-    assert floats.train.all().max() == 1.0
-
-
-@pytest.mark.parametrize("n", [1, 9])
-def test_fewer_than_ten_examples_are_refused(tmp_path: Path, n: int) -> None:
-    """A tenth for validation must be at least one image."""
-    assert f"has {n} examples: at least 10" in refusal(save(tmp_path / "x.npy", grey(n)))
-
-
-def test_unknown_likelihood_and_seed_out_of_range_are_refused() -> None:
-    """Both before any file is read."""
-    assert "Did you mean 'bernoulli'?" in refusal("digits", likelihood="bernouli")
-    assert "Names: cross_entropy" in refusal("digits", likelihood="zzz")
-    assert "seed = -1" in refusal("digits", seed=-1)
-    assert "seed = 4294967296" in refusal("digits", seed=2**32)
 
 
 # ---- memory ----

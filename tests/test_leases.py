@@ -43,7 +43,7 @@ def test_a_claim_runs_in_optuna(store: Store, owners: list[str]) -> None:
     """A claimed trial is RUNNING for Optuna, suggests its fixed value and can report."""
     study = plan(store, "digits/a", 3)
     claim = take(store, owners[0])
-    assert claim.trial.suggest_float("x", 0, 1) == 0.01
+    assert claim.trial.suggest_float("x", 0, 1) == 0.001
     assert 0 <= claim.trial.suggest_float("y", 0, 1) <= 1
     claim.trial.report(3.0, 5)
     states = [trial.state for trial in study.get_trials()]

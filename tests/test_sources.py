@@ -1,4 +1,4 @@
-"""Files of images: what is read, where it is looked for, and every refusal. The IDX sets are in test_idx.py."""
+"""Files of images: what is read, where it is looked for, and every refusal. The IDX sets: test_idx.py."""
 
 from __future__ import annotations
 

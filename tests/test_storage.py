@@ -147,7 +147,7 @@ def delete_by_dashboard(store: Store, study_name: str) -> None:
     environ: dict[str, Any] = {"REQUEST_METHOD": "DELETE", "PATH_INFO": path}
     wsgiref.util.setup_testing_defaults(environ)
     status: list[str] = []
-    body = b"".join(app(environ, lambda line, headers: status.append(line)))  # noqa: ARG005
+    body = b"".join(app(environ, lambda line, *_: status.append(line)))
     assert status[0].startswith("204"), (status, body)
     plain.remove_session()
     plain.engine.dispose()

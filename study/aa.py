@@ -1,0 +1,93 @@
+"""A/A: the whole comparison of a baseline with itself, many times; how often does it find a difference?
+
+The second baseline is tuned with a Sobol scramble of its own and confirmed on seeds of its own, so what is
+measured includes the luck of tuning (METHOD: "why a naive search can't answer the question").
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from study.session import Place, Session, check
+from study.verdicts import Rate, false_verdict_rate
+from vae.errors import UserError
+
+NULL_ARM = "second-baseline"
+NULL = {NULL_ARM: {"family": "null", "independent": True, "why": "The baseline again."}}
+
+
+@dataclass(frozen=True)
+class AA:
+    """One A/A comparison's outcome."""
+
+    seed: int
+    ratio: float
+    p: float
+    verdict: str
+
+
+def run_aa(
+    place: Place,
+    values: dict[str, Any],
+    fixed: dict[str, Any],
+    n: int,
+    blocks: int,
+    on_result: Callable[[AA], None],
+) -> tuple[list[AA], Rate]:
+    """n end-to-end A/A comparisons at R = blocks, one a process on each of the place's workers.
+
+    Each has a database of its own in a temporary folder, and a seed of its own: another split, other tuning
+    points, other trainings. Returns the outcomes by seed and the share of false verdicts. Raises UserError."""
+    values = values | {"blocks": blocks, "arms": [NULL_ARM], "techniques": NULL, "stop_at_target": True}
+    first = int(values.get("seed") or 0)
+    if n < 1:
+        raise UserError(f"--aa {n}: at least one A/A comparison is needed.")
+    with tempfile.TemporaryDirectory(prefix="vae-study-aa-") as folder:
+        places = [
+            replace(place, storage=f"sqlite:///{folder}/{i}.db", artifacts=Path(folder) / str(i), workers=1)
+            for i in range(n)
+        ]
+        check(places[0], dict(values), fixed, "command line")
+        tasks = [(places[i], values | {"seed": first + i}, fixed) for i in range(n)]
+        results = []
+        for result in _in_processes(tasks, place.workers):
+            on_result(result)
+            results.append(result)
+    results.sort(key=lambda result: result.seed)
+    return results, false_verdict_rate([result.verdict for result in results])
+
+
+def _in_processes(tasks: list[tuple[Place, dict[str, Any], dict[str, Any]]], workers: int) -> Iterator[AA]:
+    # Spawned, not forked: torch's thread pools don't survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        futures = [pool.submit(_one, *task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one(place: Place, values: dict[str, Any], fixed: dict[str, Any]) -> AA:
+    import optuna
+    import torch
+
+    from study.estimates import estimate
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)
+    seed = int(values["seed"])
+    session = Session.prepare(place, dict(values), fixed, "command line")
+    with session.store:
+        session.run_here()
+        comparison = estimate(session.store, session.experiment.name, len(session.data.train))
+    row = comparison.arms.set_index("arm").loc[NULL_ARM]
+    return AA(seed, float(row["speed_up"]), float(row["p"]), str(row["verdict"]))
