@@ -223,12 +223,12 @@ def worker(
     from study.session import Session
 
     session = Session.join(_place(storage, artifacts, data_dir, device, 1), name)
-    # A launched worker is ended by its launcher, which may plan more; one started by hand ends by itself.
+    # A launched worker leaves the planning to its launcher and is ended by it; one started by hand plans too,
+    # so it carries an experiment to its end alone if it must.
     launched = PARENT_VARIABLE in os.environ
     sampler_seed = worker_seed if worker_seed is not None else os.getpid()
-    done = session.work(
-        stop, session.experiment.seed * 1_000 + sampler_seed, (lambda: False) if launched else None
-    )
+    seed = session.experiment.seed * 1_000 + sampler_seed
+    done = session.work(stop, seed, (lambda: False) if launched else session.planner.advance)
     if not launched:
         out.print(f"{done} trials finished.")
 

@@ -20,6 +20,8 @@ from vae.recipe import Recipe
 
 #: Recipe of the source article, whatever the baseline is: Adam at 1e-4, constant, batches of 256.
 ARTICLE = {"optimizer": "adam", "lr": 1e-4, "lr_schedule": "constant", "warmup": 0.0, "batch_size": 256}
+#: Search trials that wait at a time.
+WAVE = 16
 #: A sampler that never leaves its start-up still draws this far apart for each block.
 INDEPENDENT_SEEDS = 5_000
 
@@ -77,7 +79,7 @@ class Planner:
         return self._studies[name]
 
     def _plan(self, state: State) -> Iterable[Planned]:
-        yield from self._search()
+        yield from self._search(state)
         if not self.experiment.arms:
             return
         yield from self._tune(state, "baseline", 1)
@@ -100,8 +102,12 @@ class Planner:
         if self.experiment.combine:
             yield from self._combine(state)
 
-    def _search(self) -> Iterable[Planned]:
-        for index in range(self.experiment.search.trials):
+    def _search(self, state: State) -> Iterable[Planned]:
+        """The next search trials, a wave at a time: Optuna reads every waiting trial whenever a sampler or a
+        pruner looks at the study."""
+        waiting = sum(not run.started for run in state.of("search", "search"))
+        begun = len(state.of("search", "search")) - waiting
+        for index in range(min(self.experiment.search.trials, begun + WAVE)):
             attrs = {"arm": "search", "phase": "search", "block": 1, "index": index}
             yield Planned(f"{self.experiment.name}/search", "search", index, {}, attrs)
 

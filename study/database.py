@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, Connection, Engine, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, exc, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from study import schema, sqlite
@@ -27,6 +27,9 @@ from vae.errors import FailureError, UserError
 # Two keys of PostgreSQL's advisory locks, which share one 64-bit space per database.
 _CREATION_LOCK = 0x7661655F0001
 CLAIM_LOCK = 0x7661655F0002
+
+_OUTAGES = (exc.DatabaseError, exc.InterfaceError, exc.TimeoutError, sqlite3.Error)
+_MISTAKES = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
 
 _OURS = frozenset(schema.metadata.tables)
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgres", "postgresql+psycopg")
@@ -124,24 +127,27 @@ class Database:
         """Make what is missing, once, however many processes ask at the same time."""
         if self.path is None:
             with self.explained(), self._postgresql_lock():
-                self._install(_storage(self.url, create_tables=True))
+                if not self.check(create=True):
+                    self._install(_storage(self.url, create_tables=True))
             return
         path = self.path
         with sqlite.folder_lock(path.parent):
             if not path.exists():
                 self._create_file(path)
-                return
-            with self.explained():
-                self._install(
-                    _storage(self.url, create_tables=True, creator=lambda: sqlite.connect(path, False))
-                )
+            elif not self.check(create=True):
+                with self.explained():
+                    self._install(
+                        _storage(self.url, create_tables=True, creator=lambda: sqlite.connect(path, False))
+                    )
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Database errors leave this block as FailureError with cause and way out."""
+        """Outages leave this block as FailureError with cause and way out; errors of ours as they are."""
         try:
             yield
         except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+            if not is_outage(error):
+                raise
             raise self.explain(error) from error
 
     def explain(self, error: BaseException) -> FailureError:
@@ -261,6 +267,13 @@ class Database:
                 yield  # the lock goes with the connection
         finally:
             engine.dispose()
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database could not do its work (full, locked, gone, damaged), not: was asked nonsense."""
+    if isinstance(error, StorageInternalError):
+        return error.__cause__ is None or is_outage(error.__cause__)
+    return isinstance(error, _OUTAGES) and not isinstance(error, _MISTAKES)
 
 
 def _storage(url: URL, *, create_tables: bool = False, **engine_options: Any) -> RDBStorage:

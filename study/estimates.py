@@ -76,6 +76,7 @@ def estimate(store: Store, name: str, n_train: int) -> Comparison:
     assert spec is not None
     experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
     state = State(store, experiment, n_train)
+    state.curves([run for run in state.runs if run.phase == "confirm" and run.outcome is not None])
     arms = _arms(state, store.throughput(name))
     combined, addition = _combined(state)
     comparison = Comparison(

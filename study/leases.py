@@ -284,9 +284,7 @@ def _start(store: Store, study: optuna.Study, taken: Row[Any]) -> optuna.Trial |
             taken.trial_id, TrialState.RUNNING
         ):
             raise UpdateFinishedTrialError
-        study._thread_local.cached_all_trials = (
-            None  # as study.ask(): forget the last trial's view of the study
-        )
+        study._thread_local.cached_all_trials = None  # as study.ask() does: see the study anew
         trial = optuna.Trial(study, taken.trial_id)
         # Optuna's cache must know the trial before it stores a parameter of it. study.ask() reads every
         # waiting trial for that: 0.16 s at 1,000 of them, which trials with fixed parameters don't need.

@@ -18,7 +18,7 @@ import torch
 from optuna.trial import TrialState
 
 from study.experiment import SMALL_DATA, Experiment
-from study.pruners import CappingPruner, build_pruner
+from study.pruners import CappingPruner, RememberingStudy, build_pruner
 from study.space import suggest
 from study.storage import Claim, Store
 from study.survival import Curve, examples_to_target, tuning_score
@@ -76,27 +76,23 @@ class Objective:
         self.grid = evaluation_grid(self.tau)
         self.small_data = len(data.train) < SMALL_DATA
 
-    def make_study(self, study_name: str, sampler_seed: int) -> optuna.Study:
+    def make_study(self, study_name: str, sampler_seed: int) -> RememberingStudy:
         """The Optuna study with the sampler and pruner that its trials use."""
+        search = self.experiment.search
         if study_name.split("/")[1] == "search":
-            plan = self.experiment.search
-            return optuna.load_study(
-                study_name=study_name,
-                storage=self.store.optuna,
-                sampler=build_sampler(plan.sampler, sampler_seed),
-                pruner=build_pruner(plan.pruner, len(self.grid)),
-            )
-        return optuna.load_study(
-            study_name=study_name,
-            storage=self.store.optuna,
-            sampler=optuna.samplers.RandomSampler(seed=sampler_seed),
-            pruner=CappingPruner(self.grid),
-        )
+            sampler = build_sampler(search.sampler, sampler_seed)
+            pruner = build_pruner(search.pruner, len(self.grid))
+        else:
+            # The parameters of these trials were fixed when they were enqueued.
+            sampler, pruner = optuna.samplers.RandomSampler(seed=sampler_seed), CappingPruner(self.grid)
+        return RememberingStudy(study_name, self.store.optuna, sampler=sampler, pruner=pruner)
 
     def run(self, claim: Claim, stop_requested: Callable[[], bool]) -> None:
         """Train the claimed trial to its end and finish it, or save it and raise Interrupted."""
         trial, attrs = claim.trial, claim.trial.user_attrs
         phase, target = attrs["phase"], attrs.get("target")
+        assert isinstance(trial.study, RememberingStudy)
+        trial.study.forget()
         recipe = self._recipe(trial)
         claim.describe(
             phase=phase,
@@ -172,7 +168,7 @@ class Objective:
     def _cap(self, trial: optuna.Trial) -> float | None:
         pruner = trial.study.pruner
         assert isinstance(pruner, CappingPruner)
-        return pruner.best(trial.study, self.store.optuna.get_trial(trial._trial_id))
+        return pruner.best(trial.study, trial.user_attrs["block"])
 
     def _finish(
         self,
@@ -270,7 +266,7 @@ def model_path(artifacts: Path, study_name: str, number: int) -> Path:
 def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler of that name; every worker passes a seed of its own, or all suggest the same points."""
     if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, warn_independent_sampling=False)
+        return optuna.samplers.TPESampler(seed=seed)
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "qmc":

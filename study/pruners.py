@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Container
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+#: Seconds for which pruners may use what they know of other trials. Asking costs as much as some epochs of
+#: a small trial, and other trials end seldom.
+REMEMBERED_SECONDS = 1.0
+
+
+class RememberingStudy(Study):
+    """An Optuna study whose complete trials are read anew at most once a second, and at `forget`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._remembered: tuple[float, list[FrozenTrial]] | None = None
+
+    def forget(self) -> None:
+        """Read anew at the next look: at a trial's start, so that one worker alone is deterministic."""
+        self._remembered = None
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """As Optuna's; COMPLETE trials without a copy, as pruners ask for them, may be a second old."""
+        if deepcopy or states != (TrialState.COMPLETE,):
+            return super().get_trials(deepcopy, states)
+        now = time.monotonic()
+        if self._remembered is None or now - self._remembered[0] > REMEMBERED_SECONDS:
+            self._remembered = (now, super().get_trials(deepcopy=False, states=states))
+        return self._remembered[1]
 
 
 def build_pruner(name: str, n_points: int) -> BasePruner:
@@ -42,12 +73,11 @@ class CappingPruner(BasePruner):
         self._grid = grid
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        best, step = self.best(study, trial), trial.last_step
+        best, step = self.best(study, trial.user_attrs["block"]), trial.last_step
         return best is not None and step is not None and bool(self._grid[step] > best)
 
-    def best(self, study: Study, trial: FrozenTrial) -> float | None:
-        """Fewest examples to target among the finished tuning trials of the trial's block; None: no hit yet."""
-        block = trial.user_attrs.get("block")
+    def best(self, study: Study, block: int) -> float | None:
+        """Fewest examples to target among the block's finished tuning trials; None: no hit yet."""
         hits = [
             float(other.user_attrs["examples_to_target"])
             for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

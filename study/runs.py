@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import optuna
 
 from study.experiment import CALIBRATION_SEEDS, SMALL_DATA, Experiment
+from study.overview import attributes, parameters
 from study.storage import Store
 from study.survival import Calibration, Curve, calibrate_target, tuning_score, winner
 from vae.errors import UserError
@@ -30,6 +31,7 @@ class Run:
     block: int
     phase: str
     index: int
+    started: bool
     finished: bool
     params: dict[str, Any]
     recipe: Recipe | None
@@ -46,17 +48,17 @@ class State:
 
     def __init__(self, store: Store, experiment: Experiment, n_train: int) -> None:
         self._store = store
+        self._curves: dict[int, Curve] = {}
         self.experiment = experiment
         self.n_train = n_train
         self.small_data = n_train < SMALL_DATA
         self.tau = experiment.tau(n_train)
         table = store.trials(experiment.name)
-        rows = {int(row["trial_id"]): row for row in table.to_dict("records")}
         self.table = table.set_index("trial_id")
+        attrs, params = attributes(store, experiment.name), parameters(store, experiment.name)
         self.runs = [
-            _run(name, trial, rows.get(trial._trial_id, {}))
-            for name in store.studies(experiment.name)
-            for trial in optuna.load_study(study_name=name, storage=store.optuna).get_trials(deepcopy=False)
+            _run(row, attrs.get(row["trial_id"], {}), params.get(row["trial_id"], {}))
+            for row in table.to_dict("records")
         ]
         self.known = {(run.study, run.phase, run.index) for run in self.runs}
 
@@ -106,18 +108,16 @@ class State:
         return self.calibration.target if self.calibration is not None else None
 
     def curves(self, runs: list[Run]) -> list[Curve]:
-        """The recorded curves of runs, in their order."""
-        table = self._store.curves(self.experiment.name, [run.trial_id for run in runs])
-        groups = dict(iter(table.groupby("trial_id")))
-        empty = np.empty(0)
-        return [
-            Curve(
-                groups[run.trial_id]["examples"].to_numpy(float) if run.trial_id in groups else empty,
-                groups[run.trial_id]["valid_loss"].to_numpy(float) if run.trial_id in groups else empty,
-                diverged=run.outcome == "diverged",
-            )
-            for run in runs
-        ]
+        """The recorded curves of runs, in their order; read once."""
+        missing = [run.trial_id for run in runs if run.trial_id not in self._curves]
+        if missing:
+            table = self._store.curves(self.experiment.name, missing)
+            ids, examples, losses = (table[c].to_numpy() for c in ("trial_id", "examples", "valid_loss"))
+            for run in runs:
+                mine = ids == run.trial_id
+                diverged = run.outcome == "diverged"
+                self._curves.setdefault(run.trial_id, Curve(examples[mine], losses[mine], diverged))
+        return [self._curves[run.trial_id] for run in runs]
 
     def winner(self, arm: str, block: int) -> Run | None:
         """Step 2: the arm's best point by its score, once all K have ended. The baseline's first block is
@@ -155,26 +155,26 @@ class State:
         return True
 
 
-def _run(name: str, trial: optuna.trial.FrozenTrial, row: dict[str, Any]) -> Run:
-    attrs = trial.user_attrs
-    score = row.get("score")
-    outcome = row.get("outcome")
+def _run(row: dict[Hashable, Any], attrs: dict[str, Any], params: dict[str, Any]) -> Run:
+    score, outcome, recipe = _number(row["score"]), row["outcome"], row["recipe"]
+    _, arm, *block = row["study_name"].split("/")
     return Run(
-        trial_id=trial._trial_id,
-        number=trial.number,
-        study=name,
-        arm=attrs.get("arm", name.split("/")[1]),
-        block=attrs.get("block", 1),
-        phase=attrs.get("phase", "search"),
-        index=attrs.get("index", trial.number),
-        finished=trial.state.is_finished() or isinstance(outcome, str),
-        params=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
-        recipe=Recipe.from_json(row["recipe"]) if isinstance(row.get("recipe"), str) else None,
+        trial_id=row["trial_id"],
+        number=row["number"],
+        study=row["study_name"],
+        arm=arm,
+        block=int(block[0]) if block else 1,
+        phase=attrs.get("phase", ""),
+        index=attrs.get("index", row["number"]),
+        started=row["state"] != "WAITING",
+        finished=row["state"] in ("COMPLETE", "PRUNED", "FAIL") or isinstance(outcome, str),
+        params=params,
+        recipe=Recipe.from_json(recipe) if isinstance(recipe, str) else None,
         outcome=outcome if isinstance(outcome, str) else None,
-        score=float(score) if score is not None and np.isfinite(score) else WORST_SCORE,
-        hit=bool(row.get("hit")) if row.get("hit") is not None else False,
-        valid_loss=_number(row.get("valid_loss")),
-        best_loss=_number(row.get("best_valid_loss")),
+        score=score if np.isfinite(score) else WORST_SCORE,
+        hit=row["hit"] is True,
+        valid_loss=_number(row["valid_loss"]),
+        best_loss=_number(row["best_valid_loss"]),
         attrs=attrs,
     )
 

@@ -201,6 +201,13 @@ trial_params = Table(
     Column("param_value", Double),
     Column("distribution_json", Text),
 )
+trial_user_attributes = Table(
+    "trial_user_attributes",
+    _optuna,
+    Column("trial_id", Integer),
+    Column("key", String),
+    Column("value_json", Text),
+)
 
 
 class unix_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is

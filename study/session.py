@@ -106,8 +106,7 @@ class Session:
 
     def run_here(self) -> None:
         """Run everything that is planned in this process, one trial after another."""
-        while not self.planner.advance():
-            self.work(threading.Event(), sampler_seed=0)
+        self.work(threading.Event(), sampler_seed=0, until=self.planner.advance)
 
     def work(self, stop: threading.Event, sampler_seed: int, until: Callable[[], bool] | None = None) -> int:
         """Run waiting trials in this process until none is left (see `study.workers.work`)."""

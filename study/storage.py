@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import optuna
-import pandas as pd
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import Boolean, ColumnElement, Connection, Double, Engine, Integer, and_, func, or_, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from study.database import Database
 from study.leases import Claim, LeaseLost, claim, of_name
@@ -34,7 +34,12 @@ from study.schema import (
 from study.schema import trials as optuna_trials
 from vae.errors import UserError
 
+if TYPE_CHECKING:
+    import pandas as pd  # imported where tables are made: a worker starts faster without it
+
 __all__ = ["LEASE", "Claim", "LeaseLost", "Store"]
+
+_log = logging.getLogger(__name__)
 
 #: Seconds that a worker holds a trial without a sign of life.
 LEASE = 60.0
@@ -63,7 +68,7 @@ class Store:
         complete = database.check(create)
         if complete and not read_only:
             database.check_writable()
-        if not complete:
+        if create and not complete:
             database.create()
         return cls(database, database.storage(read_only), lease)
 
@@ -79,8 +84,17 @@ class Store:
         self.close()
 
     @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One transaction that reads. Raises FailureError where the database fails."""
+        with self.database.explained(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction that may write; on SQLite it holds the only write lock."""
+        """One transaction that may write; on SQLite it holds the only write lock.
+
+        Raises SQLAlchemy's own errors: a heartbeat and a worker tell them apart from the trial's.
+        """
         with self.engine.begin() as connection:
             yield connection
 
@@ -88,8 +102,9 @@ class Store:
     def setup_lock(self) -> Iterator[None]:
         """Hold the right to plan and enqueue: one process at a time. Waits; a dead holder's right ends."""
         owner = new_owner()
-        while not self._take_setup(owner):
-            time.sleep(0.1)
+        with self.database.explained():
+            while not self._take_setup(owner):
+                time.sleep(0.05)
         done = threading.Event()
         keeper = threading.Thread(target=self._keep_setup, args=(owner, done), daemon=True)
         keeper.start()
@@ -98,7 +113,7 @@ class Store:
         finally:
             done.set()
             keeper.join()
-            with self.write() as connection:
+            with self.database.explained(), self.write() as connection:
                 connection.execute(setup_lease.delete().where(setup_lease.c.owner == owner))
 
     def save_experiment(self, name: str, spec: dict[str, Any]) -> None:
@@ -106,14 +121,14 @@ class Store:
         if not name or "/" in name or len(name) > 200:
             raise UserError(f"--name '{name}' must have 1 to 200 characters and no '/'.")
         values = {"spec": json.dumps(spec)}
-        with self.write() as connection:
+        with self.database.explained(), self.write() as connection:
             changed = connection.execute(experiment.update().where(experiment.c.name == name).values(values))
             if changed.rowcount == 0:
                 connection.execute(experiment.insert().values(name=name, created=unix_now(), **values))
 
     def load_experiment(self, name: str) -> dict[str, Any] | None:
         """The spec of NAME; None where there is none."""
-        with self.engine.begin() as connection:
+        with self.read() as connection:
             spec = connection.execute(select(experiment.c.spec).where(experiment.c.name == name)).scalar()
         if spec is None:
             return None
@@ -122,13 +137,13 @@ class Store:
 
     def experiments(self) -> list[str]:
         """The names that have a spec, oldest first."""
-        with self.engine.begin() as connection:
+        with self.read() as connection:
             names = select(experiment.c.name).order_by(experiment.c.created, experiment.c.name)
             return list(connection.execute(names).scalars())
 
     def studies(self, name: str) -> list[str]:
         """The names of Optuna's studies of NAME, in order of creation."""
-        with self.engine.begin() as connection:
+        with self.read() as connection:
             names = select(studies.c.study_name).where(of_name(name)).order_by(studies.c.study_id)
             return list(connection.execute(names).scalars())
 
@@ -138,7 +153,7 @@ class Store:
 
     def remaining(self, name: str) -> int:
         """Trials of NAME that wait or run (those that somebody runs through Optuna alone don't count)."""
-        with self.engine.begin() as connection:
+        with self.read() as connection:
             return int(
                 connection.execute(
                     select(func.count())
@@ -158,8 +173,15 @@ class Store:
     def progress(self, name: str) -> int:
         """A number that grows whenever a trial of NAME is begun, taken over or finished."""
         counted = func.coalesce(func.sum(trial_run.c.attempt), 0) + func.count(trial_run.c.outcome)
-        with self.engine.begin() as connection:
+        with self.read() as connection:
             return int(connection.execute(select(counted).where(trial_run.c.experiment == name)).scalar_one())
+
+    def headway(self, name: str) -> tuple[int, ...]:
+        """Changes whenever a trial of NAME is new, gets further, dies or is finished; not when put back."""
+        numbers = (func.count(), func.sum(trial_run.c.furthest), func.sum(trial_run.c.died))
+        query = select(*numbers, func.count(trial_run.c.outcome)).where(trial_run.c.experiment == name)
+        with self.read() as connection:
+            return tuple(int(number or 0) for number in connection.execute(query).one())
 
     def release_owner(self, owner: str) -> None:
         """End the leases of a worker that died: its trials can be taken over at once, from any machine.
@@ -169,7 +191,7 @@ class Store:
         dead = or_(
             trial_run.c.owner == owner, func.substr(trial_run.c.owner, 1, len(owner) + 1) == f"{owner}:"
         )
-        with self.write() as connection:
+        with self.database.explained(), self.write() as connection:
             connection.execute(trial_run.update().where(dead).values(lease_expires=0.0))
 
     def trials(self, name: str) -> pd.DataFrame:
@@ -178,6 +200,8 @@ class Store:
         Columns: study_name, those of `trial_run`, Optuna's number and state, and its parameters as
         `params_lr`, ... (absent: not suggested).
         """
+        import pandas as pd
+
         own = [
             column
             for column in trial_run.c
@@ -203,7 +227,7 @@ class Store:
             .where(of_name(name))
             .order_by(trial_params.c.trial_id, trial_params.c.param_id)
         )
-        with self.engine.begin() as connection:
+        with self.read() as connection:
             frame = _frame(connection, query)
             params: dict[str, dict[int, Any]] = {}
             for row in connection.execute(given):
@@ -224,7 +248,7 @@ class Store:
         )
         if trial_ids is not None:
             query = query.where(learning_curve.c.trial_id.in_(trial_ids))
-        with self.engine.begin() as connection:
+        with self.read() as connection:
             return _frame(connection, query).drop(columns="experiment")
 
     def add_throughput(
@@ -239,7 +263,7 @@ class Store:
     ) -> None:
         """Store or replace one interleaved timing of an arm and the baseline."""
         key = and_(throughput.c.experiment == name, throughput.c.arm == arm, throughput.c.pair == pair)
-        with self.write() as connection:
+        with self.database.explained(), self.write() as connection:
             connection.execute(throughput.delete().where(key))
             connection.execute(
                 throughput.insert().values(
@@ -255,7 +279,7 @@ class Store:
     def throughput(self, name: str) -> pd.DataFrame:
         """The timings of NAME by arm and pair, in examples per second."""
         query = select(throughput).where(throughput.c.experiment == name)
-        with self.engine.begin() as connection:
+        with self.read() as connection:
             frame = _frame(connection, query.order_by(throughput.c.arm, throughput.c.pair))
         return frame.drop(columns="experiment")
 
@@ -278,13 +302,15 @@ class Store:
         return True
 
     def _keep_setup(self, owner: str, done: threading.Event) -> None:
+        mine = setup_lease.update().where(setup_lease.c.owner == owner)
         while not done.wait(self.lease / 6):
-            with self.write() as connection:
-                connection.execute(
-                    setup_lease.update()
-                    .where(setup_lease.c.owner == owner)
-                    .values(lease_expires=unix_now() + self.lease)
-                )
+            try:
+                with self.write() as connection:
+                    connection.execute(mine.values(lease_expires=unix_now() + self.lease))
+            except (
+                SQLAlchemyError
+            ) as error:  # locked or unreachable for a while: the next beat may get through
+                _log.warning("the setup lock was not renewed: %s", error)
 
 
 def _trials_of_studies() -> Any:
@@ -302,6 +328,8 @@ def _distribution(text: str) -> BaseDistribution:
 
 def _frame(connection: Connection, query: Any) -> pd.DataFrame:
     """The rows of a query with one dtype a column whatever is missing: float64, Int64, boolean, object."""
+    import pandas as pd
+
     result = connection.execute(query)
     frame = pd.DataFrame(result.fetchall(), columns=list(result.keys()), dtype=object)
     for column in query.selected_columns:

@@ -21,7 +21,6 @@ from study.storage import Store
 from study.techniques import Technique
 from vae.data import Dataset
 
-
 #: Verdicts for a terminal of 80 columns.
 _SHORT = {"not distinguishable": "n.d.", "never reaches the target": "never", "unreliable": "unrel."}
 
@@ -74,7 +73,11 @@ def print_search(console: Console, store: Store, name: str) -> None:
     console.print(
         f"\nSearch: {len(searched)} trials ({', '.join(f'{n} {word}' for word, n in counts.items())})"
     )
+    for reason, n in searched["reason"].dropna().value_counts().head(3).items():
+        console.print(f"{n} failed: {reason}", markup=False)
     best = searched[searched["state"] == "COMPLETE"].nsmallest(5, "best_valid_loss")
+    if best.empty:
+        return
     params = [column for column in searched.columns if column.startswith("params_")]
     table = Table("trial", "valid loss", "parameters", box=box.SIMPLE_HEAD)
     for row in best.to_dict("records"):

@@ -6,41 +6,26 @@ import errno
 import logging
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
-from typing import IO
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from study.crew import GRACE, PARENT_VARIABLE, STORAGE_VARIABLE, Crew, counted_signals
+from study.database import is_outage
 from study.leases import Claim, LeaseLost
-from study.owners import host_id
 from study.storage import Store
 from vae.errors import FailureError
 
-#: Environment of a launched worker. The URL travels here because a command line, and so a password in it,
-#: is visible to every user of the machine.
-STORAGE_VARIABLE = "VAE_STUDY_STORAGE"
-PARENT_VARIABLE = "VAE_STUDY_PARENT"
-
-#: Deaths in a row, with no trial begun or finished in between, that end a launch. Deaths by SIGKILL come
-#: from outside (a user, the kernel short of memory) and say less about the next try.
-MAX_QUICK_DEATHS = 3
-MAX_QUICK_KILLS = 20
-
-#: Seconds that a worker gets to put its trial back before it is killed.
-GRACE = 60.0
+__all__ = ["PARENT_VARIABLE", "STORAGE_VARIABLE", "Interrupted", "launch", "stop_on_signals", "work"]
 
 _POLL = 0.3
-_LONGEST_DELAY = 10.0
 _NO_PLACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 _log = logging.getLogger(__name__)
@@ -88,9 +73,8 @@ def work(
             break
         else:
             studies.clear()  # a study may be deleted and made anew under its name meanwhile
-            time.sleep(
-                _POLL
-            )  # not stop.wait(): a signal handler that sets an event its thread waits on can hang
+            # Not stop.wait(): a signal handler that sets the event its own thread waits on can hang.
+            time.sleep(_POLL)
     return finished
 
 
@@ -134,119 +118,26 @@ def launch(
     A worker is `command --name NAME --threads T --worker-seed I extra_args...`, with the storage's URL in
     the environment; I counts starts, so a restarted worker doesn't repeat its predecessor's random numbers.
     Must be called from the main thread: Ctrl-C or SIGTERM makes the workers put their trials back and
-    returns False; a second one kills them. Returns True when everything is done. Raises FailureError, with
-    a worker's last lines, where workers die again and again without beginning a trial.
+    returns False; a second one kills them. Returns True when everything is done. Raises FailureError where
+    the database fails, and, with a worker's last lines, where workers die again and again without progress.
     """
-    crew = _Crew(store, name, workers, threads, list(command or (sys.executable, "-m", "study", "worker")))
+    crew = Crew(store, name, workers, threads, list(command or (sys.executable, "-m", "study", "worker")))
     crew.command += ["--name", name, "--threads", str(threads)]
     crew.extra_args = list(extra_args)
-    with _counted_signals() as received:
+    with store.database.explained(), counted_signals() as signals:
         try:
             done = advance()
-            while not done and not received:
+            while not done and not signals.received:
                 crew.tend()
                 on_progress()
                 time.sleep(_POLL)
                 done = advance()
+        except KeyboardInterrupt:
+            done = False
         finally:
-            crew.stop(received)
+            signals.interrupt = False
+            crew.stop(signals)
     return done
-
-
-@dataclass
-class _Worker:
-    process: subprocess.Popen[bytes]
-    output: IO[bytes]
-
-    def last_lines(self, lines: int = 8) -> str:
-        self.output.seek(0)
-        text = self.output.read().decode(errors="replace").strip()
-        return " / ".join(line.strip() for line in text.splitlines()[-lines:]) or "it wrote nothing"
-
-
-@dataclass
-class _Crew:
-    """The launcher's processes: started, restarted, stopped."""
-
-    store: Store
-    name: str
-    size: int
-    threads: int
-    command: list[str]
-    extra_args: list[str] = field(default_factory=list)
-    workers: list[_Worker] = field(default_factory=list)
-    started: int = 0
-    deaths: list[int] = field(default_factory=list)  # return codes since the last progress
-    progress: int = -1
-    next_start: float = 0.0
-
-    def tend(self) -> None:
-        """Bury the dead and start as many as there is work for."""
-        for worker in [worker for worker in self.workers if worker.process.poll() is not None]:
-            self.workers.remove(worker)
-            self._bury(worker)
-        if len(self.workers) < self.size and time.monotonic() >= self.next_start:
-            wanted = min(self.size, self.store.remaining(self.name))
-            while len(self.workers) < wanted:
-                self._start()
-
-    def stop(self, received: list[int]) -> None:
-        """End every worker: gracefully, at once after another signal, and after GRACE seconds in any case."""
-        signals_before = len(received)
-        for worker in self.workers:
-            worker.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        while any(worker.process.poll() is None for worker in self.workers):
-            if len(received) > signals_before or time.monotonic() > deadline:
-                for worker in self.workers:
-                    worker.process.kill()
-                    worker.process.wait()
-            time.sleep(0.02)
-        for worker in self.workers:
-            worker.output.close()
-        self.workers.clear()
-
-    def _start(self) -> None:
-        output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker is buried
-        threads = str(self.threads)
-        environment = os.environ | {
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "PYTHONFAULTHANDLER": "1",
-            STORAGE_VARIABLE: self.store.url,
-            PARENT_VARIABLE: str(os.getpid()),
-        }
-        # A session of its own: Ctrl-C in the terminal reaches the launcher alone, which passes it on.
-        process = subprocess.Popen(
-            [*self.command, "--worker-seed", str(self.started), *self.extra_args],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.started += 1
-        self.workers.append(_Worker(process, output))
-
-    def _bury(self, worker: _Worker) -> None:
-        with worker.output:
-            # Workers here see that the process is gone; those on other machines need to be told.
-            self.store.release_owner(f"{host_id()}:{worker.process.pid}")
-            progress = self.store.progress(self.name)
-            if progress != self.progress:
-                self.progress = progress
-                self.deaths.clear()
-            self.deaths.append(worker.process.returncode)
-            failures = [code for code in self.deaths if code != -signal.SIGKILL]
-            if len(failures) >= MAX_QUICK_DEATHS or len(self.deaths) >= MAX_QUICK_KILLS:
-                raise FailureError(
-                    f"{len(self.deaths)} workers ended one after another without beginning a trial (the last with"
-                    f" code {worker.process.returncode}). Its last lines: {worker.last_lines()}"
-                )
-            if len(self.deaths) > 1:
-                delay = min(0.5 * 2 ** len(self.deaths), _LONGEST_DELAY)
-                self.next_start = time.monotonic() + delay
 
 
 def _run(store: Store, claim: Claim, run_trial: RunTrial, stop: threading.Event) -> int:
@@ -278,7 +169,7 @@ def _run(store: Store, claim: Claim, run_trial: RunTrial, stop: threading.Event)
 
 def _reason(store: Store, claim: Claim, error: Exception) -> str:
     """Why the trial failed; raises where it isn't the trial that failed."""
-    if isinstance(error, SQLAlchemyError | StorageInternalError):
+    if is_outage(error):
         raise store.database.explain(error) from error
     if isinstance(error, OSError) and error.errno in _NO_PLACE:
         raise FailureError(f"{error.filename or 'A file'} can't be written: {error.strerror}.") from error
@@ -328,17 +219,3 @@ def _end_with(parent: int, stop: threading.Event) -> None:
     stop.set()
     time.sleep(GRACE)
     os._exit(1)
-
-
-@contextmanager
-def _counted_signals() -> Iterator[list[int]]:
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: received.append(number))  # noqa: ARG005
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,6 +20,8 @@ import sqlalchemy
 from study.owners import new_owner
 from study.storage import Store
 
+pytest.register_assert_rewrite("fake_study")
+
 #: Also proves that no message prints it.
 PASSWORD = "s3cret-pass"
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -95,6 +96,50 @@ def events(folder: Path, kind: str) -> list[list[str]]:
     """What the workers noted: [owner, trial number, attempt] of each event of this kind."""
     lines = (folder / "events").read_text().splitlines()
     return [line.split()[1:] for line in lines if line.split()[0] == kind]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+class Launcher:
+    """A launcher in a process of its own, as from a terminal."""
+
+    def __init__(self, url: str, folder: Path, *arguments: str) -> None:
+        self.url = url
+        self.folder = folder
+        command = [
+            *PROGRAM,
+            "launch",
+            "--storage",
+            url,
+            "--name",
+            "digits",
+            "--folder",
+            str(folder),
+            *arguments,
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def begun(self, n_trials: int) -> None:
+        wait_for(lambda: (self.folder / "events").exists() and len(events(self.folder, "begin")) >= n_trials)
+
+    def owners(self) -> list[int]:
+        return [int(owner.split(":")[1]) for owner, _, _ in events(self.folder, "begin")]
+
+    def output(self) -> str:
+        """Wait for the end, then what it printed; `errors` has what it wrote to stderr."""
+        output, self.errors = self.process.communicate(timeout=240)
+        return output
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
 
 
 class FakeTraining:

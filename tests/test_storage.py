@@ -12,14 +12,13 @@ import optuna
 import optuna_dashboard
 import pytest
 import sqlalchemy
-from fake_study import finish, plan, row, scalar, take
+from fake_study import expire, finish, plan, row, scalar, take
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError
 
 from study.leases import Claim, LeaseLost
 from study.owners import new_owner
 from study.storage import Store
-from vae.errors import UserError
+from vae.errors import FailureError, UserError
 
 
 def test_experiments_round_trip(store: Store) -> None:
@@ -118,14 +117,33 @@ def test_a_reader_reads_and_cannot_write(store: Store, owners: list[str]) -> Non
         assert (
             optuna.load_study(study_name="digits/a", storage=reader.optuna).trials[0].state.name == "RUNNING"
         )
-        with pytest.raises(DBAPIError, match=r"readonly|read-only"):
+        with pytest.raises(FailureError, match=r"readonly|read-only"):
             reader.save_experiment("digits", {})
         with pytest.raises(optuna.exceptions.StorageInternalError):
             optuna.create_study(study_name="new", storage=reader.optuna)
 
 
+def test_headway_changes_with_what_happens(store: Store, owners: list[str]) -> None:
+    """A launcher can see whether anything happened; a trial put back and taken again is not progress."""
+    plan(store, "digits/a", 1)
+    seen = [store.headway("digits")]
+    claim = take(store, owners[0])
+    seen.append(store.headway("digits"))
+    claim.release()
+    claim = take(store, owners[0])
+    assert store.headway("digits") == seen[-1]
+    claim.record([row(0)])
+    seen.append(store.headway("digits"))
+    expire(store)
+    claim = take(store, owners[0])
+    seen.append(store.headway("digits"))
+    finish(claim)
+    seen.append(store.headway("digits"))
+    assert len(set(seen)) == 5
+
+
 def test_progress_grows_with_attempts_and_ends(store: Store, owners: list[str]) -> None:
-    """A launcher can see from one number whether anything has happened."""
+    """A planner can see from one number whether it is worth looking again."""
     plan(store, "digits/a", 1)
     seen = [store.progress("digits")]
     claim = take(store, owners[0])

@@ -58,6 +58,10 @@ class Likelihood(Protocol):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """log p(x|z) in nats, summed over pixels: (B, P * D), (B, D) -> (B,)."""
 
+    def total_log_prob_and_gradient(self, parameters: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob` summed over the batch, a scalar, and its gradient for `parameters`, (B, P * D), in at
+        least float32 and in memory of its own. What training needs, without autograd and fast."""
+
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x|z]: (B, P * D) -> (B, D)."""
 
@@ -99,6 +103,15 @@ class Bernoulli:
         cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
         return -cross_entropy.sum(-1)  # (B,), nats
 
+    def total_log_prob_and_gradient(self, parameters: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = at_least_fp32(parameters)
+        p = torch.sigmoid(logits)
+        # x a - ln(1 + e^a) = x a - max(a, 0) + ln sigmoid(|a|). The last is the log of max(p, 1 - p), at least
+        # 1/2: torch's log takes a sixth of the time of its log1p and loses nothing there.
+        total = torch.dot(logits.flatten(), x.flatten()) - logits.relu().sum()
+        total = total + torch.maximum(p, 1.0 - p).log_().sum()
+        return total, x - p
+
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(at_least_fp32(parameters))
 
@@ -132,6 +145,10 @@ class ContinuousBernoulli:
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         logits = at_least_fp32(parameters)
         return (logits * (x - 0.5) - _log_sinhc_half(logits)).sum(-1)  # (B,), nats
+
+    def total_log_prob_and_gradient(self, parameters: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = at_least_fp32(parameters)
+        return self.log_prob(logits, x).sum(), x - self.mean(logits)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return 0.5 + _mean_shift(at_least_fp32(parameters))
@@ -184,6 +201,16 @@ class Gaussian:
         mean, log_var = self.moments(parameters)
         per_pixel = (x - mean).square() * torch.exp(-log_var) + log_var + math.log(2 * math.pi)
         return -0.5 * per_pixel.sum(-1)  # (B,), nats
+
+    def total_log_prob_and_gradient(self, parameters: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        parameters = at_least_fp32(parameters)
+        mean, log_var = self.moments(parameters)
+        deviation = x - mean
+        d_mean = deviation * torch.exp(-log_var)
+        square = deviation * d_mean
+        total = -0.5 * (square + log_var + math.log(2 * math.pi)).sum()
+        slope = torch.sigmoid(parameters.chunk(2, dim=-1)[1] - _MIN_LOG_VAR)  # of the soft clip
+        return total, torch.cat([d_mean, 0.5 * (square - 1.0) * slope], dim=-1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self.moments(parameters)[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, cast
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from vae.data import Dataset, Split
-from vae.elbo import active_units, elbo_terms, kl_divergence, likelihood, objective
+from vae.elbo import active_units, elbo_terms, likelihood
 from vae.grid import evaluation_grid
-from vae.model import build
-from vae.optim import build_optimizer, lr_factor
+from vae.model import Model, build
+from vae.optim import lr_factor
 from vae.recipe import Recipe
+from vae.step import build_step
 
 #: Images of the validation split that every evaluation on the grid uses, the same for all recipes.
 GRID_IMAGES = 2_000
@@ -31,6 +32,9 @@ COLLAPSED_RATE = 0.1
 EVALUATION_SEED = 20_131_220
 #: Largest evaluation batch; bounds memory, changes no result beyond rounding.
 EVALUATION_BATCH = 2_000
+#: Bytes of float32 pixels that are drawn, converted and prepared at once: several batches where they are
+#: small, which saves calls, but never more than a processor's cache holds.
+DRAW_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,14 @@ class Training:
     threads or on a GPU sums may be ordered differently and curves agree only to rounding.
     """
 
-    def __init__(self, recipe: Recipe, data: Dataset, tau: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        tau: int,
+        device: torch.device | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
         self.recipe = recipe
         self.device = device or torch.device("cpu")
         self.tau = tau
@@ -105,21 +116,21 @@ class Training:
         self.n_train = len(data.train)
         init_seed, step_seed, self._order_seed = _streams(recipe.seed)
 
-        pixel_mean = data.pixel_mean() if recipe.output_bias_from_mean else None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(init_seed)
-            model = build(recipe, data.size, pixel_mean)
+        if model is None:
+            pixel_mean = data.pixel_mean() if recipe.output_bias_from_mean else None
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(init_seed)
+                model = build(recipe, data.size, pixel_mean)
         self.model: nn.Module = model.to(self.device)
-        self.optimizer = build_optimizer(self.model, recipe)
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._average = [p.detach().clone() for p in self._parameters] if recipe.ema_decay else []
+        self.model.train()
+        self._step = build_step(self.model, self.likelihood, recipe)
         self._random = _RandomState(step_seed, self.device)
 
         self._train = data.train.to(self.device)
         self._valid, self._valid_noise = evaluation_inputs(self, data.valid, GRID_IMAGES)
         self._grid = evaluation_grid(tau)
-        self._objective = self._compiled() if recipe.compile else self._loss
         self._epoch_order: tuple[int, Tensor] | None = None
+        self._draw_batches = max(1, DRAW_BYTES // (4 * data.size * self.batch_size))
 
         self.outcome = "running"
         self.steps = 0
@@ -128,7 +139,6 @@ class Training:
         self._number = -1
 
     def __iter__(self) -> Iterator[Evaluation]:
-        self.model.train()
         while self.outcome == "running":
             until = int(self._grid[self._number + 1])
             with self._random.active():
@@ -156,42 +166,24 @@ class Training:
 
     def _steps_until(self, until: int) -> _Steps:
         """Train to the first step boundary at or past `until` examples."""
-        recipe, optimizer = self.recipe, self.optimizer
-        total = torch.zeros((), device=self.device)
-        norm = torch.zeros((), device=self.device)
-        first = self.steps
+        n_steps = max(0, -(-(until - self.examples) // self.batch_size))
+        total, norm = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         lr, beta = self.lr, self.beta
-        while self.examples < until:
-            lr, beta = self.lr, self.beta
-            x = self.likelihood.prepare_train(self._train.batch(self._next_batch(), self.device))
-            noise = torch.randn(len(x), recipe.latent_size, device=self.device)
-            optimizer.set_lr(lr)
-            optimizer.zero_grad()
-            loss = self._objective(x, noise, beta)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.clip_norm is not None:
-                norm = nn.utils.clip_grad_norm_(self._parameters, recipe.clip_norm)
-            elif self.examples + self.batch_size >= until:
-                norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-            optimizer.step()
-            if self._average:
-                torch._foreach_lerp_(self._average, self._parameters, 1.0 - recipe.ema_decay)
-            total += loss.detach()
-            self.steps += 1
-            self.examples += self.batch_size
-        return _Steps(float(total) / (self.steps - first), float(norm), lr, beta)
+        for start in range(0, n_steps, self._draw_batches):
+            for x, noise in self._draw(min(self._draw_batches, n_steps - start)):
+                lr, beta = self.lr, self.beta
+                loss, norm = self._step(x, noise, lr, beta)
+                total += loss
+                self.steps += 1
+                self.examples += self.batch_size
+        return _Steps(float(total) / max(1, n_steps), float(norm), lr, beta)
 
-    def _loss(self, x: Tensor, noise: Tensor, beta: float | Tensor) -> Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            parameters, mean, log_var = self.model(x, noise)
-        distortion = -self.likelihood.log_prob(parameters.float(), x)
-        kl = kl_divergence(mean.float(), log_var.float())
-        return objective(distortion, kl, beta, self.recipe.free_bits)
-
-    def _compiled(self) -> Callable[[Tensor, Tensor, float], Tensor]:
-        compiled = torch.compile(self._loss, fullgraph=True, dynamic=False)
-        # Beta travels as a tensor: a Python float is a constant of the graph, recompiled at each change.
-        return lambda x, noise, beta: cast(Tensor, compiled(x, noise, torch.tensor(beta, device=self.device)))
+    def _draw(self, n_batches: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The next batches, prepared (B, D), and their noise (B, L)."""
+        n = n_batches * self.batch_size
+        x = self.likelihood.prepare_train(self._train.batch(self._next_indices(n), self.device))
+        noise = torch.randn(n, self.recipe.latent_size, device=self.device)
+        return zip(x.split(self.batch_size), noise.split(self.batch_size), strict=True)
 
     @property
     def lr(self) -> float:
@@ -210,13 +202,15 @@ class Training:
         warmup = self.recipe.beta_warmup * self.tau
         return self.recipe.beta * (min(1.0, self.examples / warmup) if warmup else 1.0)
 
-    def _next_batch(self) -> Tensor:
-        """Indices of the next step's examples: slices of an endless row of epoch permutations, so every
-        batch is full and an epoch's end falls inside a batch."""
+    def _next_indices(self, n: int) -> Tensor:
+        """Indices of the next n examples: a piece of an endless row of epoch permutations, so every batch is
+        full and an epoch's end falls inside a batch."""
         epoch, offset = divmod(self.examples, self.n_train)
-        index = self._order(epoch)[offset : offset + self.batch_size]
-        missing = self.batch_size - len(index)
-        return torch.cat([index, self._order(epoch + 1)[:missing]]) if missing else index
+        pieces = [self._order(epoch)[offset : offset + n]]
+        while (missing := n - sum(map(len, pieces))) > 0:
+            epoch += 1
+            pieces.append(self._order(epoch)[:missing])
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
     def _order(self, epoch: int) -> Tensor:
         # Seeded by the epoch's number: a resumed run needs no history to find its place.
@@ -256,7 +250,7 @@ class Training:
         means = []
         with torch.inference_mode():
             for part, eps in zip(x.split(EVALUATION_BATCH), noise.split(EVALUATION_BATCH), strict=True):
-                terms = elbo_terms(self.model, self.likelihood, part, eps)
+                terms = elbo_terms(cast(Model, self.model), self.likelihood, part, eps)
                 rate += float(terms.rate.sum())
                 distortion += float(terms.distortion.sum())
                 means.append(terms.mean)
@@ -271,18 +265,11 @@ class Training:
         """The model in evaluation mode with the one weight set the recipe declares: the average where
         there is an EMA, schedule-free's evaluation weights, else the current ones."""
         self.model.eval()
-        self.optimizer.eval()
-        self._swap_average()
         try:
-            yield self.model
+            with self._step.evaluated():
+                yield self.model
         finally:
-            self._swap_average()
-            self.optimizer.train()
             self.model.train()
-
-    def _swap_average(self) -> None:
-        for parameter, average in zip(self._parameters, self._average, strict=False):
-            parameter.data, average.data = average.data, parameter.data
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -296,8 +283,7 @@ class Training:
             "recipe": self.recipe.to_json(),
             "tau": self.tau,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self._average,
+            "step": self._step.state_dict(),
             "random": self._random.state_dict(),
             "outcome": self.outcome,
             "steps": self.steps,
@@ -311,9 +297,7 @@ class Training:
         if state["recipe"] != self.recipe.to_json() or state["tau"] != self.tau:
             raise ValueError("The saved state belongs to another recipe or budget; start without it.")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for average, saved in zip(self._average, state["average"], strict=True):
-            average.copy_(saved)
+        self._step.load_state_dict(state["step"])
         self._random.load_state_dict(state["random"])
         self.outcome = state["outcome"]
         self.steps = state["steps"]
@@ -322,12 +306,20 @@ class Training:
         self._number = state["number"]
 
 
-def train(recipe: Recipe, data: Dataset, tau: int, device: torch.device | None = None) -> Training:
+def train(
+    recipe: Recipe,
+    data: Dataset,
+    tau: int,
+    device: torch.device | None = None,
+    model: nn.Module | None = None,
+) -> Training:
     """A Training to iterate over: `for evaluation in train(recipe, data, tau): ...`.
 
-    tau is the budget in examples seen. Raises UserError when the data has fewer examples than a batch.
+    tau is the budget in examples seen. model: a network of your own with `encode` and `decode`
+    (`vae.model.Model`), which is trained in place; the recipe's architecture and init then say nothing, but
+    its latent_size must be the network's. Raises UserError when the data has fewer examples than a batch.
     """
-    return Training(recipe, data, tau, device)
+    return Training(recipe, data, tau, device, model)
 
 
 def evaluation_inputs(training: Training, split: Split, limit: int | None) -> tuple[Tensor, Tensor]:

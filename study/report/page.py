@@ -1,7 +1,148 @@
-"""The page."""
+"""The page: one HTML file that needs nothing else, from sections of figures and tables."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
 
-def write_report(store: Any, name: str, path: Path, artifacts: Path, data_dir: Path | None) -> Path:
+from study.report import facts
+from study.report.blocks import Panel, Picture, Section
+from study.report.evidence import Evidence, collect
+from study.report.sections import answer, sections
+from study.report.theme import COLOUR_NAMES, DARK, FAMILIES, TEMPLATE
+from study.storage import Store
+from vae.errors import FailureError
+
+_HERE = Path(__file__).parent
+#: What of a sentence stands out: a ratio and its interval.
+_RATIO = re.compile(r"\d+(?:\.\d+)?x(?: \[[^\]]*\])?")
+
+
+def write_report(store: Store, name: str, path: Path, artifacts: Path, data_dir: Path | None) -> Path:
+    """Write the HTML report of experiment NAME to `path`, whole or not at all. Nothing is trained or fetched.
+
+    The best model's pictures are made where its file lies under `artifacts` and the data is found (first in
+    `data_dir`). Raises FailureError where `path` can't be written."""
+    return write_whole(path, render(collect(store, name), artifacts, data_dir).encode())
+
+
+def render(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> str:
+    """The page's HTML; the same for the same evidence and files."""
+    first, parts = answer(evidence), sections(evidence, artifacts, data_dir)
+    scripts = [get_plotlyjs(), _HERE.joinpath("page.js").read_text(encoding="utf-8")]
+    families = [evidence.family(arm) for arm in evidence.arms]
+    return _environment().get_template("page.html.j2").render(
+        policy=policy(scripts),
+        scripts=[Markup(script) for script in scripts],
+        css=Markup(palette_css() + _HERE.joinpath("style.css").read_text(encoding="utf-8")),
+        theme=embedded({"template": TEMPLATE.to_plotly_json(), "dark": DARK}),
+        name=evidence.name,
+        data=evidence.experiment.data,
+        first=first,
+        sections=parts,
+        answer=facts.answer(evidence),
+        workload=facts.workload(evidence),
+        sure=facts.how_sure(evidence),
+        missing=facts.missing(evidence),
+        families=[family for family in FAMILIES if family in families and family != "baseline"],
+        marks=FAMILIES,
+    )  # fmt: skip
+
+
+def policy(scripts: list[str]) -> str:
+    """A content security policy under which nothing runs but these scripts, and nothing is fetched.
+
+    Styles are allowed inline because plotly sets them on elements."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; font-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def embedded(value: Any) -> Markup:
+    """JSON that can stand in a script element: no character of it means anything to HTML."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    # ensure_ascii has already escaped U+2028 and U+2029.
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def specification(panel: Panel) -> Markup:
+    """A graph as the page's script draws it: data, layout without the shared template, narrow layout."""
+    figure = panel.figure.to_plotly_json()
+    layout = {key: value for key, value in figure["layout"].items() if key != "template"}
+    return embedded({"data": figure["data"], "layout": layout, "narrow": panel.narrow})
+
+
+def palette_css() -> str:
+    """The colours as CSS variables, in both editions."""
+    light = "".join(f"--{name}:{colour};" for name, colour in COLOUR_NAMES.items())
+    dark = "".join(f"--{name}:{DARK[colour]};" for name, colour in COLOUR_NAMES.items())
+    return (
+        f":root{{{light}}}\n@media screen and (prefers-color-scheme: dark){{:root:not(.print){{{dark}}}}}\n"
+    )
+
+
+def emphasised(sentence: str) -> Markup:
+    """A sentence with its ratios in bold; all else escaped."""
+    safe = str(escape(sentence))
+    return Markup(_RATIO.sub(lambda found: f'<b class="ratio">{found[0]}</b>', safe))
+
+
+def data_uri(picture: Picture) -> str:
+    """The picture as a PNG data URI."""
+    return f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
+
+
+def choices(section: Section) -> dict[str, list[str]]:
+    """The figures of a section of which the page shows one at a time: choice -> its options."""
+    found: dict[str, list[str]] = {}
+    for block in section.blocks:
+        if block.kind == "figure" and block.choice:
+            found.setdefault(block.choice, []).append(block.option)
+    return {choice: options for choice, options in found.items() if len(options) > 1}
+
+
+@lru_cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("study.report", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"emphasised": emphasised, "specification": specification, "data_uri": data_uri}
+    environment.globals["choices"] = choices
+    return environment
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all. Raises FailureError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise FailureError(f"{path} can't be written: {error.strerror or error}.") from None
     return path

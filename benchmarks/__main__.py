@@ -1,0 +1,20 @@
+"""`python -m benchmarks overhead | ...`: performance claims, as ratios measured side by side in one run."""
+
+from __future__ import annotations
+
+import typer
+
+from benchmarks import by_hand, overhead
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app.command("overhead")(overhead.main)
+app.command("by-hand")(by_hand.main)
+
+
+@app.callback()
+def commands() -> None:
+    """Each command prints its figures and how they were measured."""
+
+
+if __name__ == "__main__":
+    app()

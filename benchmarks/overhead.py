@@ -1,0 +1,90 @@
+"""What the harness adds to a trial: Optuna, claims, reports, curve rows and pruning, as a share of the trial.
+
+Each trial is run by the harness (one worker, in this process) and then, with the same recipe and to the same
+number of examples, by the bare loop `for evaluation in train(...)`: A B A B, so drift is common to both.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import optuna
+import torch
+import typer
+
+from study.leases import Claim
+from study.objective import Objective
+from study.owners import new_owner
+from study.session import Place, Session
+from study.workers import work
+from vae.recipe import Recipe
+from vae.training import train
+
+
+def main(
+    data: Annotated[str, typer.Option(help="Data set.")] = "digits",
+    budget: Annotated[float, typer.Option(help="Epochs a trial lasts.")] = 40.0,
+    trials: Annotated[int, typer.Option(help="Trials of each kind.")] = 20,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL; default: a SQLite file of its own.")
+    ] = None,
+) -> None:
+    """Seconds a trial under the harness and in the bare loop, and the share that the harness adds."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(storage or f"sqlite:///{folder}/optuna.db", Path(folder), None, "cpu", 1)
+        for pruner in ("none", "median"):
+            values = {"data": data, "name": f"overhead-{pruner}-{os.getpid()}", "budget": budget}
+            values["search"] = {"trials": trials, "pruner": pruner}
+            # One size of trial: the sampler still proposes everything else.
+            session = Session.prepare(place, values, {"optimizer": "adam", "batch_size": 64}, "benchmark")
+            session.planner.advance()
+            harness, bare = _measure(session)
+            typer.echo(
+                f"{data}, {budget:g} epochs, pruner {pruner}: {len(bare)} trials, harness {harness.mean():.3f} s, "
+                f"bare loop {bare.mean():.3f} s a trial; the harness adds {harness.sum() / bare.sum() - 1:.1%} "
+                f"(median over trials {np.median(harness / bare) - 1:.1%})"
+            )
+
+
+def _measure(session: Session) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of each trial with all that the harness does for it, and of its bare loop."""
+    objective = Objective(
+        session.store, session.experiment, session.data, torch.device("cpu"), session.place.artifacts
+    )
+    harness: list[float] = []
+    bare: list[float] = []
+    mark = time.perf_counter()
+
+    def run_trial(claim: Claim, stop_requested: Callable[[], bool]) -> None:
+        nonlocal mark
+        objective.run(claim, stop_requested)
+        harness.append(time.perf_counter() - mark)
+        table = session.store.trials(session.experiment.name).set_index("trial_id")
+        row = table.loc[claim.trial_id]
+        recipe = Recipe.from_json(row["recipe"])
+        mark = time.perf_counter()
+        for evaluation in train(recipe, session.data, session.tau):
+            if evaluation.examples >= row["examples"]:
+                break
+        bare.append(time.perf_counter() - mark)
+        mark = time.perf_counter()
+
+    work(
+        session.store,
+        session.experiment.name,
+        run_trial,
+        owner=new_owner(),
+        make_study=lambda name: objective.make_study(name, 0),
+        stop=threading.Event(),
+    )
+    # The first trial pays for imports and warm-up.
+    return np.array(harness[1:]), np.array(bare[1:])

@@ -1,0 +1,135 @@
+"""The report's figures as the dashboard's custom plots: each fits one box and brings its own title and paper."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from study.estimates import Comparison
+from study.report.blocks import Panel
+from study.report.evidence import NO_FAMILY, curves_of
+from study.report.figures_arms import learning_curves, survival
+from study.report.figures_forest import forest
+from study.report.tables import bands, confirmed, seeds, speeds
+from study.report.tables import survival as survival_table
+from study.report.theme import INK, MUTED, PAPER, TEMPLATE, escape, shorten
+from study.runs import State
+from study.storage import Store
+from study.terminal import sorted_arms
+
+#: Pixels: the dashboard's box for a custom plot, which it doesn't make larger for a higher figure.
+HEIGHT = 450
+#: Fixed, so that publishing again replaces a plot.
+FOREST, SURVIVAL, CURVES = "vae-forest", "vae-survival", "vae-curves"
+
+
+def figures(store: Store, comparison: Comparison) -> dict[str, go.Figure]:
+    """Graph id -> forest plot, Kaplan-Meier curves and learning curves, as far as there is something to draw."""
+    experiment = comparison.experiment
+    state = State(store, experiment, comparison.n_train)
+    runs = {str(arm): confirmed(state, arm) for arm in sorted_arms(comparison.arms)["arm"]}
+    runs = {arm: own for arm, own in runs.items() if own}
+    if not runs:
+        return {}
+
+    def family(arm: str) -> str:
+        technique = experiment.technique(arm)
+        return technique.family if technique else NO_FAMILY.get(arm, "reference")
+
+    trial_ids = [run.trial_id for own in runs.values() for run in own]
+    speed = speeds(store.throughput(experiment.name))
+    hits = seeds(state, runs, speed)
+    band = bands(runs, curves_of(store.curves(experiment.name, trial_ids)), speed)
+    found = {}
+    if len(runs) > 1:
+        figure = forest(comparison.arms, margin=experiment.margin)
+        found[FOREST] = _framed(
+            figure,
+            "Speed-up in examples over the tuned baseline",
+            "thick: 95 % intervals, thin: simultaneous; open: censored, truncated at the budget",
+        )
+    if not hits.empty:
+        panels = survival(survival_table(hits), family)
+        found[SURVIVAL] = _framed(
+            grid(panels),
+            "Seeds that have not reached the target yet, by examples",
+            "Kaplan-Meier; dotted: baseline",
+        )
+    if not band.empty:
+        panels = learning_curves(band, hits, comparison.target, family)
+        found[CURVES] = _framed(
+            grid(panels),
+            "Validation loss by examples, nats",
+            "median, middle 80 % of seeds; dotted: baseline",
+        )
+    return found
+
+
+def grid(panels: Sequence[Panel]) -> go.Figure:
+    """One figure of small panels with the same axes, about as wide as high; only outer axes have tick labels."""
+    columns = min(len(panels), math.ceil(math.sqrt(1.3 * len(panels))))
+    rows = math.ceil(len(panels) / columns)
+    figure = go.Figure(layout={"template": TEMPLATE, "showlegend": False})
+    layout: dict[str, Any] = {"annotations": [], "shapes": []}
+    for i, panel in enumerate(panels):
+        row, column = divmod(i, columns)
+        number = "" if i == 0 else str(i + 1)
+        across = _domain(column, columns, 0.02)
+        up = _domain(rows - 1 - row, rows, 0.07)
+        figure.add_traces([_moved(trace.to_plotly_json(), number) for trace in panel.figure.data])
+        drawn = panel.figure.to_plotly_json()["layout"]
+        below = i + columns < len(panels)
+        layout[f"xaxis{number}"] = drawn["xaxis"] | {
+            "domain": across,
+            "anchor": f"y{number}",
+            "showticklabels": not below,
+        }
+        layout[f"yaxis{number}"] = drawn["yaxis"] | {
+            "domain": up,
+            "anchor": f"x{number}",
+            "showticklabels": column == 0,
+        }
+        layout["shapes"] += [_moved(shape, number) for shape in drawn.get("shapes", ())]
+        layout["annotations"].append(_heading(panel.title, across[0], up[1]))
+    figure.update_layout(layout)
+    return figure
+
+
+def _framed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
+    """The figure in the dashboard's box. Its paper is opaque: the ink is dark, the dashboard may be too."""
+    text = f"{escape(title)}<br><span style='font-size:12px;color:{MUTED}'>{escape(subtitle)}</span>"
+    figure.update_layout(
+        title={
+            "text": text,
+            "font": {"size": 16, "color": INK},
+            "x": 0.01,
+            "xanchor": "left",
+            "y": 0.97,
+            "yanchor": "top",
+        },
+        height=HEIGHT,
+        paper_bgcolor=PAPER,
+    )
+    figure.update_layout(margin={"t": (figure.layout.margin.t or 0) + 64})
+    return figure
+
+
+def _domain(at: int, of: int, gap: float) -> list[float]:
+    size = (1 - gap * (of - 1)) / of
+    return [at * (size + gap), at * (size + gap) + size]
+
+
+def _moved(part: dict[str, Any], number: str) -> dict[str, Any]:
+    """A trace or shape of a figure of its own, on the axes of that number."""
+    keys = ("xaxis", "yaxis") if "type" in part and part["type"] == "scatter" else ("xref", "yref")
+    moved = {key: re.sub(r"^([xy])\b", rf"\g<1>{number}", part.get(key, key[0])) for key in keys}
+    return part | moved
+
+
+def _heading(text: str, x: float, y: float) -> dict[str, Any]:
+    at = {"x": x, "y": y, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+    return at | {"text": escape(shorten(text)), "font": {"size": 11, "color": INK}, "showarrow": False}

@@ -1,0 +1,131 @@
+"""What a page is made of: sections of figures, pictures, tables and texts. No HTML and no computing in here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+
+DASH = "–"
+
+
+class Cell(NamedTuple):
+    """One cell: its text, what it sorts by (text itself where none), and a family whose mark it carries."""
+
+    text: str
+    sort: float | str | None = None
+    family: str | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to sort. `numeric` names the titles of columns that are aligned right; the first column heads
+    its rows."""
+
+    id: str
+    caption: str
+    titles: tuple[str, ...]
+    rows: list[list[Cell]]
+    numeric: frozenset[str] = frozenset()
+    sortable: bool = True
+    kind: Literal["table"] = "table"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One graph of a figure; `narrow` are layout values that replace the figure's on a narrow page."""
+
+    key: str
+    title: str
+    figure: go.Figure
+    note: str = ""
+    family: str | None = None
+    narrow: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: one graph, a pair, or a grid of small ones with one caption; `axes` says what a grid's axes are.
+
+    `choice` groups figures of which the page shows one at a time, by the name `option`."""
+
+    id: str
+    title: str
+    caption: str
+    panels: Sequence[Panel]
+    layout: Literal["single", "pair", "grid"] = "single"
+    axes: str = ""
+    choice: str = ""
+    option: str = ""
+    kind: Literal["figure"] = "figure"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image made of pixels, as a PNG; shown `width` CSS pixels wide at most."""
+
+    id: str
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+    width: int
+    kind: Literal["picture"] = "picture"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text to copy, such as a recipe; closed until it is asked for unless `open`."""
+
+    id: str
+    title: str
+    text: str
+    open: bool = False
+    kind: Literal["text"] = "text"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A list of sentences."""
+
+    items: Sequence[str]
+    kind: Literal["notes"] = "notes"
+
+
+Block = Table | Figure | Picture | Text | Notes
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; `missing` says what is not there yet, in place of a broken figure."""
+
+    id: str
+    title: str
+    lead: str = ""
+    blocks: Sequence[Block] = ()
+    missing: str = ""
+
+
+def number(value: Any, form: str = ".4g") -> Cell:
+    """A number's cell; a dash, sorted last, where there is none."""
+    value = as_float(value)
+    return Cell(f"{value:{form}}", value) if math.isfinite(value) else Cell(DASH)
+
+
+def as_float(value: Any) -> float:
+    """The value as a float, NaN where it is missing."""
+    return float("nan") if value is None or pd.isna(value) else float(value)
+
+
+def interval(value: Any, low: Any, high: Any) -> Cell:
+    """A ratio and its interval; sorted by the ratio."""
+    ratio, low, high = as_float(value), as_float(low), as_float(high)
+    if math.isnan(ratio):
+        return Cell(DASH)
+    limits = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else " [no interval]"
+    return Cell(f"{ratio:.2f}x{limits}", ratio)
