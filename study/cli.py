@@ -119,8 +119,8 @@ def run_command(
     """Search, compare and report; resumes where it stopped."""
     values = _values(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
     values |= _given(tune_trials=tune_trials, arms=arms, target=target, margin=margin, seed=seed)
-    values["search"] = {"trials": 30} | values.get("search", {}) | _given(trials=search_trials)
-    values.setdefault("arms", "default")
+    values["search"] = values.get("search", {}) | _given(trials=search_trials)
+    values["fallback"] = {"arms": "default", "search_trials": 30}
     place = _place(storage, artifacts, data_dir, device, workers)
     _execute("run", place, values, _fixed(fix), file, dry_run)
 
@@ -149,7 +149,8 @@ def search(
     values = _values(file, data=data, name=name, budget=budget, seed=seed)
     values.pop("arms", None)
     given = _given(trials=trials, sampler=sampler, pruner=pruner, patience=patience)
-    values["search"] = {"trials": 30} | values.get("search", {}) | given
+    values["search"] = values.get("search", {}) | given
+    values["fallback"] = {"search_trials": 30}
     place = _place(storage, artifacts, data_dir, device, workers)
     _execute("search", place, values, _fixed(fix), file, dry_run)
 
@@ -193,7 +194,7 @@ def compare(
     if aa is not None:
         _run_aa(place, values, _fixed(fix), aa, (blocks,) if blocks else (1, 5))
         return
-    values.setdefault("arms", "default")
+    values["fallback"] = {"arms": "default"}
     _execute("compare", place, values, _fixed(fix), file, dry_run)
 
 

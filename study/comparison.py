@@ -139,7 +139,8 @@ class Planner:
         # The first block of the baseline is what the target is calibrated on, and runs to tau uncapped.
         capped = (arm, block) != ("baseline", 1)
         more = {"seed": seed} | ({"target": state.target, "capped": True} if capped else {})
-        for index, params in enumerate(sobol_points(shared, own, self.experiment.tune_trials, seed)):
+        n = self.experiment.tune_trials if shared or own else 1
+        for index, params in enumerate(sobol_points(shared, own, n, seed)):
             if base.lr_schedule == "constant":
                 params = {field: value for field, value in params.items() if field != "horizon"}
             yield self._trial(arm, block, "tune", index, params, base, **more)

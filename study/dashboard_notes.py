@@ -106,12 +106,13 @@ def search_note(
             f"([open](/dashboard/studies/{study_id}/trials?numbers={number}))."
         )
         parts += [f"{image.title}:\n\n![{image.title}]({image.address})" for image in images]
-        recipe = Recipe.from_json(best["recipe"]).to_toml().strip()
-        parts.append(f"Its recipe:\n\n```toml\n{recipe}\n```")
     if comparison is not None:
         parts += ["## Which techniques train faster?", *_answer(comparison)]
         if comparison.target is not None:
             parts.append(verdict_table(comparison))
+    if best is not None:
+        recipe = Recipe.from_json(best["recipe"]).to_toml().strip()
+        parts.append(f"## The best trial's recipe\n\n```toml\n{recipe}\n```")
     return "\n\n".join(parts)
 
 

@@ -46,26 +46,17 @@ def figures(store: Store, comparison: Comparison) -> dict[str, go.Figure]:
     band = bands(runs, curves_of(store.curves(experiment.name, trial_ids)), speed)
     found = {}
     if len(runs) > 1:
+        marks = "thick: 95 % intervals, thin: simultaneous; open: censored, truncated at the budget"
         figure = forest(comparison.arms, margin=experiment.margin)
-        found[FOREST] = _framed(
-            figure,
-            "Speed-up in examples over the tuned baseline",
-            "thick: 95 % intervals, thin: simultaneous; open: censored, truncated at the budget",
-        )
+        found[FOREST] = _framed(figure, "Speed-up in examples over the tuned baseline", marks)
     if not hits.empty:
-        panels = survival(survival_table(hits), family)
-        found[SURVIVAL] = _framed(
-            grid(panels),
-            "Seeds that have not reached the target yet, by examples",
-            "Kaplan-Meier; dotted: baseline",
-        )
+        figure = grid(survival(survival_table(hits), family))
+        title = "Seeds that have not reached the target yet, by examples"
+        found[SURVIVAL] = _framed(figure, title, "Kaplan-Meier; dotted: baseline")
     if not band.empty:
-        panels = learning_curves(band, hits, comparison.target, family)
-        found[CURVES] = _framed(
-            grid(panels),
-            "Validation loss by examples, nats",
-            "median, middle 80 % of seeds; dotted: baseline",
-        )
+        figure = grid(learning_curves(band, hits, comparison.target, family))
+        marks = "median and middle 80 % of seeds; dotted: baseline; dashed: target"
+        found[CURVES] = _framed(figure, "Validation loss by examples, nats", marks)
     return found
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import select
 
@@ -40,14 +40,19 @@ def publish(store: Store, name: str, artifacts: Path, data_dir: Path | None) -> 
     with store.database.explained():
         ids = _study_ids(store, name)
         experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-        comparison, plots = None, {}
+        comparison: Comparison | None = None
+        plots: Pieces = {}
         if experiment.arms:
             comparison = estimate(store, name, spec["n_train"])
             plots = plot_pieces(figures(store, comparison))
             _publish_arms(store, comparison, plots, ids)
         study_id = ids.get(f"{name}/search")
         if experiment.search.trials and study_id is not None:
-            _publish_search(store, study_id, spec, comparison, plots, artifacts, data_dir)
+            trials = store.trials(name)
+            trials = trials[trials["study_name"] == f"{name}/search"]
+            best, fingerprint = best_trial(trials), spec["data_fingerprint"]
+            shown = images(best, study_id, experiment, fingerprint, artifacts, data_dir) if best else []
+            write(store, study_id, search_note(name, trials, study_id, shown, comparison), plots, shown)
 
 
 def _study_ids(store: Store, name: str) -> dict[str, int]:
@@ -69,26 +74,6 @@ def _publish_arms(store: Store, comparison: Comparison, plots: Pieces, ids: dict
             write(store, study_id, arm_note(comparison, arm, baseline_id), {})
 
 
-def _publish_search(
-    store: Store,
-    study_id: int,
-    spec: dict[str, Any],
-    comparison: Comparison | None,
-    plots: Pieces,
-    artifacts: Path,
-    data_dir: Path | None,
-) -> None:
-    experiment = Experiment.from_values(spec["experiment"], "the stored experiment")
-    trials = store.trials(experiment.name)
-    trials = trials[trials["study_name"] == f"{experiment.name}/search"]
-    best = best_trial(trials)
-    shown = []
-    if best is not None:
-        shown = images(best, study_id, experiment, spec["data_fingerprint"], artifacts, data_dir)
-    note = search_note(experiment.name, trials, study_id, shown, comparison)
-    write(store, study_id, note, plots, shown)
-
-
 class Publisher:
     """Keeps the dashboard current while an experiment runs; a context manager, for the last word.
 
@@ -105,7 +90,7 @@ class Publisher:
         self._data_dir = data_dir
         self._say = say
         self._due = time.monotonic() + INTERVAL
-        self._published = 0
+        self._published: int | None = 0  # `Store.progress` then
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._said = False
@@ -126,11 +111,6 @@ class Publisher:
         self._report()
         if time.monotonic() < self._due:
             return
-        self._due = time.monotonic() + INTERVAL
-        progress = self._store.progress(self._name)
-        if progress == self._published:
-            return
-        self._published = progress
         self._thread = threading.Thread(target=self._publish, name="dashboard", daemon=True)
         self._thread.start()
 
@@ -140,20 +120,23 @@ class Publisher:
             self._thread.join()
 
     def close(self) -> None:
-        """Publish what has happened up to now."""
+        """Publish what there is now: timings and the last trials too."""
         self.wait()
+        self._published = None
         self._publish()
         self._report()
 
     def _publish(self) -> None:
         began = time.monotonic()
         try:
-            publish(self._store, self._name, self._artifacts, self._data_dir)
+            progress = self._store.progress(self._name)
+            if progress != self._published:
+                publish(self._store, self._name, self._artifacts, self._data_dir)
+                self._published = progress
         except Exception as error:  # whatever it is: the trainings are worth more than their picture
             self._error = error
-        finally:
-            ended = time.monotonic()
-            self._due = max(self._due, ended + (ended - began) / SHARE)
+        ended = time.monotonic()
+        self._due = ended + max(INTERVAL, (ended - began) / SHARE)
 
     def _report(self) -> None:
         """Say the first error; the same every 30 seconds would help nobody."""

@@ -75,6 +75,8 @@ class Experiment(BaseModel):
     """Nuisance hyperparameters tuned in every arm; empty: lr alone, in its optimizer's range."""
     techniques: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """The user's own techniques."""
+    fixed: tuple[str, ...] = ()
+    """Recipe fields that --set has fixed: tuned nowhere."""
     search: SearchPlan = SearchPlan()
 
     @field_serializer("techniques")
@@ -110,7 +112,8 @@ class Experiment(BaseModel):
 
     def shared_space(self, recipe: Recipe, small_data: bool) -> Space:
         """Nuisance dimensions of an arm with this recipe: equal units, per-optimizer lr range."""
-        return self.space or {"lr": lr_dimension(recipe, small_data)}
+        space = self.space or {"lr": lr_dimension(recipe, small_data)}
+        return {field: dimension for field, dimension in space.items() if field not in self.fixed}
 
     def spaces(self, arm: str, small_data: bool) -> tuple[Space, Space]:
         """(shared dimensions, the technique's own knobs) of an arm."""
@@ -121,6 +124,11 @@ class Experiment(BaseModel):
         return {
             field: technique.space.get(field, dimension) for field, dimension in shared.items()
         }, technique.knobs
+
+    def points(self, arm: str, small_data: bool) -> int:
+        """Tuning points of an arm: K, or one where --set has left nothing to tune."""
+        shared, own = self.spaces(arm, small_data)
+        return self.tune_trials if shared or own else 1
 
     def seed_set(self, phase: str, n: int, first: int = 0) -> list[int]:
         """n seeds of a phase; sets of different phases and of different experiment seeds are disjoint."""
@@ -173,12 +181,16 @@ def build(
 ) -> Experiment:
     """An Experiment from the defaults, what is stored under the name, a file's or flags' values and --set.
 
-    `values` must hold `data`. Raises UserError when a value is bad, or when it would change what the
+    `values` must hold `data`; its `fallback` (arms, search) stands in where neither it nor what is stored
+    says anything. Raises UserError when a value is bad, or when it would change what the
     stored experiment has already trained."""
     merged = defaults(values["data"], small_data)
     if stored is not None:
         merged |= stored.to_json()
     given = {key: value for key, value in values.items() if value is not None}
+    fallback = given.pop("fallback", {})
+    if "arms" in fallback and "arms" not in given and not merged.get("arms"):
+        given["arms"] = fallback["arms"]
     search = given.pop("search", {})
     recipe = given.pop("recipe", {})
     if not isinstance(recipe, dict) or not isinstance(search, dict):
@@ -186,6 +198,8 @@ def build(
     merged |= given
     merged["recipe"] = merged["recipe"] | recipe | fixed
     merged["search"] = merged.get("search", {}) | {k: v for k, v in search.items() if v is not None}
+    merged["search"]["trials"] = merged["search"].get("trials") or fallback.get("search_trials", 0)
+    merged["fixed"] = tuple(dict.fromkeys([*merged.get("fixed", ()), *fixed]))
     if "arms" in given:
         arms = _arm_names(given["arms"], given.get("techniques", merged.get("techniques", {})), source)
         # Arms once compared stay in the family: dropping one afterwards would be choosing by result.
@@ -279,6 +293,8 @@ def _refuse_changes(stored: Experiment, wanted: Experiment) -> None:
         if wanted.seeds < stored.seeds:
             fixed.append(("seeds", stored.seeds, wanted.seeds))
     if stored.search.trials:
+        if wanted.search.trials < stored.search.trials:
+            fixed.append(("search trials", stored.search.trials, wanted.search.trials))
         fixed += [("search.space", _show(stored.search.space), _show(wanted.search.space))]
     for key, before, now in fixed:
         if before != now:

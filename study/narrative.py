@@ -144,11 +144,11 @@ def notes(comparison: Comparison, state: State) -> list[str]:
                 f"{row['arm']} is worse on the test split at its hit: {row['test_difference']:+.2f} nats "
                 f"[{row['test_low']:+.2f}, {row['test_high']:+.2f}] against the baseline."
             )
-    coarse = arms[arms["resolution"] > 0.06]
-    for row in coarse.to_dict("records"):
-        found.append(
-            f"{row['arm']}: one step is {row['resolution']:.0%} of its examples to target; E is no finer."
-        )
+    for row in arms[arms["resolution"] > 0.06].to_dict("records"):
+        if math.isinf(row["resolution"]):
+            found.append(f"{row['arm']} reaches the target before its first evaluation: its E is an upper bound.")
+        else:
+            found.append(f"{row['arm']}: one step is {row['resolution']:.0%} of its examples to target; E is no finer.")
     different = arms[arms["different_model"]]
     if not different.empty:
         found.append(f"Different model, not only different training: {', '.join(different['arm'])}.")

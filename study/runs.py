@@ -62,6 +62,11 @@ class State:
         ]
         self.known = {(run.study, run.phase, run.index) for run in self.runs}
 
+    def _points(self, arm: str) -> int:
+        # The combined arm tunes what the baseline tunes.
+        known = arm in self.experiment.known
+        return self.experiment.points(arm if known else "baseline", self.small_data)
+
     def of(self, arm: str, phase: str, block: int | None = None) -> list[Run]:
         """Runs of an arm and phase by index."""
         found = [
@@ -79,7 +84,7 @@ class State:
     @cached_property
     def calibration_winner(self) -> Run | None:
         """Step 1: the baseline's best point by final loss."""
-        runs = self.complete("baseline", "tune", 1, self.experiment.tune_trials)
+        runs = self.complete("baseline", "tune", 1, self._points("baseline"))
         if runs is None:
             return None
         losses = [run.valid_loss if run.outcome in ("completed", "collapsed") else np.inf for run in runs]
@@ -122,7 +127,7 @@ class State:
     def winner(self, arm: str, block: int) -> Run | None:
         """Step 2: the arm's best point by its score, once all K have ended. The baseline's first block is
         rescored from its curves, by the same score."""
-        runs = self.complete(arm, "tune", block, self.experiment.tune_trials)
+        runs = self.complete(arm, "tune", block, self._points(arm))
         if runs is None or self.target is None:
             return None
         if (arm, block) == ("baseline", 1):

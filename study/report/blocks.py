@@ -33,6 +33,7 @@ class Table:
     rows: list[list[Cell]]
     numeric: frozenset[str] = frozenset()
     sortable: bool = True
+    closed: bool = False
     kind: Literal["table"] = "table"
 
 
@@ -114,6 +115,8 @@ class Section:
 def number(value: Any, form: str = ".4g") -> Cell:
     """A number's cell; a dash, sorted last, where there is none."""
     value = as_float(value)
+    if math.isinf(value):
+        return Cell("∞", value)
     return Cell(f"{value:{form}}", value) if math.isfinite(value) else Cell(DASH)
 
 

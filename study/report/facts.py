@@ -84,7 +84,9 @@ def _no_best(evidence: Evidence) -> str:
 
 def best_trial(evidence: Evidence) -> dict[Any, Any] | None:
     """The search's best complete trial; None before there is one."""
-    done = evidence.search[(evidence.search["state"] == "COMPLETE") & evidence.search["best_valid_loss"].notna()]
+    done = evidence.search[
+        (evidence.search["state"] == "COMPLETE") & evidence.search["best_valid_loss"].notna()
+    ]
     if done.empty:
         return None
     return done.sort_values(["best_valid_loss", "number"]).iloc[0].to_dict()
@@ -124,7 +126,11 @@ def _target_words(evidence: Evidence) -> str:
     if evidence.experiment.target is not None or calibration is None:
         return f"The target, {comparison.target:.2f} nats, was given."
     how = "the worst calibration seed's" if calibration.raised else "the baseline's median"
-    spread = f", and examples to target vary by {calibration.spread:.0%} between seeds" if calibration.hits > 1 else ""
+    spread = (
+        f", and examples to target vary by {calibration.spread:.0%} between seeds"
+        if calibration.hits > 1
+        else ""
+    )
     return (
         f"The target, {comparison.target:.2f} nats, is {how} loss at 75 % of the budget: the loss falls "
         f"{abs(calibration.slope):.2f} nats per doubling of examples there{spread}."
@@ -149,7 +155,9 @@ def missing(evidence: Evidence) -> list[str]:
 def command(evidence: Evidence) -> str:
     """The command that runs this experiment again, or goes on with it, from the file below it."""
     experiment = evidence.experiment
-    verb = "run" if experiment.arms and experiment.search.trials else "compare" if experiment.arms else "search"
+    verb = (
+        "run" if experiment.arms and experiment.search.trials else "compare" if experiment.arms else "search"
+    )
     return f"python -m study {verb} --file {evidence.name}.toml"
 
 
@@ -186,7 +194,12 @@ def recipes(evidence: Evidence) -> list[tuple[str, Recipe]]:
             listed.append((f"{arm}, {words}", Recipe.from_json(text)))
     best_found = best_trial(evidence)
     if best_found is not None:
-        listed.append((f"search trial {best_found['number']}, the search's best", Recipe.from_json(best_found["recipe"])))
+        listed.append(
+            (
+                f"search trial {best_found['number']}, the search's best",
+                Recipe.from_json(best_found["recipe"]),
+            )
+        )
     return listed
 
 
@@ -236,7 +249,13 @@ def _ranges(seeds: list[int]) -> str:
 
 def _minutes(seconds: pd.Series) -> str:
     total = float(seconds.dropna().sum())
-    return f"{total:.0f} s" if total < 120 else f"{total / 60:.1f} min" if total < 7200 else f"{total / 3600:.1f} h"
+    return (
+        f"{total:.0f} s"
+        if total < 120
+        else f"{total / 60:.1f} min"
+        if total < 7200
+        else f"{total / 3600:.1f} h"
+    )
 
 
 def _when(seconds: float) -> str:

@@ -85,7 +85,9 @@ def gallery(path: Path, experiment: Experiment, fingerprint: str, data_dir: Path
 _NO_MAP = pd.DataFrame({"x": [], "y": [], "label": []}, dtype=np.float64)
 
 
-def _data(experiment: Experiment, fingerprint: str, data_dir: Path | None, missing: list[str]) -> Dataset | None:
+def _data(
+    experiment: Experiment, fingerprint: str, data_dir: Path | None, missing: list[str]
+) -> Dataset | None:
     try:
         data = load(
             experiment.data,

@@ -35,11 +35,15 @@ def answer(evidence: Evidence) -> Section:
 def _forest(evidence: Evidence, unit: str, title: str) -> Panel:
     assert evidence.comparison is not None
     figure = figures_forest.forest(evidence.comparison.arms, unit, evidence.experiment.margin)
-    return Panel(f"forest{unit}".replace("_", "-"), title, figure, narrow=figures_forest.forest_narrow(figure))
+    return Panel(
+        f"forest{unit}".replace("_", "-"), title, figure, narrow=figures_forest.forest_narrow(figure)
+    )
 
 
 def _history(evidence: Evidence) -> Figure:
-    caption = "The line is the best complete trial so far: where it has gone flat, more trials would find little."
+    caption = (
+        "The line is the best complete trial so far: where it has gone flat, more trials would find little."
+    )
     figure = figures_search.history(evidence.search)
     return Figure("history", "Every trial in order", caption, [Panel("history", "", figure)])
 
@@ -60,7 +64,12 @@ def sections(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> list
         ]
     if evidence.experiment.search.trials:
         parts.append(_search(evidence))
-    parts += [_stopping(evidence), _model(evidence, artifacts, data_dir), _outcomes(evidence), _provenance(evidence)]
+    parts += [
+        _stopping(evidence),
+        _model(evidence, artifacts, data_dir),
+        _outcomes(evidence),
+        _provenance(evidence),
+    ]
     return parts
 
 
@@ -91,7 +100,9 @@ def _curves(evidence: Evidence) -> Section:
             "middle 80 % of its seeds, a tick marks where each seed reaches the target."
         )
         axes = f"Validation loss, nats per example, against {measure} (log scale)"
-        figure = Figure(f"curves-{unit}", f"Validation loss against {unit}", caption, panels, "grid", axes, "curves", unit)
+        figure = Figure(
+            f"curves-{unit}", f"Validation loss against {unit}", caption, panels, "grid", axes, "curves", unit
+        )
         blocks.append(figure)
     lead = (
         "Median and band over the confirmation seeds, each arm with its own tuned recipe. Seconds are examples over the "
@@ -137,7 +148,9 @@ def _decomposition(evidence: Evidence) -> Section:
 def _by_target(evidence: Evidence) -> Section:
     title = "The choice of target"
     if evidence.by_target.empty:
-        return Section("targets", title, missing="There are not enough confirmation curves to vary the target yet.")
+        return Section(
+            "targets", title, missing="There are not enough confirmation curves to vary the target yet."
+        )
     assert evidence.comparison is not None
     panels = figures_arms.by_target(evidence.by_target, evidence.comparison.target, evidence.family)
     caption = "A line that stays on one side of 1x from left to right does not owe its answer to the target (dashed)."
@@ -160,7 +173,9 @@ def _tuning(evidence: Evidence) -> Section:
         "symbols did not reach the target, or were capped once they could not win."
     )
     axes = f"Epochs to target, against the tuning point (of {experiment.tune_trials})"
-    blocks: list[Block] = [Figure("tuning-progress", "Best so far against tuning budget", caption, panels, "grid", axes)]
+    blocks: list[Block] = [
+        Figure("tuning-progress", "Best so far against tuning budget", caption, panels, "grid", axes)
+    ]
     if not evidence.winners.empty:
         caption = "A large symbol in a shaded edge is a winner that a wider range might beat; ticks are the points tried."
         figure = figures_tuning.winners(evidence.winners, evidence.family)
@@ -181,7 +196,11 @@ def _combined(evidence: Evidence) -> list[Section]:
     addition = evidence.comparison.addition
     lead = ""
     if addition is not None:
-        limits = f" [{addition.low:.2f}, {addition.high:.2f}]" if addition.low == addition.low else " [no interval]"
+        limits = (
+            f" [{addition.low:.2f}, {addition.high:.2f}]"
+            if addition.low == addition.low
+            else " [no interval]"
+        )
         lead = f"The combined arm's speed-up over the product of its parts' is {addition.ratio:.2f}x{limits}."
     return [Section("combined", "Techniques combined", lead, [display.combined_table(evidence)])]
 
@@ -277,7 +296,9 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
     recipe = Recipe.from_json(pictures.recipe_json)
     missing = "; ".join(pictures.missing)
     missing = f"{missing[0].upper()}{missing[1:]}." if missing else ""
-    active = f", {pictures.active_units} of them active on the test images" if not pictures.latent.empty else ""
+    active = (
+        f", {pictures.active_units} of them active on the test images" if not pictures.latent.empty else ""
+    )
     lead = f"The search's best model, {recipe.latent_size} latent dimensions{active}. Pictures show expected pixels."
     return Section("model", title, lead, _pictures(pictures), missing)
 
@@ -293,19 +314,27 @@ def _pictures(pictures: Gallery) -> list[Block]:
     if pictures.reconstructions is not None:
         caption = "Top: test images; below each: what the model makes of it. Look for strokes that change the class."
         alt = "Two rows of images: test images above, their reconstructions below."
-        blocks.append(Picture("reconstructions", "Reconstructions", caption, alt, pictures.reconstructions, 720))
+        blocks.append(
+            Picture("reconstructions", "Reconstructions", caption, alt, pictures.reconstructions, 720)
+        )
     if pictures.samples is not None:
         caption = "Decoded draws from the prior: images of no class show holes between what the encoder uses."
-        blocks.append(Picture("samples", "Samples from the prior", caption, "A grid of samples.", pictures.samples, 720))
+        blocks.append(
+            Picture("samples", "Samples from the prior", caption, "A grid of samples.", pictures.samples, 720)
+        )
     if pictures.walk is not None:
         listed = ", ".join(str(i + 1) for i in pictures.walk_dimensions)
-        caption = f"Each row moves one latent dimension from -3 to 3, the others at 0; from the top: z {listed}."
+        caption = (
+            f"Each row moves one latent dimension from -3 to 3, the others at 0; from the top: z {listed}."
+        )
         alt = "A grid of images; each row changes one latent dimension."
         blocks.append(Picture("walk", "A walk along each latent dimension", caption, alt, pictures.walk, 430))
     if not pictures.latent.empty:
         labelled = bool(pictures.latent["label"].notna().any())
         caption = "Test images at their posterior means; " + (
-            "labels that form clusters of their own were never seen in training." if labelled else "clusters are kinds."
+            "labels that form clusters of their own were never seen in training."
+            if labelled
+            else "clusters are kinds."
         )
         panel = Panel("latent-map", "", figures_search.latent_map(pictures.latent, pictures.axes))
         blocks.append(Figure("latent", "Latent map", caption, [panel]))
@@ -329,7 +358,9 @@ def _outcomes(evidence: Evidence) -> Section:
 def _provenance(evidence: Evidence) -> Section:
     blocks: list[Block] = [facts.provenance(evidence)]
     blocks.append(Text("command", "Run it again, from the file below", facts.command(evidence), open=True))
-    blocks.append(Text("experiment", f"{evidence.name}.toml: the experiment", facts.experiment_toml(evidence)))
+    blocks.append(
+        Text("experiment", f"{evidence.name}.toml: the experiment", facts.experiment_toml(evidence))
+    )
     for i, (words, recipe) in enumerate(facts.recipes(evidence)):
         blocks.append(Text(f"recipe-{i}", f"Recipe of {words}", recipe.to_toml()))
     lead = "The same command on the same database goes on where it stopped; on an empty one it starts again."

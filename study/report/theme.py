@@ -183,10 +183,12 @@ def ratio_axis(low: float, high: float, most: float = 20.0) -> dict[str, Any]:
     """A log axis for ratios that holds low..high and 1, at most 1/most..most, with readable ticks."""
     low, high = max(min(low, 0.95), 1.0 / most), min(max(high, 1.05), most)
     span = math.log2(high / low)
-    if span < 1.2:
-        ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0]
-    elif span < 3.2:
-        ticks = [0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0]
+    if span < 1.0:
+        ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.8, 2.0]
+    elif span < 2.4:
+        ticks = [0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0]
+    elif span < 4.2:
+        ticks = [0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0]
     else:
         ticks = [2.0**power for power in range(-5, 6)]
     pad = 0.04 * math.log10(high / low)
@@ -201,10 +203,12 @@ def ratio_axis(low: float, high: float, most: float = 20.0) -> dict[str, Any]:
 def log_ticks(low: float, high: float) -> dict[str, Any]:
     """A log axis from low to high, both positive, with about four round ticks such as 3k, 10k, 30k."""
     decades = math.log10(high / low)
-    steps = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.5 else (1,)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    ticks = [tick for tick in ticks if low * 0.98 <= tick <= high * 1.02]
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        ticks = [tick for tick in ticks if low * 0.98 <= tick <= high * 1.02]
+        if len(ticks) > 2:
+            break
     return {
         "type": "log",
         "range": [math.log10(low) - 0.01 * decades, math.log10(high) + 0.02 * decades],
