@@ -89,5 +89,5 @@ def _one(place: Place, values: dict[str, Any], fixed: dict[str, Any]) -> AA:
     with session.store:
         session.run_here()
         comparison = estimate(session.store, session.experiment.name, len(session.data.train))
-    row = comparison.arms.set_index("arm").loc[NULL_ARM]
+    (row,) = comparison.arms[comparison.arms["arm"] == NULL_ARM].to_dict("records")
     return AA(seed, float(row["speed_up"]), float(row["p"]), str(row["verdict"]))

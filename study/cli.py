@@ -11,81 +11,51 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from study.options import (
+    DEFAULT_ARTIFACTS,
+    DEFAULT_STORAGE,
+    Arms,
+    Artifacts,
+    Blocks,
+    Budget,
+    Combine,
+    Data,
+    DataDir,
+    Debug,
+    Device,
+    DryRun,
+    File,
+    Margin,
+    Name,
+    Patience,
+    Pruner,
+    Sampler,
+    Seed,
+    Seeds,
+    Set,
+    StopAtTarget,
+    Storage,
+    Target,
+    Workers,
+    again,
+    fixed_fields,
+    given,
+    values_of,
+)
+from vae.errors import FailureError, UserError
+
 if TYPE_CHECKING:
-    from study.session import Place, Session
+    from study.session import Place
 
 app = typer.Typer(
     name="vae-study",
     help="Which training techniques make a VAE train faster, by how much, and how sure is that?",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
-
-Data = Annotated[
-    str | None,
-    typer.Option(
-        "--data", metavar="NAME|PATH", help="digits, mnist, fashion-mnist, kmnist, or a .npy or .npz file."
-    ),
-]
-Name = Annotated[str | None, typer.Option("--name", help="Name of the experiment; default: the data's name.")]
-File = Annotated[Path | None, typer.Option("--file", metavar="TOML", help="Experiment file.")]
-Storage = Annotated[
-    str,
-    typer.Option(
-        "--storage",
-        metavar="URL",
-        envvar="VAE_STUDY_STORAGE",
-        help="sqlite:/// or postgresql+psycopg:// URL.",
-    ),
-]
-Artifacts = Annotated[Path, typer.Option("--artifacts", help="Folder for models, states and images.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seeds the split, the tuning points and every training.")
-]
-Budget = Annotated[float | None, typer.Option("--budget", help="tau: epochs a training may last.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Fix a recipe field; may be repeated."),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and stop.")]
-Arms = Annotated[
-    str | None,
-    typer.Option("--arms", help="Comma-separated techniques; 'default' and 'all' are sets of them."),
-]
-Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="S: confirmation seeds per arm.")]
-Blocks = Annotated[int | None, typer.Option("--blocks", min=1, help="R: times that tuning is repeated.")]
-Target = Annotated[
-    float | None, typer.Option("--target", help="Validation loss to reach; default: calibrated.")
-]
-Margin = Annotated[
-    float | None, typer.Option("--margin", help="Speed-ups within this margin of 1 are no verdict.")
-]
-StopAtTarget = Annotated[
-    bool | None,
-    typer.Option("--stop-at-target/--run-to-budget", help="End confirmation runs at the target."),
-]
-Combine = Annotated[bool | None, typer.Option("--combine/--no-combine", help="Also test the combined arm.")]
-Sampler = Annotated[str | None, typer.Option("--sampler", help="tpe, random, qmc or gp.")]
-Pruner = Annotated[
-    str | None, typer.Option("--pruner", help="none, median, percentile, halving, hyperband or patient.")
-]
-Patience = Annotated[
-    int | None,
-    typer.Option("--patience", help="Grid points without a better loss that end a search trial; 0: off."),
-]
-
-DEFAULT_STORAGE = "sqlite:///optuna.db"
-DEFAULT_ARTIFACTS = Path("artifacts")
 
 
 @app.command("run")
@@ -94,10 +64,10 @@ def run_command(
     name: Name = None,
     file: File = None,
     search_trials: Annotated[
-        int | None, typer.Option("--search-trials", min=0, help="Trials of the search.")
+        int | None, typer.Option("--search-trials", help="Total trials of the search; default: 30.")
     ] = None,
     tune_trials: Annotated[
-        int | None, typer.Option("--tune-trials", min=1, help="K: tuning points per arm.")
+        int | None, typer.Option("--tune-trials", help="K: tuning points per arm.")
     ] = None,
     arms: Arms = None,
     seeds: Seeds = None,
@@ -117,12 +87,12 @@ def run_command(
     debug: Debug = False,
 ) -> None:
     """Search, compare and report; resumes where it stopped."""
-    values = _values(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
-    values |= _given(tune_trials=tune_trials, arms=arms, target=target, margin=margin, seed=seed)
-    values["search"] = values.get("search", {}) | _given(trials=search_trials)
+    values = values_of(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
+    values |= given(tune_trials=tune_trials, arms=arms, target=target, margin=margin, seed=seed)
+    values["search"] = values.get("search", {}) | given(trials=search_trials)
     values["fallback"] = {"arms": "default", "search_trials": 30}
     place = _place(storage, artifacts, data_dir, device, workers)
-    _execute("run", place, values, _fixed(fix), file, dry_run)
+    _execute("run", place, values, fixed_fields(fix), file, dry_run)
 
 
 @app.command()
@@ -130,7 +100,7 @@ def search(
     data: Data = None,
     name: Name = None,
     file: File = None,
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Total trials.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="Total trials; default: 30.")] = None,
     sampler: Sampler = None,
     pruner: Pruner = None,
     patience: Patience = None,
@@ -146,13 +116,15 @@ def search(
     debug: Debug = False,
 ) -> None:
     """The joint search alone: everything is sampled, one Optuna study NAME/search."""
-    values = _values(file, data=data, name=name, budget=budget, seed=seed)
+    values = values_of(file, data=data, name=name, budget=budget, seed=seed)
     values.pop("arms", None)
-    given = _given(trials=trials, sampler=sampler, pruner=pruner, patience=patience)
-    values["search"] = values.get("search", {}) | given
+    if trials is not None and trials < 1:
+        raise UserError(f"--trials {trials}: a search needs at least one trial.")
+    plan = given(trials=trials, sampler=sampler, pruner=pruner, patience=patience)
+    values["search"] = values.get("search", {}) | plan
     values["fallback"] = {"search_trials": 30}
     place = _place(storage, artifacts, data_dir, device, workers)
-    _execute("search", place, values, _fixed(fix), file, dry_run)
+    _execute("search", place, values, fixed_fields(fix), file, dry_run)
 
 
 @app.command()
@@ -161,7 +133,7 @@ def compare(
     name: Name = None,
     file: File = None,
     arms: Arms = None,
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="K: tuning points per arm.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="K: tuning points per arm.")] = None,
     seeds: Seeds = None,
     blocks: Blocks = None,
     combine: Combine = None,
@@ -186,16 +158,18 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """The comparison alone: tune each arm, confirm on fresh seeds, estimate speed-ups."""
-    values = _values(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
-    values |= _given(tune_trials=trials, arms=arms, target=target, margin=margin, seed=seed)
-    values |= _given(stop_at_target=stop_at_target)
+    values = values_of(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
+    values |= given(tune_trials=trials, arms=arms, target=target, margin=margin, seed=seed)
+    values |= given(stop_at_target=stop_at_target)
     values.pop("search", None)
     place = _place(storage, artifacts, data_dir, device, workers)
     if aa is not None:
-        _run_aa(place, values, _fixed(fix), aa, (blocks,) if blocks else (1, 5))
+        if dry_run:
+            raise UserError("--aa has no plan to print: leave out --dry-run.")
+        _run_aa(place, values, fixed_fields(fix), aa, (blocks,) if blocks else (1, 5))
         return
     values["fallback"] = {"arms": "default"}
-    _execute("compare", place, values, _fixed(fix), file, dry_run)
+    _execute("compare", place, values, fixed_fields(fix), file, dry_run)
 
 
 @app.command()
@@ -280,17 +254,32 @@ def report(
     path: Annotated[
         Path | None, typer.Option("--out", help="File to write; default: reports/NAME.html.")
     ] = None,
+    format: Annotated[str, typer.Option("--format", help="html, or md: the tables, printed.")] = "html",
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", metavar="DIR", help="Also write every figure as PNG and SVG (needs [figures])."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write the HTML report of an experiment from its database; nothing is trained."""
+    if format not in ("html", "md"):
+        raise UserError(f"--format {format}: choose html or md.")
     _quiet()
     from study.reading import open_reader, pick_name
+    from study.report.figure_files import write_figures
+    from study.report.markdown import write_markdown
     from study.report.page import write_report
 
     with open_reader(storage) as store:
         name = pick_name(store, name)
-        written = write_report(store, name, path or Path("reports") / f"{name}.html", artifacts, data_dir)
-    out.print(f"Report: {written}", soft_wrap=True)
+        if format == "md":
+            print(write_markdown(store, name), end="")
+        else:
+            written = write_report(store, name, path or Path("reports") / f"{name}.html", artifacts, data_dir)
+            out.print(f"Report: {written}", soft_wrap=True)
+        if figures is not None:
+            for file in write_figures(store, name, figures, artifacts, data_dir):
+                err.print(f"{file}", soft_wrap=True)
 
 
 @app.command()
@@ -317,7 +306,7 @@ def techniques(
     debug: Debug = False,
 ) -> None:
     """List the techniques that can be compared: built-in ones and those of an experiment file."""
-    from study.experiment import read_toml
+    from study.resolve import read_toml
     from study.techniques import catalogue
     from study.terminal import print_techniques
 
@@ -326,19 +315,25 @@ def techniques(
 
 def run() -> NoReturn:
     """Parse, run, and turn errors into one line and an exit code: 2 for usage, 1 for failure, 130 stopped."""
-    from vae.errors import FailureError, UserError
-
-    debug = "--debug" in sys.argv
+    arguments = sys.argv[1:] or ["--help"]
     try:
-        app(standalone_mode=True)
+        code = app(arguments, standalone_mode=False)
     except UserError as error:
-        if debug:
+        if "--debug" in arguments:
             raise
         err.print(f"Error: {error}", soft_wrap=True, markup=False)
         raise SystemExit(1 if isinstance(error, FailureError) else 2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    raise SystemExit(0)
+    except Exception as error:
+        # Errors in parsing: their class has moved between typer's versions, what it can do has not.
+        if not hasattr(error, "format_message"):
+            raise
+        line = " ".join(str(error.format_message()).split())
+        end = "" if line.endswith((".", "?")) else "."
+        err.print(f"Error: {line}{end} See --help.", soft_wrap=True, markup=False)
+        raise SystemExit(2) from None
+    raise SystemExit(code or 0)
 
 
 def _execute(
@@ -351,6 +346,7 @@ def _execute(
 ) -> None:
     """Plan, run, time, report: the common course of run, search and compare."""
     _quiet()
+    from study.dashboard_publish import Publisher
     from study.progress import Progress, estimated_minutes
     from study.session import Session, check
     from study.terminal import print_comparison, print_plan, print_search
@@ -363,20 +359,48 @@ def _execute(
     session = Session.prepare(place, values, fixed, source)
     experiment = session.experiment
     print_plan(out, experiment, session.data, place, estimated_minutes(experiment, session.data, place))
+<<<<<<< /tmp/te/w/study/cli.py
     with Progress(out, session.store, experiment) as progress:
         complete = session.launch(progress.update)
     if not complete:
         err.print("Stopped. Finished trials are kept, and the running ones were saved. To go on:")
-        err.print("  " + _again(command), soft_wrap=True, markup=False)
+        err.print("  " + again(command), soft_wrap=True, markup=False)
         raise SystemExit(130)
     if experiment.arms:
         session.time_arms(lambda arm: out.print(f"timing {arm} against the baseline", style="dim"))
     kept = session.keep_best_model()
+=======
+
+    def say(line: str) -> None:
+        err.print(line, soft_wrap=True, markup=False)
+
+    # Leaving the publisher's block publishes the final state, timings included.
+    with Publisher(session.store, experiment.name, place.artifacts, place.data_dir, say) as publisher:
+        with Progress(out, session.store, experiment) as progress:
+
+            def on_progress() -> None:
+                progress.update()
+                publisher.maybe_publish()
+
+            complete = session.launch(on_progress)
+        if not complete:
+            say("Stopped. Finished trials are kept, and the running ones were saved. To go on:")
+            say("  " + _again(command))
+            raise SystemExit(130)
+        publisher.wait()
+        if experiment.arms:
+            session.time_arms(lambda arm: out.print(f"timing {arm} against the baseline", style="dim"))
+        kept = session.keep_best_model()
+>>>>>>> /tmp/te/theirs.tmp
     print_search(out, session.store, experiment.name)
     print_comparison(out, session.store, experiment.name)
     if kept is not None:
         out.print(f"Best model: {kept}", soft_wrap=True)
-    _report(session)
+    from study.report.page import write_report
+
+    report_path = Path("reports") / f"{experiment.name}.html"
+    written = write_report(session.store, experiment.name, report_path, place.artifacts, place.data_dir)
+    out.print(f"Report: {written}", soft_wrap=True)
 
 
 def _run_aa(
@@ -397,53 +421,6 @@ def _run_aa(
             f"p below 0.05 in {low_p} of {len(results)}",
             soft_wrap=True,
         )
-
-
-def _report(session: Session) -> None:
-    from study.report.page import write_report
-
-    name = session.experiment.name
-    place = session.place
-    path = write_report(
-        session.store, name, Path("reports") / f"{name}.html", place.artifacts, place.data_dir
-    )
-    out.print(f"Report: {path}", soft_wrap=True)
-
-
-def _again(command: str) -> str:
-    """The command line to go on with, as it was typed."""
-    import shlex
-
-    program = "vae-study" if Path(sys.argv[0]).name == "vae-study" else "python -m study"
-    return f"{program} {shlex.join(sys.argv[1:] or [command])}"
-
-
-def _values(file: Path | None, **flags: Any) -> dict[str, Any]:
-    """The experiment file's values with the given flags put over them."""
-    values: dict[str, Any] = {}
-    if file is not None:
-        from study.experiment import read_toml
-
-        values = read_toml(file)
-    return values | _given(**flags)
-
-
-def _given(**flags: Any) -> dict[str, Any]:
-    return {key: value for key, value in flags.items() if value is not None}
-
-
-def _fixed(assignments: list[str] | None) -> dict[str, Any]:
-    """`--set field=value` as recipe fields."""
-    from vae.errors import UserError
-    from vae.recipe import parse_value
-
-    fixed = {}
-    for assignment in assignments or []:
-        field, equals, text = assignment.partition("=")
-        if not equals:
-            raise UserError(f"--set {assignment}: write FIELD=VALUE, for example --set lr=3e-4.")
-        fixed[field] = parse_value(field, text)
-    return fixed
 
 
 def _place(storage: str, artifacts: Path, data_dir: Path | None, device: str, workers: int | None) -> Place:

@@ -7,14 +7,15 @@ own, so it goes on where it was after any kill, and its plan depends on no worke
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
 
 from study.estimates import combined_choice
-from study.experiment import CALIBRATION_SEEDS, SMALL_DATA, Experiment
+from study.experiment import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, SMALL_DATA, Experiment
 from study.runs import Run, State
-from study.space import Space, resolve, sobol_points
+from study.space import Space, plain, resolve, sobol_points
 from study.storage import Store
 from vae.recipe import Recipe
 
@@ -22,18 +23,22 @@ from vae.recipe import Recipe
 ARTICLE = {"optimizer": "adam", "lr": 1e-4, "lr_schedule": "constant", "warmup": 0.0, "batch_size": 256}
 #: Search trials that wait at a time.
 WAVE = 16
-#: A sampler that never leaves its start-up still draws this far apart for each block.
-INDEPENDENT_SEEDS = 5_000
 
 
-class Planned(NamedTuple):
-    """A trial to enqueue; (study, phase, index) is its identity, so it is never enqueued twice."""
+@dataclass(frozen=True)
+class Planned:
+    """A trial to enqueue; its key is its identity, so it is never enqueued twice."""
 
     study: str
     phase: str
     index: int
     params: dict[str, Any]
     attrs: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What it is known by."""
+        return self.study, self.phase, self.index
 
 
 def study_name(name: str, arm: str, block: int) -> str:
@@ -60,7 +65,7 @@ class Planner:
             return False
         with self.store.setup_lock():
             state = self.observe()
-            missing = [trial for trial in self._plan(state) if trial[:3] not in state.known]
+            missing = [trial for trial in self._plan(state) if trial.key not in state.known]
             for trial in missing:
                 study = self._study(trial.study)
                 study.enqueue_trial(trial.params, user_attrs=trial.attrs)
@@ -114,14 +119,8 @@ class Planner:
     def _trial(
         self, arm: str, block: int, phase: str, index: int, params: dict[str, Any], base: Recipe, **more: Any
     ) -> Planned:
-        attrs = {
-            "arm": arm,
-            "phase": phase,
-            "block": block,
-            "index": index,
-            "recipe": base.to_json(),
-            "tuned": sorted(params),
-        }
+        """`base` is the recipe without `params`; `space` in `more`: the dimensions that params are points of."""
+        attrs = {"arm": arm, "phase": phase, "block": block, "index": index, "recipe": base.to_json()}
         study = study_name(self.experiment.name, arm, block)
         return Planned(study, phase, index, params, attrs | more)
 
@@ -131,17 +130,18 @@ class Planner:
         yield from self._points(state, arm, block, base, shared, own)
 
     def _points(
-        self, state: State, arm: str, block: int, base: Recipe, shared: Space, own: Space
+        self, state: State, arm: str, block: int, base: Recipe, shared: Space, own: Space, **more: Any
     ) -> Iterable[Planned]:
         technique = self.experiment.technique(arm)
         apart = INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
         seed = self.experiment.seed_set("tune", 1, block + apart)[0]
         # The first block of the baseline is what the target is calibrated on, and runs to tau uncapped.
         capped = (arm, block) != ("baseline", 1)
-        more = {"seed": seed} | ({"target": state.target, "capped": True} if capped else {})
-        n = self.experiment.tune_trials if shared or own else 1
+        more |= {"seed": seed, "space": plain(shared | own)}
+        more |= {"target": state.target, "capped": True} if capped else {}
+        n = self.experiment.points(arm)
         for index, params in enumerate(sobol_points(shared, own, n, seed)):
-            if base.lr_schedule == "constant":
+            if params.get("lr_schedule", base.lr_schedule) == "constant":
                 params = {field: value for field, value in params.items() if field != "horizon"}
             yield self._trial(arm, block, "tune", index, params, base, **more)
 
@@ -149,17 +149,19 @@ class Planner:
         best = state.calibration_winner
         assert best is not None
         for index, seed in enumerate(self.experiment.seed_set("calibration", CALIBRATION_SEEDS)):
-            base = self.experiment.base_recipe("baseline")
-            yield self._trial("baseline", 1, "calibration", index, best.params, base, seed=seed)
+            yield self._again(best, "calibration", index, seed=seed)
 
     def _confirm(self, state: State, arm: str, block: int, best: Run) -> Iterable[Planned]:
         technique = self.experiment.technique(arm)
         apart = INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
-        base = Recipe.from_json(best.attrs["recipe"])
         for index, seed in self._block_seeds("confirm", block):
-            yield self._trial(
-                arm, block, "confirm", index, best.params, base, seed=seed + apart, target=state.target
-            )
+            yield self._again(best, "confirm", index, seed=seed + apart, target=state.target)
+
+    def _again(self, best: Run, phase: str, index: int, **more: Any) -> Planned:
+        """The recipe of a tuning trial, with a seed of another phase."""
+        base = Recipe.from_json(best.attrs["recipe"])
+        more |= {"space": best.attrs["space"]}
+        return self._trial(best.arm, best.block, phase, index, best.params, base, **more)
 
     def _block_seeds(self, phase: str, block: int) -> Iterable[tuple[int, int]]:
         """(index, seed) of a block's confirmation runs: every R-th, so topping S up moves no seed."""
@@ -173,77 +175,77 @@ class Planner:
     def _references(self, state: State) -> Iterable[Planned]:
         """Two arms outside the family, untuned here: the article's recipe and the joint search's best."""
         recipes = {"article": self.experiment.recipe.replace(**ARTICLE)}
-        best = state.search_winner
-        if best is not None and best.recipe is not None:
+        best, earlier = state.search_winner, state.of("search-best", "confirm")
+        if earlier:  # a search topped up later may have another best: an arm has one recipe for all its seeds
+            recipes["search-best"] = Recipe.from_json(earlier[0].attrs["recipe"])
+        elif best is not None and best.recipe is not None:
             recipes["search-best"] = best.recipe
         for arm, recipe in recipes.items():
-            for index, seed in enumerate(self.experiment.seed_set("confirm", self.experiment.seeds)):
-                yield self._trial(arm, 1, "confirm", index, {}, recipe, seed=seed, target=state.target)
+            yield from self._fixed(state, arm, "confirm", recipe)
+
+    def _fixed(self, state: State, arm: str, phase: str, recipe: Recipe) -> Iterable[Planned]:
+        """A recipe with nothing left to tune, on every seed of a phase."""
+        for index, seed in enumerate(self.experiment.seed_set(phase, self.experiment.seeds)):
+            yield self._trial(arm, 1, phase, index, {}, recipe, seed=seed, space={}, target=state.target)
 
     def _combine(self, state: State) -> Iterable[Planned]:
         """Step 6: the best technique of each slot together, its lr tuned again, then everything on fresh
         seeds: baseline, each single, combined, and combined without each one."""
         if not state.confirmed:
             return
-        chosen = combined_choice(state)
+        earlier = state.of("combined", "tune")
+        # Chosen once: with more seeds the choice may be another, and the arms must keep their recipes.
+        chosen = earlier[0].attrs["parts"] if earlier else combined_choice(state)
         if len(chosen) < 2:
             return
-        recipe, parts = self.experiment.recipe, {}
-        for arm in chosen:
-            best = state.winner(arm, 1)
-            assert best is not None
-            parts[arm] = self._change(arm, best)
-        for change in parts.values():
-            recipe = recipe.replace(**change)
+        winners = {arm: state.winner(arm, 1) for arm in ("baseline", *chosen)}
+        won = {arm: _recipe(best) for arm, best in winners.items() if best is not None}
+        parts = {arm: self._change(arm, won[arm]) for arm in chosen}
+        recipe = self._with(parts.values())
         shared = self.experiment.shared_space(recipe, self.small_data)
-        yield from self._points(state, "combined", 1, recipe, shared, {})
+        for arm in chosen:
+            shared = self.experiment.known[arm].in_place(shared)
+        yield from self._points(state, "combined", 1, recipe, shared, {}, parts=chosen)
         best = state.winner("combined", 1)
         if best is None:
             return
-        tuned = {field: value for field, value in best.params.items() if field in shared}
-        recipes = {"combined": resolve(tuned, recipe)}
-        for arm in ("baseline", *chosen):
-            single = state.winner(arm, 1)
-            assert single is not None
-            recipes[arm] = resolve(single.params, Recipe.from_json(single.attrs["recipe"]))
+        recipes = won | {"combined": _recipe(best)}
         for left_out in chosen:
-            rest = self.experiment.recipe
-            for arm in chosen:
-                rest = rest.replace(**(parts[arm] if arm != left_out else {}))
-            recipes[f"combined-without-{left_out}"] = resolve(tuned, rest)
+            rest = self._with(change for arm, change in parts.items() if arm != left_out)
+            recipes[f"combined-without-{left_out}"] = resolve(best.params, rest)
         for arm, full in recipes.items():
-            for index, seed in enumerate(self.experiment.seed_set("combine", self.experiment.seeds)):
-                yield self._trial(arm, 1, "combine", index, {}, full, seed=seed, target=state.target)
+            yield from self._fixed(state, arm, "combine", full)
 
-    def _change(self, arm: str, best: Run) -> dict[str, Any]:
-        """The fields in which the arm's winner differs from the baseline, without the shared dimensions."""
+    def _with(self, changes: Iterable[dict[str, Any]]) -> Recipe:
+        recipe = self.experiment.recipe
+        for change in changes:
+            recipe = recipe.replace(**change)
+        return recipe
+
+    def _change(self, arm: str, won: Recipe) -> dict[str, Any]:
+        """The fields in which the arm's tuned recipe differs from the baseline, without the shared dimensions."""
         shared, _ = self.experiment.spaces(arm, self.small_data)
-        won = resolve(best.params, Recipe.from_json(best.attrs["recipe"]))
         before = self.experiment.recipe.model_dump()
-        after = won.model_dump()
         return {
             field: value
-            for field, value in after.items()
-            if value != before[field]
-            and field != "seed"
-            and (field not in shared or field in _knobs(self, arm))
+            for field, value in won.model_dump().items()
+            if value != before[field] and field != "seed" and field not in shared
         }
 
 
-def _knobs(planner: Planner, arm: str) -> Space:
-    technique = planner.experiment.technique(arm)
-    return technique.knobs if technique else {}
+def _recipe(run: Run) -> Recipe:
+    """A tuned recipe, with the seed of the experiment's."""
+    return resolve(run.params, Recipe.from_json(run.attrs["recipe"]))
 
 
 def describe_plan(experiment: Experiment) -> dict[str, int]:
-    """How many trials each part will run, at most."""
-    arms = 1 + len(experiment.arms) if experiment.arms else 0
-    tuning = arms * experiment.tune_trials * experiment.blocks
-    references = 0 if not arms else experiment.seeds * (2 if experiment.search.trials else 1)
-    calibration = CALIBRATION_SEEDS if arms and experiment.target is None else 0
-    return {
-        "search": experiment.search.trials,
-        "tune": tuning,
-        "calibration": calibration,
-        "confirm": arms * experiment.seeds + references,
-    }
+    """How many trials each part will run, at most; those of the combined arm depend on what is found."""
+    plan = {"search": experiment.search.trials}
+    if not experiment.arms:
+        return plan
+    arms = ("baseline", *experiment.arms)
+    reference_arms = 2 if experiment.search.trials else 1
+    plan["tune"] = experiment.blocks * sum(map(experiment.points, arms))
+    plan["calibration"] = CALIBRATION_SEEDS if experiment.target is None else 0
+    plan["confirm"] = (len(arms) + reference_arms) * experiment.seeds
+    return plan

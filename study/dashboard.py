@@ -24,15 +24,12 @@ from bottle import HTTPError  # type: ignore[import-untyped]
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from study.dashboard_images import images_folder
-from study.dashboard_publish import Publisher, publish
+from study.dashboard_board import images_folder
 from study.storage import Store
 from vae.errors import FailureError, UserError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-__all__ = ["Dashboard", "Publisher", "publish", "serve"]
 
 #: What a file of the artifact store may do when a browser opens it: nothing.
 _INERT = [("Content-Security-Policy", "sandbox; default-src 'none'"), ("X-Content-Type-Options", "nosniff")]
@@ -56,8 +53,10 @@ def serve(storage: str, artifacts: Path, host: str, port: int, say: Callable[[st
                     "switched off; they work on --host 127.0.0.1."
                 )
             shown = f"[{host}]" if ":" in host else host
-            say(f"Dashboard of {store.database.name}: http://{shown}:{server.server_port}/ (Ctrl-C ends it)")
             try:
+                say(
+                    f"Dashboard of {store.database.name}: http://{shown}:{server.server_port}/ (Ctrl-C ends it)"
+                )
                 server.serve_forever()
             except KeyboardInterrupt:
                 return

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import optuna_dashboard
-import plotly.graph_objects as go
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, Text, bindparam, select
 
 from study.schema import studies
 from study.storage import Store
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 _attributes = Table(
     "study_system_attributes",
@@ -57,6 +60,11 @@ class Image:
         meta = {"artifact_id": self.artifact_id, "filename": self.filename}
         value = json.dumps(meta | {"mimetype": "image/png", "encoding": None})
         return f"dashboard:artifacts:{self.trial_id}:{self.artifact_id}", value
+
+
+def images_folder(artifacts: Path) -> Path:
+    """Where the images that the dashboard shows are kept."""
+    return artifacts / "dashboard"
 
 
 def plot_pieces(figures: Mapping[str, go.Figure]) -> Pieces:

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from study.dashboard_board import Image
+from study.dashboard_board import Image, images_folder
 from study.experiment import Experiment
 from vae.errors import FailureError
 
@@ -22,11 +22,6 @@ TITLES = {
 #: A browser blurs small pixels: they are enlarged to about this width.
 WIDTH = 640
 _NAMESPACE = uuid.UUID("5f0f4c0e-7c5f-4c0b-9a43-0d1d5d8f2a11")
-
-
-def images_folder(artifacts: Path) -> Path:
-    """Where the images that the dashboard shows are kept."""
-    return artifacts / "dashboard"
 
 
 def images(

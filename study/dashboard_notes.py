@@ -31,9 +31,9 @@ def escape(text: object) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; the cells are Markdown already."""
-    lines = [header, ["---"] * len(header), *rows]
     # The dashboard draws no lines between columns: an en space, which Markdown keeps, holds them apart.
-    return "\n".join("| " + "\u2002 | ".join(line) + " |" for line in lines)
+    first, *others = ["| " + "\u2002 | ".join(line) + " |" for line in (header, *rows)]
+    return "\n".join([first, "| --- " * len(header) + "|", *others])
 
 
 def comparison_note(comparison: Comparison) -> str:

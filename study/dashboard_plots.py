@@ -21,8 +21,9 @@ from study.runs import State
 from study.storage import Store
 from study.terminal import sorted_arms
 
-#: Pixels: the dashboard's box for a custom plot, which it doesn't make larger for a higher figure.
+#: Pixels: the dashboard's box for a custom plot, which it doesn't make larger for a higher figure; its title.
 HEIGHT = 450
+TITLE_HEIGHT = 64
 #: Fixed, so that publishing again replaces a plot.
 FOREST, SURVIVAL, CURVES = "vae-forest", "vae-survival", "vae-curves"
 
@@ -47,8 +48,8 @@ def figures(store: Store, comparison: Comparison) -> dict[str, go.Figure]:
     found = {}
     if len(runs) > 1:
         marks = "thick: 95 % intervals, thin: simultaneous; open: censored, truncated at the budget"
-        figure = forest(comparison.arms, margin=experiment.margin)
-        found[FOREST] = _framed(figure, "Speed-up in examples over the tuned baseline", marks)
+        figure = forest(comparison.arms[comparison.arms["seeds"] > 0], margin=experiment.margin)
+        found[FOREST] = _framed(_set_small(figure), "Speed-up in examples over the tuned baseline", marks)
     if not hits.empty:
         figure = grid(survival(survival_table(hits), family))
         title = "Seeds that have not reached the target yet, by examples"
@@ -65,7 +66,7 @@ def grid(panels: Sequence[Panel]) -> go.Figure:
     columns = min(len(panels), math.ceil(math.sqrt(1.3 * len(panels))))
     rows = math.ceil(len(panels) / columns)
     figure = go.Figure(layout={"template": TEMPLATE, "showlegend": False})
-    layout: dict[str, Any] = {"annotations": [], "shapes": []}
+    layout: dict[str, Any] = {"annotations": [], "shapes": [], "margin": {"l": 46, "r": 12, "t": 14, "b": 30}}
     for i, panel in enumerate(panels):
         row, column = divmod(i, columns)
         number = "" if i == 0 else str(i + 1)
@@ -74,13 +75,15 @@ def grid(panels: Sequence[Panel]) -> go.Figure:
         figure.add_traces([_moved(trace.to_plotly_json(), number) for trace in panel.figure.data])
         drawn = panel.figure.to_plotly_json()["layout"]
         below = i + columns < len(panels)
-        layout[f"xaxis{number}"] = drawn["xaxis"] | {
+        layout[f"xaxis{number}"] = _fewer_ticks(drawn["xaxis"]) | {
             "domain": across,
+            "automargin": False,
             "anchor": f"y{number}",
             "showticklabels": not below,
         }
         layout[f"yaxis{number}"] = drawn["yaxis"] | {
             "domain": up,
+            "automargin": False,
             "anchor": f"x{number}",
             "showticklabels": column == 0,
         }
@@ -105,13 +108,28 @@ def _framed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
         height=HEIGHT,
         paper_bgcolor=PAPER,
     )
-    figure.update_layout(margin={"t": (figure.layout.margin.t or 0) + 64})
+    figure.update_layout(margin={"t": (figure.layout.margin.t or 0) + TITLE_HEIGHT})
+    return figure
+
+
+def _set_small(figure: go.Figure) -> go.Figure:
+    """The forest plot with text that fits its rows in the height that is left."""
+    row = (HEIGHT - TITLE_HEIGHT - 50) / max(1, len(figure.layout.yaxis.ticktext))
+    size = max(7.0, min(13.0, 0.85 * row))
+    figure.update_yaxes(tickfont={"size": size})
+    figure.update_annotations(font={"size": min(12.0, size)})
     return figure
 
 
 def _domain(at: int, of: int, gap: float) -> list[float]:
     size = (1 - gap * (of - 1)) / of
     return [at * (size + gap), at * (size + gap) + size]
+
+
+def _fewer_ticks(axis: dict[str, Any], most: int = 4) -> dict[str, Any]:
+    """The axis with at most so many of the ticks that it names: more would be turned on their side."""
+    step = math.ceil(len(axis.get("tickvals", ())) / most) or 1
+    return axis | {key: list(axis[key])[::step] for key in ("tickvals", "ticktext") if key in axis}
 
 
 def _moved(part: dict[str, Any], number: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from vae.errors import UserError
 
 #: Seconds between two publications of a running experiment.
 INTERVAL = 30.0
-#: At most this share of the time goes into publishing, however large the experiment.
+#: At most this share of one core goes into publishing, however large the experiment.
 SHARE = 0.05
 
 
@@ -101,7 +101,10 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # A command that was stopped leaves by SystemExit. After a failure nothing may stand between it and
+        # its message, such as a database that doesn't answer.
+        if kind is None or issubclass(kind, SystemExit):
+            self.close()
 
     def maybe_publish(self) -> None:
         """Begin to publish if the last time is long enough ago and a trial has begun or ended since. Returns at
@@ -127,7 +130,7 @@ class Publisher:
         self._report()
 
     def _publish(self) -> None:
-        began = time.monotonic()
+        began = time.thread_time()
         try:
             progress = self._store.progress(self._name)
             if progress != self._published:
@@ -135,8 +138,8 @@ class Publisher:
                 self._published = progress
         except Exception as error:  # whatever it is: the trainings are worth more than their picture
             self._error = error
-        ended = time.monotonic()
-        self._due = ended + max(INTERVAL, (ended - began) / SHARE)
+        spent = time.thread_time() - began
+        self._due = time.monotonic() + max(INTERVAL, spent / SHARE)
 
     def _report(self) -> None:
         """Say the first error; the same every 30 seconds would help nobody."""

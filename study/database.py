@@ -217,9 +217,10 @@ class Database:
         storage = self.storage(read_only=True)
         try:
             with self.explained():
-                stored, known = storage.get_current_version(), storage.get_all_versions()
+                stored = storage.get_current_version()
                 if stored == storage.get_head_version():
                     return
+                known = storage.get_all_versions()
         finally:
             storage.engine.dispose()
         if stored in known:

@@ -17,6 +17,7 @@ from study.statistics import (
     conditional_ratio,
     paired_difference,
     rmst_ratio,
+    simultaneous_interval,
     speed_up,
     throughput_factor,
     units,
@@ -25,12 +26,15 @@ from study.statistics import (
 )
 from study.storage import Store
 from study.survival import Calibration, ert, par2, resolution, targets_reached
-from study.verdicts import clopper_pearson, holm, simultaneous_interval, verdict
+from study.verdicts import clopper_pearson, holm, verdict
 
 #: Arms outside the family, untuned here: the article's recipe and the joint search's best.
 REFERENCE_ARMS = ("article", "search-best")
 
 NOT_MEASURED = "not measured yet"
+
+_TIMES = ("examples_per_second", "baseline_examples_per_second", "cold_start_seconds")
+_UNTIMED = pd.DataFrame({"arm": pd.Series(dtype=object)} | {name: pd.Series(dtype=float) for name in _TIMES})
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ def _row(
             "p": np.nan,
             "p_seconds": np.nan,
         }
-    at = a.blocks if experiment.blocks > 1 else None
+    # The baseline's blocks: a reference arm has one recipe for all seeds, and is paired with each block.
+    at = b.blocks if experiment.blocks > 1 else None
     E = speed_up(units(b.E, at), units(a.E, at))
     row |= _columns(E, "", family)
     if not (a.hit.all() and b.hit.all()):
@@ -313,7 +318,7 @@ def combined_choice(state: State) -> list[str]:
 
     Architecture arms train another model and stay out."""
     experiment = state.experiment
-    arms = _arms(state, pd.DataFrame(columns=["arm"]))
+    arms = _arms(state, _UNTIMED)
     best: dict[str, tuple[float, str]] = {}
     for row in arms.to_dict("records"):
         technique = experiment.technique(str(row["arm"]))
@@ -339,7 +344,8 @@ def _article(state: State, arms: pd.DataFrame) -> pd.DataFrame:
         E, hit = targets_reached(state.curves(own), loss)
         if not own or arm == "article":
             continue
-        at = np.array([run.block for run in own]) if experiment.blocks > 1 else None
+        tuned = experiment.blocks > 1 and arm not in REFERENCE_ARMS
+        at = np.array([run.block for run in own]) if tuned else None
         row = {"arm": arm, "loss": loss, "hits": int(hit.sum()), "seeds": len(own)}
         if hit.all():
             sooner = speed_up(units(np.full(len(E), float(tau)), at), units(E, at))
@@ -354,7 +360,7 @@ def _ratio(timing: pd.DataFrame, arm: str) -> float:
     """Throughput of an arm over the baseline; 1 for the baseline, NaN where it wasn't timed."""
     if arm == "baseline":
         return 1.0
-    return float(timing.loc[arm].get("throughput", float("nan")))
+    return float(timing["throughput"].to_dict()[arm]) if "throughput" in timing else float("nan")
 
 
 def _savings(state: State) -> dict[str, float]:

@@ -53,7 +53,7 @@ def _best(comparison: Comparison, measured: pd.DataFrame) -> str:
             f"On {experiment.data} no technique is distinguishably faster than the tuned baseline in reaching a "
             f"validation loss of {target:.2f} nats."
         )
-    best = faster.loc[faster["speed_up"].idxmax()]
+    best = max(faster.to_dict("records"), key=lambda row: float(row["speed_up"]))
     seconds = ""
     if not pd.isna(best.get("speed_up_seconds")):
         shown = ratio(best["speed_up_seconds"], best["low_seconds"], best["high_seconds"])
@@ -72,9 +72,10 @@ def _article(comparison: Comparison) -> list[str]:
         return []
     arms = comparison.arms
     faster = arms[arms["verdict"] == FASTER]
-    arm = faster.loc[faster["speed_up"].idxmax(), "arm"] if not faster.empty else "baseline"
-    row = table.set_index("arm").loc[arm]
-    if math.isnan(row["sooner"]):
+    fastest = max(faster.to_dict("records"), key=lambda row: float(row["speed_up"]), default=None)
+    arm = "baseline" if fastest is None else str(fastest["arm"])
+    row = next((row for row in table.to_dict("records") if row["arm"] == arm), None)
+    if row is None or math.isnan(row["sooner"]):
         return []
     seconds = row["sooner_seconds"]
     time = "" if math.isnan(seconds) else f" and 1/{seconds:.1f} of the time"
@@ -146,9 +147,13 @@ def notes(comparison: Comparison, state: State) -> list[str]:
             )
     for row in arms[arms["resolution"] > 0.06].to_dict("records"):
         if math.isinf(row["resolution"]):
-            found.append(f"{row['arm']} reaches the target before its first evaluation: its E is an upper bound.")
+            found.append(
+                f"{row['arm']} reaches the target before its first evaluation: its E is an upper bound."
+            )
         else:
-            found.append(f"{row['arm']}: one step is {row['resolution']:.0%} of its examples to target; E is no finer.")
+            found.append(
+                f"{row['arm']}: one step is {row['resolution']:.0%} of its examples to target; E is no finer."
+            )
     different = arms[arms["different_model"]]
     if not different.empty:
         found.append(f"Different model, not only different training: {', '.join(different['arm'])}.")

@@ -17,9 +17,9 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from study.experiment import SMALL_DATA, Experiment
-from study.pruners import CappingPruner, RememberingStudy, build_pruner
-from study.space import suggest
+from study.experiment import Experiment
+from study.pruners import CappingPruner, RememberingStudy, build_pruner, quiet_about_experiments
+from study.space import Dimension, suggest
 from study.storage import Claim, Store
 from study.survival import Curve, examples_to_target, tuning_score
 from study.workers import Interrupted
@@ -74,7 +74,6 @@ class Objective:
         self.artifacts = artifacts
         self.tau = experiment.tau(len(data.train))
         self.grid = evaluation_grid(self.tau)
-        self.small_data = len(data.train) < SMALL_DATA
 
     def make_study(self, study_name: str, sampler_seed: int) -> RememberingStudy:
         """The Optuna study with the sampler and pruner that its trials use."""
@@ -115,10 +114,7 @@ class Objective:
             base = self.experiment.recipe.replace(seed=self.experiment.seed_set("search", 1, trial.number)[0])
             return suggest(trial, self.experiment.search.space, base)
         base = Recipe.from_json(attrs["recipe"]).replace(seed=attrs["seed"])
-        shared, own = self.experiment.spaces(attrs["arm"], self.small_data)
-        # The reference arms are fixed recipes: they have no parameters to ask for.
-        asked = {name: d for name, d in (shared | own).items() if name in attrs["tuned"]}
-        return suggest(trial, asked, base)
+        return suggest(trial, {f: Dimension.model_validate(d) for f, d in attrs["space"].items()}, base)
 
     def _train(
         self, claim: Claim, training: Training, curve: _Curve, stop_requested: Callable[[], bool]
@@ -270,11 +266,13 @@ def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "qmc":
-        return optuna.samplers.QMCSampler(
-            scramble=True, seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False
-        )
+        with quiet_about_experiments():
+            return optuna.samplers.QMCSampler(
+                scramble=True, seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False
+            )
     if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+        with quiet_about_experiments():
+            return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
     raise ValueError(f"no sampler '{name}'")
 
 

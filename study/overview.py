@@ -10,6 +10,7 @@ from typing import Any
 from optuna.distributions import json_to_distribution
 from optuna.trial import TrialState
 from sqlalchemy import case, func, select
+from sqlalchemy.sql.functions import sum as Sum
 
 from study.leases import of_name
 from study.schema import curve, studies, trial_params, trial_run, trial_user_attributes, trials
@@ -34,7 +35,7 @@ def counts(store: Store, name: str) -> list[Count]:
     state = trials.c.state
     phase = func.coalesce(trial_run.c.phase, "")
 
-    def number(*states: TrialState) -> object:
+    def number(*states: TrialState) -> Sum[int]:
         return func.sum(case((state.in_(states), 1), else_=0))
 
     joined = studies.join(trials, trials.c.study_id == studies.c.study_id).outerjoin(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+import warnings
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -54,8 +57,17 @@ def build_pruner(name: str, n_points: int) -> BasePruner:
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=max(1, n_points // 8), max_resource=n_points)
     if name == "patient":
-        return optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(n_startup_trials=5), patience=5)
+        with quiet_about_experiments():
+            return optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(n_startup_trials=5), patience=5)
     raise ValueError(f"no pruner '{name}'")
+
+
+@contextmanager
+def quiet_about_experiments() -> Iterator[None]:
+    """Optuna warns that some samplers and pruners may change; the versions we name are tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 class CappingPruner(BasePruner):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +9,7 @@ import pandas as pd
 from study.estimates import Comparison, estimate
 from study.experiment import Experiment
 from study.storage import Store
-from vae.errors import UserError
+from vae.errors import FailureError, UserError, did_you_mean
 from vae.recipe import Recipe
 
 
@@ -30,9 +29,7 @@ def pick_name(store: Store, name: str | None) -> str:
     listed = ", ".join(names) or "none"
     if name is None:
         raise UserError(f"Which experiment? Give --name. Experiments in {store.database.name}: {listed}.")
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UserError(f"No experiment '{name}' in {store.database.name}.{hint} Experiments: {listed}.")
+    raise UserError(f"No experiment '{name}' in {store.database.name}. {did_you_mean(name, names)}")
 
 
 def experiment_of(store: Store, name: str) -> Experiment:
@@ -52,7 +49,7 @@ def comparison_of(store: Store, name: str) -> Comparison | None:
 
 
 def export_tables(store: Store, name: str, folder: Path, format: str) -> list[Path]:
-    """Write every table of an experiment to a folder; the paths written. Raises UserError."""
+    """Write every table of an experiment to a folder; the paths written. Raises UserError, FailureError."""
     if format not in ("csv", "parquet"):
         raise UserError(f"--format {format}: choose csv or parquet.")
     tables = {
@@ -63,12 +60,19 @@ def export_tables(store: Store, name: str, folder: Path, format: str) -> list[Pa
     comparison = comparison_of(store, name)
     if comparison is not None:
         tables |= {"arms": comparison.arms, "combined": comparison.combined, "article": comparison.article}
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write_tables(tables, folder, f"{name}-", format)
+    except OSError as error:
+        raise FailureError(f"--out {folder} can't be written to: {error.strerror}.") from None
+
+
+def _write_tables(tables: dict[str, pd.DataFrame], folder: Path, prefix: str, format: str) -> list[Path]:
     written = []
     for key, table in tables.items():
         if table.empty:
             continue
-        path = folder / f"{name}-{key}.{format}"
+        path = folder / f"{prefix}{key}.{format}"
         if format == "csv":
             table.to_csv(path, index=False)
         else:
@@ -76,7 +80,7 @@ def export_tables(store: Store, name: str, folder: Path, format: str) -> list[Pa
         written.append(path)
     best = best_recipe(tables["trials"])
     if best is not None:
-        path = folder / f"{name}-best.toml"
+        path = folder / f"{prefix}best.toml"
         path.write_text(best.to_toml(), encoding="utf-8")
         written.append(path)
     return written
@@ -87,4 +91,5 @@ def best_recipe(trials: pd.DataFrame) -> Recipe | None:
     searched = trials[(trials["phase"] == "search") & (trials["state"] == "COMPLETE")]
     if searched.empty:
         return None
-    return Recipe.from_json(searched.loc[searched["best_valid_loss"].idxmin(), "recipe"])
+    best = int(searched["best_valid_loss"].argmin())
+    return Recipe.from_json(str(searched["recipe"].iloc[best]))

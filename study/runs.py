@@ -16,9 +16,6 @@ from study.survival import Calibration, Curve, calibrate_target, tuning_score, w
 from vae.errors import UserError
 from vae.recipe import Recipe
 
-#: The score of a tuning trial that has none: capped or failed, so no candidate.
-WORST_SCORE = 10.0
-
 
 @dataclass(frozen=True)
 class Run:
@@ -62,11 +59,6 @@ class State:
         ]
         self.known = {(run.study, run.phase, run.index) for run in self.runs}
 
-    def _points(self, arm: str) -> int:
-        # The combined arm tunes what the baseline tunes.
-        known = arm in self.experiment.known
-        return self.experiment.points(arm if known else "baseline", self.small_data)
-
     def of(self, arm: str, phase: str, block: int | None = None) -> list[Run]:
         """Runs of an arm and phase by index."""
         found = [
@@ -84,7 +76,7 @@ class State:
     @cached_property
     def calibration_winner(self) -> Run | None:
         """Step 1: the baseline's best point by final loss."""
-        runs = self.complete("baseline", "tune", 1, self._points("baseline"))
+        runs = self.complete("baseline", "tune", 1, self.experiment.points("baseline"))
         if runs is None:
             return None
         losses = [run.valid_loss if run.outcome in ("completed", "collapsed") else np.inf for run in runs]
@@ -126,15 +118,18 @@ class State:
 
     def winner(self, arm: str, block: int) -> Run | None:
         """Step 2: the arm's best point by its score, once all K have ended. The baseline's first block is
-        rescored from its curves, by the same score."""
-        runs = self.complete(arm, "tune", block, self._points(arm))
+        rescored from its curves, by the same score.
+
+        A capped or failed trial has no score and never wins; a diverged one only where no other ended well:
+        then the arm is confirmed as what it is. None where every trial failed."""
+        runs = self.complete(arm, "tune", block, self.experiment.points(arm))
         if runs is None or self.target is None:
             return None
+        scores = np.array([run.score for run in runs])
         if (arm, block) == ("baseline", 1):
-            scores = [tuning_score(curve, self.target, self.tau) for curve in self.curves(runs)]
-        else:
-            scores = [run.score for run in runs]
-        best = winner(np.array(scores))
+            scores = np.array([tuning_score(curve, self.target, self.tau) for curve in self.curves(runs)])
+            scores[[run.outcome == "failed" for run in runs]] = np.nan
+        best = winner(scores)
         return None if best is None else runs[best]
 
     @cached_property
@@ -176,7 +171,7 @@ def _run(row: dict[Hashable, Any], attrs: dict[str, Any], params: dict[str, Any]
         params=params,
         recipe=Recipe.from_json(recipe) if isinstance(recipe, str) else None,
         outcome=outcome if isinstance(outcome, str) else None,
-        score=score if np.isfinite(score) else WORST_SCORE,
+        score=score,
         hit=row["hit"] is True,
         valid_loss=_number(row["valid_loss"]),
         best_loss=_number(row["best_valid_loss"]),

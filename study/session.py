@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import torch
 
 from study.comparison import Planner
 from study.database import Database
-from study.experiment import SMALL_DATA, Experiment, build, defaults
+from study.experiment import SMALL_DATA, Experiment, defaults
 from study.objective import Objective, model_path
 from study.owners import new_owner
+from study.resolve import build
 from study.runs import State
 from study.storage import Store
 from study.timing import time_arms
@@ -24,6 +26,7 @@ from study.workers import launch, work
 from vae.data import Dataset, load
 from vae.errors import UserError
 from vae.recipe import Recipe
+from vae.training import GRID_IMAGES
 
 
 @dataclass(frozen=True)
@@ -158,29 +161,43 @@ def check(
 
     What is stored under the name stands in for what the command leaves out. Raises UserError."""
     pick_device(place.device)
-    peeked = _peek(place.storage, values)
-    values["data"] = values.get("data") or (peeked.data if peeked else "digits")
-    values["seed"] = values.get("seed") if values.get("seed") is not None else (peeked.seed if peeked else 0)
-    recipe = values.get("recipe", {})
-    likelihood = fixed.get("likelihood") or (recipe.get("likelihood") if isinstance(recipe, dict) else None)
-    likelihood = likelihood or (peeked.recipe.likelihood if peeked else "cross_entropy")
-    Recipe.from_dict({"likelihood": likelihood}, source)
-    data = load(values["data"], seed=values["seed"], likelihood=likelihood, data_dir=place.data_dir)
-    experiment = build(values, fixed, len(data.train) < SMALL_DATA, peeked, source)
+    name = values.get("name") or defaults(values.get("data") or "digits", small_data=True)["name"]
+    spec = _peek(place.storage, name)
+    stored = None if spec is None else Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+    values["data"] = values.get("data") or (stored.data if stored else "digits")
+    # Once before the data is there, which may be a download, and once with what the data decides.
+    experiment = build(values, fixed, True, stored, source)
+    likelihood = experiment.recipe.likelihood
+    data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
+    experiment = build(values, fixed, len(data.train) < SMALL_DATA, stored, source)
+    _require_same_data(spec, name, data)
     for recipe in (experiment.recipe, *map(experiment.base_recipe, experiment.arms)):
         data.require_batch(recipe.batch(len(data.train)))
+    least = least_loss(data, likelihood)
+    if experiment.target is not None and experiment.target <= least:
+        raise UserError(
+            f"{source}: target = {experiment.target:g} is out of reach: no model of these validation images has a "
+            f"{likelihood} loss below {least:.2f} nats; give a higher one, or none to have it calibrated."
+        )
     return experiment, data
 
 
-def _peek(storage: str, values: dict[str, Any]) -> Experiment | None:
-    """The experiment stored under the command's name, if its database is there; nothing is created."""
+def least_loss(data: Dataset, likelihood: str) -> float:
+    """A bound that no model's validation loss is below, nats per example: the entropy of the grey pixels,
+    which is what their cross-entropy costs with z for free; -inf for likelihoods without one."""
+    if likelihood != "cross_entropy":
+        return float("-inf")
+    x = data.valid.all(GRID_IMAGES).double()
+    return float(torch.special.entr(x).add(torch.special.entr(1 - x)).sum(dim=1).mean())
+
+
+def _peek(storage: str, name: str) -> dict[str, Any] | None:
+    """What is stored under a name, if its database is there; nothing is created."""
     database = Database.parse(storage)
     if not database.check(create=True):
         return None
     with Store.open(storage, read_only=True) as store:
-        name = values.get("name") or defaults(values.get("data") or "digits", small_data=True)["name"]
-        spec = store.load_experiment(name)
-    return None if spec is None else Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+        return store.load_experiment(name)
 
 
 def stored_experiment(store: Store, name: str, data: Dataset) -> Experiment | None:
@@ -188,12 +205,16 @@ def stored_experiment(store: Store, name: str, data: Dataset) -> Experiment | No
     spec = store.load_experiment(name)
     if spec is None:
         return None
-    if spec["data_fingerprint"] != data.fingerprint:
+    _require_same_data(spec, name, data)
+    return Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+
+
+def _require_same_data(spec: dict[str, Any] | None, name: str, data: Dataset) -> None:
+    if spec is not None and spec["data_fingerprint"] != data.fingerprint:
         raise UserError(
             f"Experiment '{name}' was started with data of SHA-256 {spec['data_fingerprint'][:12]}..., not "
             f"{data.fingerprint[:12]}... ({data.name}): bring the same file and seed, or use another --name."
         )
-    return Experiment.from_values(spec["experiment"], f"experiment '{name}'")
 
 
 def winning_recipes(experiment: Experiment, state: State) -> dict[str, Recipe]:
@@ -215,14 +236,15 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: this torch sees no CUDA device. Use --device cpu.")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.")
+    if name.startswith("cuda"):
+        n, index = torch.cuda.device_count(), int(name[5:] or 0)
+        if index >= n:
+            raise UserError(f"--device {name}: this torch sees {n} CUDA devices. Use --device cpu or auto.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this torch sees no Apple GPU. Use --device cpu.")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.") from None
+    return torch.device(name)
 
 
 def cores() -> int:

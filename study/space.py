@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Self
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Self
 
 import optuna
 from optuna.distributions import (
@@ -13,7 +14,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.stats import qmc
 
 from vae.errors import UserError
@@ -29,12 +30,12 @@ INTEGER_FIELDS = frozenset({"latent_size", "batch_size"})
 class Dimension(BaseModel):
     """One tuned recipe field: a range `low`..`high` (both included), on a log scale or not, or `choices`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: tuple[Any, ...] | None = None
+    choices: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -133,10 +134,29 @@ def check_space(space: Space, source: str = "space") -> None:
             raise UserError(f"{source}: seed is no hyperparameter to tune; set how many seeds with --seeds.")
         ends = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
         for value in ends:
-            # The cross-field rule of warmup and horizon is the resolved recipe's business.
-            if field == "warmup":
-                continue
+            if field in INTEGER_FIELDS and isinstance(value, float) and not value.is_integer():
+                raise UserError(f"{source}: {field} = {value:g}: must be a whole number")
             Recipe.from_dict({field: _typed(field, value)}, source=source)
+
+
+def plain(space: Space) -> dict[str, Any]:
+    """The space as JSON values, which `Dimension.model_validate` reads back."""
+    return {field: dimension.model_dump(mode="json", exclude_none=True) for field, dimension in space.items()}
+
+
+def check_corner(space: Space, base: Recipe, source: str) -> None:
+    """The longest warm-up of a space fits the shortest horizon: no point of it is refused when it is
+    trained. Raises UserError."""
+
+    def end(field: str, pick: Callable[[Iterable[Any]], Any]) -> Any:
+        dimension = space.get(field)
+        if dimension is None:
+            return getattr(base, field)
+        return pick(dimension.choices or (dimension.low, dimension.high))
+
+    schedule = end("lr_schedule", lambda names: next((n for n in names if n != "constant"), "constant"))
+    changes = {"lr_schedule": schedule, "warmup": end("warmup", max), "horizon": end("horizon", min)}
+    Recipe.from_dict(base.model_dump() | changes, source)
 
 
 def sobol_points(shared: Space, own: Space, n: int, seed: int) -> list[dict[str, Any]]:
@@ -163,9 +183,9 @@ def sobol_points(shared: Space, own: Space, n: int, seed: int) -> list[dict[str,
 def suggest(trial: optuna.Trial, space: Space, base: Recipe) -> Recipe:
     """The base recipe with each field of the space suggested by the trial. Raises UserError.
 
-    `horizon` is only asked for where a schedule has one, and `beta_warmup` where beta counts."""
+    `horizon` is asked for last, and only where the schedule has one."""
     changes: dict[str, Any] = {}
-    for field, dimension in space.items():
+    for field, dimension in sorted(space.items(), key=lambda item: item[0] == "horizon"):
         if field == "horizon" and changes.get("lr_schedule", base.lr_schedule) == "constant":
             continue
         changes[field] = _decode(field, _ask(trial, field, dimension.distribution(field)))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from study.space import Dimension, Space, check_space
-from vae.errors import UserError
-from vae.recipe import Recipe, unknown_field
+from vae.errors import UserError, did_you_mean
+from vae.recipe import Recipe, explain, unknown_field
 
 Family = Literal[
     "initialisation",
@@ -30,7 +29,7 @@ HORIZON = {"horizon": Dimension(low=0.1, high=1.0)}
 class Technique(BaseModel):
     """A change to the baseline recipe. The arm `name` is the baseline plus this change, tuned anew."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
     family: Family
@@ -53,6 +52,11 @@ class Technique(BaseModel):
     why: str = ""
     """One line: why it might speed training."""
     source: str = ""
+
+    def in_place(self, shared: Space) -> Space:
+        """The shared dimensions with this technique's own ranges in the place of the usual ones."""
+        ranges = self.knobs | self.space
+        return {field: ranges.get(field, dimension) for field, dimension in shared.items()}
 
     def apply(self, baseline: Recipe) -> Recipe:
         """The baseline recipe with the change made; knobs keep the baseline's values. Raises UserError."""
@@ -278,16 +282,12 @@ DEFAULT_ARMS = (
     "muon",
 )
 
-RESERVED = frozenset({"baseline", "search", "combined", "article", "search-best"})
+RESERVED = frozenset({"all", "default", "baseline", "search", "combined", "article", "search-best"})
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 
 
 def catalogue(own: dict[str, dict[str, Any]] | None = None) -> dict[str, Technique]:
     """Built-in techniques and the user's, by name. Raises UserError for a bad definition of the user's."""
-    from pydantic import ValidationError
-
-    from vae.recipe import explain
-
     known = {technique.name: technique for technique in BUILT_IN}
     for name, fields in (own or {}).items():
         source = f"techniques.{name}"
@@ -295,14 +295,16 @@ def catalogue(own: dict[str, dict[str, Any]] | None = None) -> dict[str, Techniq
             raise UserError(
                 f"{source}: a technique's name has small letters, digits and hyphens, not '{name}'."
             )
-        if name in RESERVED or name in known:
+        if name in RESERVED or name in known or name.startswith("combined-"):
             raise UserError(f"{source}: the name '{name}' is taken; choose another.")
+        if not isinstance(fields, dict):
+            raise UserError(f"{source} must be a table of fields, not {fields!r}.")
         try:
             technique = Technique.model_validate(
                 {"slot": name, "family": "regularisation"} | fields | {"name": name}
             )
         except ValidationError as error:
-            raise UserError(explain(error, source)) from None
+            raise UserError(explain(error, source, Technique)) from None
         for field in [*technique.overrides, *technique.scale]:
             if field not in Recipe.model_fields:
                 raise UserError(f"{source}: {unknown_field(field)}")
@@ -316,6 +318,4 @@ def find(name: str, known: dict[str, Technique]) -> Technique:
     """The technique of that name. Raises UserError with the nearest name."""
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"Did you mean '{near[0]}'?" if near else "`python -m study techniques` lists them."
-    raise UserError(f"Unknown arm '{name}'. {hint}")
+    raise UserError(f"Unknown arm '{name}'. {did_you_mean(name, known, cutoff=0.5)}")

@@ -41,6 +41,7 @@ def print_plan(console: Console, experiment: Experiment, data: Dataset, place: P
             soft_wrap=True,
         )
     parts = ", ".join(f"{n} {phase}" for phase, n in plan.items() if n)
+    parts += ", and then the combined arm" if experiment.combine else ""
     console.print(
         f"{sum(plan.values())} trials ({parts}), at most about {max(minutes, 0.1):.1f} minutes",
         soft_wrap=True,

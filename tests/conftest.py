@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
@@ -19,6 +20,9 @@ import sqlalchemy
 
 from study.owners import new_owner
 from study.storage import Store
+
+if TYPE_CHECKING:
+    from fake_training import Finished
 
 pytest.register_assert_rewrite("fake_study")
 
@@ -148,3 +152,19 @@ def _postgresql_programs() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folders[-1]
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A comparison of five arms with known answers, run to its end; not to be changed."""
+    from fake_training import FIVE_ARMS, finish  # torch, which most tests of the storage do without
+
+    return finish(tmp_path_factory.mktemp("compared"), **FIVE_ARMS)
+
+
+@pytest.fixture(scope="session")
+def blocked(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A comparison in two blocks, run to its end; not to be changed."""
+    from fake_training import TWO_BLOCKS, finish
+
+    return finish(tmp_path_factory.mktemp("blocked"), **TWO_BLOCKS)

@@ -134,7 +134,7 @@ class Launcher:
 
     def output(self) -> str:
         """Wait for the end, then what it printed; `errors` has what it wrote to stderr."""
-        output, self.errors = self.process.communicate(timeout=240)
+        output, self.errors = self.process.communicate(timeout=600)
         return output
 
 
@@ -185,7 +185,12 @@ class FakeTraining:
             file.write(f"{kind} {claim.owner} {claim.number} {claim.attempt}\n")
 
 
-def main() -> int:
+def run(arguments: list[str]) -> None:
+    """The program; ends the process."""
+    sys.exit(main(arguments))
+
+
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=["launch", "worker"])
     parser.add_argument("--storage", default=os.environ.get(STORAGE_VARIABLE))
@@ -198,7 +203,7 @@ def main() -> int:
     parser.add_argument("--lease", type=float, default=60.0)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--worker-seed", type=int)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return run_worker(options) if options.mode == "worker" else run_launcher(options)
@@ -246,4 +251,4 @@ def run_launcher(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(sys.argv[1:])

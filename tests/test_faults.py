@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy
 from fake_study import (
-    PROGRAM,
     Launcher,
     alive,
     check_complete,
@@ -25,6 +27,7 @@ from fake_study import (
     load,
     plan,
     row,
+    run,
     scalar,
     take,
     wait_for,
@@ -33,23 +36,27 @@ from fake_study import (
 from study.leases import MAX_DEATHS
 from study.owners import new_owner
 from study.storage import Store
-from study.workers import STORAGE_VARIABLE
+
+LONG = (pytest.mark.faults, pytest.mark.timeout(1200))
+
+#: Processes forked from one that has imported everything: many real ones, started in no time.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["fake_study", "alembic.command", "optuna.storages._rdb.models", "psycopg"])
 
 
-def start_worker(url: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_worker(url: str, folder: Path, *arguments: str) -> ForkServerProcess:
     """A worker without a launcher."""
-    command = [*PROGRAM, "worker", "--name", "digits", "--folder", str(folder), *arguments]
-    environment = os.environ | {STORAGE_VARIABLE: url}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    options = ["worker", "--storage", url, "--name", "digits", "--folder", str(folder), *arguments]
+    worker = FORKED.Process(target=run, args=(options,))
+    worker.start()
+    return worker
 
 
-def end(workers: list[subprocess.Popen[str]]) -> list[str]:
-    """Ask the workers to end and return what they wrote."""
+def end(workers: list[ForkServerProcess]) -> list[int | None]:
+    """Wait for their end and return their exit codes."""
     for worker in workers:
-        worker.terminate()
-    return [worker.communicate(timeout=60)[0] for worker in workers]
+        worker.join(60)
+    return [worker.exitcode for worker in workers]
 
 
 def test_sixty_trials_under_eight_workers_run_once(store: Store, tmp_path: Path) -> None:
@@ -58,8 +65,9 @@ def test_sixty_trials_under_eight_workers_run_once(store: Store, tmp_path: Path)
     options = ("--rows", "8", "--delay", "0.002")
     workers = [start_worker(store.url, tmp_path, *options) for _ in range(8)]
     wait_for(lambda: store.remaining("digits") == 0)
-    assert end(workers) == [""] * 8
-    assert [worker.returncode for worker in workers] == [0] * 8
+    for worker in workers:
+        worker.terminate()
+    assert end(workers) == [0] * 8
     check_complete(store, "digits", 60, 8)
     for kind in ("begin", "end"):
         assert sorted(int(number) for _, number, _ in events(tmp_path, kind)) == list(range(60))
@@ -67,13 +75,13 @@ def test_sixty_trials_under_eight_workers_run_once(store: Store, tmp_path: Path)
     assert len({owner for owner, _, _ in events(tmp_path, "begin")}) > 1
 
 
-@pytest.mark.parametrize("n_kills", [8, pytest.param(50, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("n_kills", [8, pytest.param(50, marks=LONG)])
 def test_random_kills_lose_and_double_nothing(database_url: str, tmp_path: Path, n_kills: int) -> None:
     """Workers of a four-worker search are killed with -9 at random: every trial still finishes exactly once,
     with its whole curve, in order. (Never a third time at one place of a trial: it would be given up.)"""
     seed = random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
-    n_trials = 3 * n_kills
+    n_trials = 5 * n_kills
     options = ("--trials", str(n_trials), "--workers", "4", "--rows", "20", "--delay", "0.02")
     began = time.monotonic()
     launcher = Launcher(database_url, tmp_path, *options)
@@ -111,42 +119,34 @@ def test_random_kills_lose_and_double_nothing(database_url: str, tmp_path: Path,
     )
 
 
-CREATOR = """
-import sys, optuna
-from fake_study import plan
-from study.storage import Store
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-print("ready", flush=True)
-for line in sys.stdin:
-    with Store.open(line.strip(), create=True) as store:
-        with store.setup_lock():
-            if not store.studies("digits"):
-                plan(store, "digits/search", 3)
-        print(store.remaining("digits"), "waiting", flush=True)
-"""
+def create_on_request(pipe: Connection) -> None:
+    """Open each database that is named and plan in it; answer with what waits there then."""
+    warnings.simplefilter("error")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for url in iter(pipe.recv, None):
+        with Store.open(url, create=True) as store:
+            with store.setup_lock():
+                if not store.studies("digits"):
+                    plan(store, "digits/search", 3)
+            pipe.send(store.remaining("digits"))
 
 
-@pytest.mark.parametrize("n_rounds", [3, pytest.param(20, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("n_rounds", [3, pytest.param(20, marks=LONG)])
 def test_eight_processes_on_an_empty_database(database_url: str, tmp_path: Path, n_rounds: int) -> None:
     """Eight launchers that start together on nothing create one database, plan once and meet no error."""
-    command = [sys.executable, "-W", "error", "-c", CREATOR]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    processes = [subprocess.Popen(command, text=True, cwd=Path(__file__).parent, **pipes) for _ in range(8)]
-
-    def lines() -> list[str]:
-        return [process.stdout.readline() for process in processes if process.stdout]
-
-    assert lines() == ["ready\n"] * 8
+    pipes = [FORKED.Pipe() for _ in range(8)]
+    processes = [FORKED.Process(target=create_on_request, args=(theirs,)) for _, theirs in pipes]
+    for process, (_, theirs) in zip(processes, pipes, strict=True):
+        process.start()
+        theirs.close()
     for _ in range(n_rounds):
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write(f"{database_url}\n")
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.flush()
-        assert lines() == ["3 waiting\n"] * 8
+        for pipe, _ in pipes:
+            pipe.send(database_url)
+        assert [pipe.recv() for pipe, _ in pipes] == [3] * 8
         clear(database_url, tmp_path)
-    assert [process.communicate()[0] for process in processes] == [""] * 8
+    for pipe, _ in pipes:
+        pipe.send(None)
+    assert end(processes) == [0] * 8
 
 
 def clear(url: str, folder: Path) -> None:
@@ -179,16 +179,17 @@ def test_two_launchers_share_the_work(database_url: str, tmp_path: Path) -> None
 def test_a_suspended_worker_that_wakes_overwrites_nothing(store: Store, tmp_path: Path) -> None:
     """A worker stopped past its lease finds its trial taken over, drops it quietly and goes on."""
     plan(store, "digits/search", 2)
-    options = ("--rows", "80", "--delay", "0.02", "--lease", "1.0")
+    options = ("--rows", "80", "--delay", "0.02", "--lease", "2.5")
     sleeper = start_worker(store.url, tmp_path, *options)
     wait_for(lambda: len(store.curves("digits")) >= 8)
-    sleeper.send_signal(signal.SIGSTOP)
+    os.kill(sleeper.pid or 0, signal.SIGSTOP)
     heir = start_worker(store.url, tmp_path, *options)
     wait_for(lambda: ["0", "2"] in [event[1:] for event in events(tmp_path, "begin")])
-    sleeper.send_signal(signal.SIGCONT)
+    os.kill(sleeper.pid or 0, signal.SIGCONT)
     wait_for(lambda: store.remaining("digits") == 0)
-    assert end([sleeper, heir]) == ["", ""]
-    assert [sleeper.returncode, heir.returncode] == [0, 0]
+    for worker in (sleeper, heir):
+        worker.terminate()
+    assert end([sleeper, heir]) == [0, 0]
     check_complete(store, "digits", 2, 80)
     ends = {number: (owner, attempt) for owner, number, attempt in events(tmp_path, "end")}
     assert len(ends) == len(events(tmp_path, "end")) == 2

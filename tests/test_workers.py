@@ -163,15 +163,15 @@ def test_a_lost_trial_is_dropped_quietly(store: Store) -> None:
 
 @pytest.fixture
 def short_store(store: Store) -> Store:
-    """A store whose leases last 1.2 s, renewed every 0.2 s."""
-    store.lease = 1.2
+    """A store whose leases last 3 s, renewed every 0.5 s."""
+    store.lease = 3.0
     return store
 
 
 def test_the_heartbeat_keeps_a_long_trial(short_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial longer than its lease stays its worker's, even where some heartbeats fail."""
     plan(short_store, "digits/a", 1)
-    renew, failures = Claim.renew, [3]
+    renew, failures = Claim.renew, [2]
 
     def flaky(claim: Claim) -> None:
         if failures[0] > 0:
@@ -182,7 +182,7 @@ def test_the_heartbeat_keeps_a_long_trial(short_store: Store, monkeypatch: pytes
     monkeypatch.setattr(Claim, "renew", flaky)
 
     def trial(claim: Claim, stop_requested: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 2 * short_store.lease
+        deadline = time.monotonic() + 1.5 * short_store.lease
         while time.monotonic() < deadline:
             assert short_store.claim("digits", new_owner(), load(short_store)) is None
             assert not stop_requested()

@@ -18,17 +18,16 @@ from vae.likelihoods import Likelihood, at_least_fp32
 from vae.model import ACTIVATIONS, VAE
 from vae.recipe import Recipe
 
-aten = torch.ops.aten
-
+_aten = torch.ops.aten
 #: Activation name -> (gradient of its output, its input, its output) -> gradient of its input: the kernels that
 #: autograd calls for the functions in `vae.model.ACTIVATIONS`.
 ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "relu": lambda g, _, out: aten.threshold_backward(g, out, 0.0),
-    "leaky_relu": lambda g, h, _: aten.leaky_relu_backward(g, h, 0.01, False),
-    "elu": lambda g, h, _: aten.elu_backward(g, 1.0, 1.0, 1.0, False, h),
-    "gelu": lambda g, h, _: aten.gelu_backward(g, h, approximate="none"),
-    "silu": lambda g, h, _: aten.silu_backward(g, h),
-    "tanh": lambda g, _, out: aten.tanh_backward(g, out),
+    "relu": lambda g, _, out: _aten.threshold_backward.default(g, out, 0.0),
+    "leaky_relu": lambda g, h, _: _aten.leaky_relu_backward.default(g, h, 0.01, False),
+    "elu": lambda g, h, _: _aten.elu_backward.default(g, 1.0, 1.0, 1.0, False, h),
+    "gelu": lambda g, h, _: _aten.gelu_backward.default(g, h, approximate="none"),
+    "silu": lambda g, h, _: _aten.silu_backward.default(g, h),
+    "tanh": lambda g, _, out: _aten.tanh_backward.default(g, out),
 }
 
 
@@ -163,6 +162,15 @@ def _dropout_mask(h: Tensor, p: float | Tensor) -> Tensor:
     return (torch.rand_like(h, dtype=torch.float32) >= p).to(h.dtype) / (1.0 - p).to(h.dtype)
 
 
+def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
+    return x if x.dtype is dtype else x.to(dtype)  # a call to `to` costs, even where it does nothing
+
+
+def _add_scaled(a: Tensor, b: Tensor, factor: float | Tensor) -> Tensor:
+    """a + b * factor, in one call where it can be."""
+    return torch.add(a, b, alpha=factor) if isinstance(factor, float) else a + b * factor
+
+
 class Backprop:
     """The objective and its gradient for the weights of one `VAE`.
 
@@ -196,33 +204,33 @@ class Backprop:
         objective = self._objective
         n, dtype = len(x), objective.dtype
 
-        entered = x.to(dtype)
+        entered = _as(dtype, x)
         hidden, encoder_saved = self._encoder.forward(entered, knobs.dropout)
         mean, log_var = at_least_fp32(self._posterior.forward(hidden)).chunk(2, dim=-1)
         std = torch.exp(0.5 * log_var)
         z = torch.addcmul(mean, std, noise)
-        decoded, decoder_saved = self._decoder.forward(z.to(dtype), knobs.dropout)
+        decoded, decoder_saved = self._decoder.forward(_as(dtype, z), knobs.dropout)
         parameters = self._output.forward(decoded)
 
         log_prob, g = objective.likelihood.total_log_prob_and_gradient(parameters, x)
         variance_excess = torch.expm1(log_var)  # as in `kl_divergence`, of which it also is the gradient
         twice_kl = mean.square() + variance_excess - log_var
-        pull: float | Tensor = knobs.beta / n  # what a nat of one example's KL in one dimension costs
+        pull = knobs.beta / n  # what a nat of one example's KL costs
         if objective.free_bits:
             per_dimension = twice_kl.sum(0) * (0.5 / n)
-            pull = pull * (per_dimension >= knobs.free_bits)
-            rate = per_dimension.clamp(min=knobs.free_bits).sum()
+            loss = per_dimension.clamp(min=knobs.free_bits).sum() * knobs.beta
+            pull = pull * (per_dimension >= knobs.free_bits)  # (L,)
         else:
-            rate = twice_kl.sum() * (0.5 / n)
-        loss = rate * knobs.beta - log_prob * (1.0 / n)
+            loss = twice_kl.sum() * (0.5 * pull)
+        loss = torch.sub(loss, log_prob, alpha=1.0 / n)
 
-        g = g.mul_(-1.0 / n).to(dtype)
+        g = _as(dtype, g.mul_(-1.0 / n))
         self._output.backward(g, decoded)
         g = self._decoder.backward(torch.mm(g, self._output.weight), decoder_saved, to_input=True)
         d_z = at_least_fp32(g)
-        d_mean = d_z + mean * pull
-        d_log_var = 0.5 * (d_z * noise * std + variance_excess * pull)
-        g = torch.cat([d_mean, d_log_var], dim=-1).to(dtype)
+        d_mean = _add_scaled(d_z, mean, pull)
+        d_log_var = _add_scaled(d_z * noise * std, variance_excess, pull) * 0.5
+        g = _as(dtype, torch.cat([d_mean, d_log_var], dim=-1))
         self._posterior.backward(g, hidden)
         self._encoder.backward(torch.mm(g, self._posterior.weight), encoder_saved, to_input=False)
         return loss

@@ -48,7 +48,10 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=128)
 def gradient_graph(
-    objective: Objective, layout: Layout, batch: tuple[int, ...], device: torch.device
+    objective: Objective,
+    layout: Layout,
+    batch: tuple[int, ...],  # noqa: ARG001 - a key: each batch size is a graph of its own
+    device: torch.device,  # noqa: ARG001 - likewise
 ) -> Callable[..., Any]:
     """(values (n,), gradient (n,) to overwrite, x, noise, knobs (3,)) -> loss."""
 
@@ -66,8 +69,8 @@ def step_graph(
     layout: Layout,
     n_decayed: int,
     clips: bool,
-    batch: tuple[int, ...],
-    device: torch.device,
+    batch: tuple[int, ...],  # noqa: ARG001 - a key, as above
+    device: torch.device,  # noqa: ARG001
 ) -> Callable[..., Any]:
     """(values, first and second moment, average or None, each (n,), changed in place; x, noise, step knobs)
     -> loss and gradient norm. The first n_decayed values decay."""

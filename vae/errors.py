@@ -1,5 +1,10 @@
 """Errors a user can cause, told in one line: the rule, the value, the way out."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Bad input: a wrong name, value, file or option. The command line exits with 2."""
@@ -7,3 +12,10 @@ class UserError(Exception):
 
 class FailureError(UserError):
     """The input was fine and the work could not be done: a full disk, a lost server. Exits with 1."""
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The way out after an unknown word: the nearest known one, or all of them where none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
+    return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names)}."

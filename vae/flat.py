@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vae.errors import UserError
 from vae.optim import Groups
+from vae.recipe import Recipe
 
 #: Parameter names and shapes, in the order in which they lie in the flat tensor.
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
@@ -38,12 +39,14 @@ class Flat:
             parameter.data = view
             parameter.grad = gradients[name]
 
-    def groups(self, *, hidden_apart: bool) -> Groups:
-        """Parameters for an optimizer: all matrices joined and all vectors joined; with hidden_apart each
-        hidden matrix by itself, as Muon needs them."""
-        if hidden_apart:
+    def groups(self, recipe: Recipe) -> Groups:
+        """Parameters for the recipe's optimizer, as few as it allows: each is a call or more at every step.
+        Muon needs each hidden matrix by itself; where weights decay, matrices and vectors are apart."""
+        if recipe.optimizer == "muon":
             return Groups(self._groups.hidden, self._joined(self._n_hidden, self.n_matrices), self._vectors())
-        return Groups([], self._joined(0, self.n_matrices), self._vectors())
+        if recipe.weight_decay > 0:
+            return Groups([], self._joined(0, self.n_matrices), self._vectors())
+        return Groups([], [], self._joined(0, len(self.values)))
 
     def _vectors(self) -> list[nn.Parameter]:
         return self._joined(self.n_matrices, len(self.values))

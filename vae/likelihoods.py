@@ -285,7 +285,7 @@ def _mix(h: Tensor) -> Tensor:
 
 def at_least_fp32(x: Tensor) -> Tensor:
     """bfloat16 as float32; float32 and float64 as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
 
 
 def _log_sinhc_half(a: Tensor) -> Tensor:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
-from typing import Any, NamedTuple, assert_never
+from collections.abc import Callable
+from typing import Any, NamedTuple, assert_never, cast
 
 import torch
 from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 
+from vae.adamw import AdamW
 from vae.muon import Muon
 from vae.recipe import OptimizerName, Recipe, ScheduleName
 
@@ -92,7 +95,7 @@ class Optimizer:
 
     - sgd; momentum and nesterov: momentum 0.9 (torch.optim.SGD).
     - rmsprop: alpha 0.99 (torch.optim.RMSprop).
-    - adam, adamw: betas 0.9 and 0.999, one rule, since the decay is decoupled (torch.optim.AdamW).
+    - adam, adamw: betas 0.9 and 0.999, one rule, since the decay is decoupled (torch.optim.AdamW's).
     - muon: torch.optim.Muon, in float32 on the CPU (momentum 0.95, Nesterov, 5 Newton-Schulz steps), for the
       weights of hidden layers, AdamW for the readouts and the biases. Its updates are scaled to AdamW's root
       mean square (Liu et al. 2025, "match_rms_adamw"), so that one lr and one schedule serve both. The first
@@ -168,9 +171,7 @@ class Optimizer:
         if self._decayed_here:
             torch._foreach_mul_(self._decayed_here, 1.0 - self._lr * self._weight_decay)
         for rule in self._rules:
-            # Past the hooks and the profiler's annotation that torch wraps round `step`: on a small model they
-            # take as long as the update. Nothing hooks these rules.
-            inspect.unwrap(type(rule).step)(rule)
+            _bare_step(cast(type, type(rule)))(rule)
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -218,11 +219,21 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     return Optimizer(Groups.of(model), recipe)
 
 
-def _adamw(groups: list[dict[str, Any]], lr: float, fused: bool | None) -> torch.optim.AdamW:
-    return torch.optim.AdamW(groups, lr, betas=(BETA1, BETA2), eps=EPSILON, fused=fused)
+@functools.cache
+def _bare_step(kind: type) -> Callable[[torch.optim.Optimizer], object]:
+    """The `step` of an optimizer class without the hooks and the profiler's annotation that torch wraps round
+    it: on a small model they take longer than the update, and nothing hooks these rules."""
+    return cast(Callable[[torch.optim.Optimizer], object], inspect.unwrap(kind.step))  # type: ignore[attr-defined]
+
+
+def _adamw(groups: list[dict[str, Any]], lr: float, fused: bool | None) -> AdamW:
+    return AdamW(groups, lr, betas=(BETA1, BETA2), eps=EPSILON, fused=fused)
 
 
 def _groups(matrices: list[nn.Parameter], vectors: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: matrices decay, vectors (biases) don't; an empty group is left out."""
+    """Parameter groups: matrices decay, vectors (biases) don't; an empty group is left out. Without decay one
+    group has all, for torch updates each group by a call of its own."""
+    if decay == 0:
+        return [{"params": [*matrices, *vectors], "weight_decay": 0.0}] if matrices or vectors else []
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

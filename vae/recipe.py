@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vae.errors import UserError
+from vae.errors import UserError, did_you_mean
 
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
 InitName = Literal[
@@ -101,17 +101,6 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds the weights, the order of the examples, the sampling of z and dropout."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_numbers_are_floats(cls, values: Any) -> Any:
-        # TOML and Optuna write 1 where 1.0 is meant; strict mode still refuses "1" and true.
-        if not isinstance(values, dict):
-            return values
-        return {
-            key: float(value) if type(value) is int and _is_float_field(key) else value
-            for key, value in values.items()
-        }
-
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
         if self.lr_schedule != "constant" and self.warmup >= self.horizon:
@@ -183,35 +172,49 @@ def parse_value(field: str, text: str) -> Any:
 
 def unknown_field(field: str) -> str:
     """The message for a field that no Recipe has, with the nearest that exists."""
-    import difflib
-
-    near = difflib.get_close_matches(field, Recipe.model_fields, n=1)
-    hint = f"Did you mean '{near[0]}'?" if near else f"Fields: {', '.join(Recipe.model_fields)}."
-    return f"A recipe has no field '{field}'. {hint}"
+    return f"A recipe has no field '{field}'. {did_you_mean(field, Recipe.model_fields)}"
 
 
-def explain(error: ValidationError, source: str) -> str:
-    """A pydantic error as one line: where, the value, the rule."""
-    lines = []
+def explain(error: ValidationError, source: str, model: type[BaseModel] = Recipe) -> str:
+    """A pydantic error of `model` as one line: where, the value, the rule; unknown names get the nearest."""
+    rules: dict[tuple[str, str], list[str]] = {}
     for item in error.errors():
-        field = ".".join(
-            str(part) for part in item["loc"] if not str(part).startswith(("literal[", "constrained-"))
-        )
+        place: list[int | str] = [part for part in item["loc"] if not _is_branch(part)]
+        *path, name = place or [""]
         if item["type"] == "extra_forbidden":
-            name = str(item["loc"][-1])
-            lines.append(unknown_field(name) if len(item["loc"]) == 1 else f"unknown field '{field}'")
-            continue
-        rule = item["msg"].removeprefix("Value error, ")
-        shown = "" if not field else f"{field} = {item['input']!r}: "
-        lines.append(f"{shown}{rule}")
-    return f"{source}: " + "; ".join(dict.fromkeys(lines))
+            return f"{source}: {_unknown(model, path, str(name))}"
+        where = ".".join(map(str, [*path, name]))
+        shown = f"{where} = {item['input']!r}: " if where else ""
+        # A field of several kinds has one error a kind: its value is told once, its rules in a row.
+        rule = item["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        rules.setdefault((where, shown), []).append(rule)
+    lines = [
+        shown + " or ".join([first, *(rule.removeprefix("must be ") for rule in more)])
+        for (_, shown), (first, *more) in rules.items()
+    ]
+    return f"{source}: " + "; ".join(lines)
 
 
-def _is_float_field(name: str) -> bool:
-    field = Recipe.model_fields.get(name)
-    if field is None:
-        return False
-    return field.annotation is float or float in get_args(field.annotation) or name == "clip_norm"
+def _is_branch(part: int | str) -> bool:
+    """Whether a part of an error's place names a branch of a union and nothing the user wrote."""
+    return isinstance(part, str) and part.startswith(("literal[", "constrained-"))
+
+
+def _unknown(model: type[BaseModel], path: list[int | str], name: str) -> str:
+    """The message for a name that the model at `path` doesn't have."""
+    if model is Recipe and not path:
+        return unknown_field(name)
+    kind: Any = model
+    for part in path:
+        kind = kind.model_fields[str(part)].annotation if hasattr(kind, "model_fields") else _item(kind)
+        kind = _item(kind) if type(None) in get_args(kind) else kind
+    where = ".".join(map(str, path)) or f"a {model.__name__.lower()}"
+    return f"{where} has no '{name}'. {did_you_mean(name, kind.model_fields)}"
+
+
+def _item(kind: Any) -> Any:
+    """X of dict[str, X], and of X | None."""
+    return [argument for argument in get_args(kind) if argument not in (str, type(None))][-1]
 
 
 def _mapping(values: Any, source: str) -> dict[str, Any]:

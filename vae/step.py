@@ -73,11 +73,13 @@ class Step(ABC):
     @abstractmethod
     def _load_rule_state(self, state: dict[str, Any]) -> None: ...
 
+    @abstractmethod
     def _rule_eval(self) -> None:
-        """The update rule's own change to the weights to evaluate; none by default."""
+        """Change the weights to those that the update rule would have evaluated."""
 
+    @abstractmethod
     def _rule_train(self) -> None:
-        """The way back."""
+        """Change them back."""
 
 
 def build_step(model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> Step:
@@ -96,8 +98,7 @@ class EagerStep(Step):
 
     def __init__(self, model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> None:
         super().__init__(model, recipe)
-        groups = self.flat.groups(hidden_apart=recipe.optimizer == "muon")
-        self._optimizer = Optimizer(groups, recipe)
+        self._optimizer = Optimizer(self.flat.groups(recipe), recipe)
         if Backprop.covers(model):
             self._gradient = by_hand(self.flat, likelihood, recipe)
         else:
@@ -178,6 +179,12 @@ class CompiledStep(Step):
         self._second_moment.copy_(state["second_moment"])
         self._steps = state["steps"]
 
+    def _rule_eval(self) -> None:
+        """Adam evaluates the weights it trains."""
+
+    def _rule_train(self) -> None:
+        """They are the same."""
+
 
 def by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
     """The gradient of a `VAE` without autograd; in bfloat16 on a copy of the weights in it."""
@@ -188,7 +195,7 @@ def by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
             graph = gradient_graph(of, flat.layout, tuple(x.shape), x.device)
             knobs = torch.tensor([beta, recipe.free_bits, recipe.dropout], device=x.device)
             with torch.no_grad():
-                return graph(flat.values, flat.gradient, x, noise, knobs)
+                return cast(Tensor, graph(flat.values, flat.gradient, x, noise, knobs))
 
         return compiled_gradient
 
@@ -228,7 +235,7 @@ def by_autograd(model: nn.Module, flat: Flat, likelihood: Likelihood, recipe: Re
         with torch.enable_grad():
             # A graph takes beta as a tensor: a float would be a constant of it, recompiled at each change.
             loss = graph(x, noise, torch.tensor(beta, device=x.device) if recipe.compile else beta)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return loss.detach()
 
     return gradient

@@ -183,7 +183,7 @@ class Training:
         n = n_batches * self.batch_size
         x = self.likelihood.prepare_train(self._train.batch(self._next_indices(n), self.device))
         noise = torch.randn(n, self.recipe.latent_size, device=self.device)
-        return zip(x.split(self.batch_size), noise.split(self.batch_size), strict=True)
+        return zip(torch.split(x, self.batch_size), torch.split(noise, self.batch_size), strict=True)
 
     @property
     def lr(self) -> float:
@@ -249,7 +249,8 @@ class Training:
         rate = distortion = 0.0
         means = []
         with torch.inference_mode():
-            for part, eps in zip(x.split(EVALUATION_BATCH), noise.split(EVALUATION_BATCH), strict=True):
+            parts = zip(torch.split(x, EVALUATION_BATCH), torch.split(noise, EVALUATION_BATCH), strict=True)
+            for part, eps in parts:
                 terms = elbo_terms(cast(Model, self.model), self.likelihood, part, eps)
                 rate += float(terms.rate.sum())
                 distortion += float(terms.distortion.sum())

@@ -24,17 +24,22 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table to sort. `numeric` names the titles of columns that are aligned right; the first column heads
-    its rows."""
+    """A table, sortable unless it is a list of facts. The first column heads the rows; those in `words` hold
+    words, the others numbers. A `closed` one repeats a figure and waits to be opened."""
 
     id: str
     caption: str
     titles: tuple[str, ...]
     rows: list[list[Cell]]
-    numeric: frozenset[str] = frozenset()
+    words: tuple[str, ...]
     sortable: bool = True
     closed: bool = False
     kind: Literal["table"] = "table"
+
+    @property
+    def numeric(self) -> frozenset[str]:
+        """The titles of columns that are aligned right."""
+        return frozenset(self.titles) - set(self.words)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: one graph, a pair, or a grid of small ones with one caption; `axes` says what a grid's axes are.
+    """A figure: one graph, a wide one (which scrolls on a phone), a pair, or a grid of small ones with one
+    caption. `axes` says what a grid's axes are.
 
     `choice` groups figures of which the page shows one at a time, by the name `option`."""
 
@@ -59,7 +65,7 @@ class Figure:
     title: str
     caption: str
     panels: Sequence[Panel]
-    layout: Literal["single", "pair", "grid"] = "single"
+    layout: Literal["single", "wide", "pair", "grid"] = "single"
     axes: str = ""
     choice: str = ""
     option: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +12,8 @@ from study.report.blocks import Panel
 from study.report.theme import (
     GREY,
     INK,
+    MUTED,
     Mark,
-    blank,
     escape,
     faint,
     lines,
@@ -22,12 +21,12 @@ from study.report.theme import (
     mark,
     plain,
     ratio_axis,
+    small,
     thinned,
 )
 
 #: Points of a curve that a small panel can show.
 POINTS = 90
-PANEL_HEIGHT = 178
 
 Family = Callable[[str], str]
 
@@ -42,7 +41,7 @@ def learning_curves(
     panels = []
     baseline = shown[shown["arm"] == "baseline"]
     for arm, own in shown.groupby("arm", sort=False):
-        figure = _panel()
+        figure = small()
         look = mark(family(str(arm)))
         if arm != "baseline":
             _band(figure, baseline, unit, GREY, "baseline", dash="dot", fill=False)
@@ -51,9 +50,13 @@ def learning_curves(
             figure.add_hline(target, line={"color": INK, "width": 1, "dash": "dash"})
             _seed_marks(figure, seeds[(seeds["arm"] == arm) & seeds["hit"].astype(bool)], unit, target, look)
         figure.update_layout(
-            xaxis=log_ticks(*_ends(shown[unit])) | _SMALL,
+            xaxis=log_ticks(*_ends(shown[unit])),
             yaxis={"range": [bottom, top], "nticks": 5},
         )
+        best = own["median"].min()
+        if best > top:
+            text = f"above: ends at {own['median'].iloc[-1]:.1f}"
+            figure.add_annotation(xref="x domain", x=0.97, y=top, yanchor="top", text=text, **_OFF)
         own_seeds = seeds[seeds["arm"] == arm]
         note = f"{int(own_seeds['hit'].sum())} of {len(own_seeds)} seeds reach it"
         panels.append(Panel(f"{unit}-{arm}", str(arm), figure, note, family(str(arm))))
@@ -115,11 +118,7 @@ def _band(
     )
 
 
-def _panel() -> go.Figure:
-    return blank(PANEL_HEIGHT, margin={"l": 6, "r": 6, "t": 6, "b": 6}, xaxis=_SMALL, yaxis=_SMALL)
-
-
-_SMALL = {"tickfont": {"size": 11}}
+_OFF = {"showarrow": False, "xanchor": "right", "font": {"size": 11, "color": MUTED}}
 
 
 def _ends(values: pd.Series) -> tuple[float, float]:
@@ -148,14 +147,14 @@ def survival(frame: pd.DataFrame, family: Family) -> list[Panel]:
     positive = frame["examples"][frame["examples"] > 0]
     panels = []
     for arm, own in frame.groupby("arm", sort=False):
-        figure = _panel()
+        figure = small()
         look = mark(family(str(arm)))
         if arm != "baseline":
             _steps(figure, baseline, GREY, "baseline", positive, fill=False)
         _steps(figure, own, look.colour, str(arm), positive)
-        left, right = 0.7 * float(positive.min()), float(positive.max())
+        left, right = 0.8 * float(positive.min()), 1.04 * float(positive.max())
         figure.update_layout(
-            xaxis=log_ticks(left, right) | _SMALL,
+            xaxis=log_ticks(left, right),
             yaxis={"range": [-0.04, 1.05], "tickvals": [0, 0.5, 1], "ticktext": ["0", "50%", "100%"]},
         )
         last = own["survival"].iloc[-1]
@@ -202,16 +201,16 @@ def _steps(
 
 
 def by_target(frame: pd.DataFrame, target: float | None, family: Family) -> list[Panel]:
-    """One panel an arm: its speed-up in examples at other targets; harder ones to the right."""
-    values = pd.concat([frame["low"], frame["high"], frame["speed_up"]]).dropna()
-    axis = (
-        ratio_axis(float(values.quantile(0.01)), float(values.quantile(0.99)), most=8.0)
-        if len(values)
-        else {}
-    )
+    """One panel an arm: its speed-up in examples at other targets, harder ones to the right; arms without a
+    ratio at any target are left out."""
+    ends = pd.concat([frame["low"], frame["high"]]).dropna()
+    limits = [float(ends.quantile(q)) for q in (0.02, 0.98)] if len(ends) else []
+    axis = ratio_axis(frame["speed_up"].dropna().tolist(), limits, most=4.0)
     panels = []
     for arm, own in frame.groupby("arm", sort=False):
-        figure = _panel()
+        if own["speed_up"].isna().all():
+            continue
+        figure = small()
         look = mark(family(str(arm)))
         known = own[own["low"].notna()]
         figure.add_hline(1.0, line={"color": INK, "width": 1})
@@ -240,7 +239,7 @@ def by_target(frame: pd.DataFrame, target: float | None, family: Family) -> list
         pad = 0.04 * (ends[0] - ends[1])
         figure.update_layout(
             xaxis={"range": [ends[0] + pad, ends[1] - pad], "nticks": 4},
-            yaxis=axis | {"tickfont": {"size": 11}},
+            yaxis=axis,
         )
         lost = int(own["speed_up"].isna().sum())
         note = f"gaps at {lost} of {len(own)} levels" if lost else ""

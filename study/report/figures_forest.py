@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -31,8 +30,10 @@ from study.report.theme import (
 from study.terminal import sorted_arms
 from study.verdicts import FASTER, SLOWER
 
+Row = dict[Any, Any]
+
 #: Height of a row in pixels.
-ROW = 27
+ROW = 25
 
 
 def forest(arms: pd.DataFrame, unit: str = "", margin: float = 0.05) -> go.Figure:
@@ -43,11 +44,14 @@ def forest(arms: pd.DataFrame, unit: str = "", margin: float = 0.05) -> go.Figur
     rows = [row for row in sorted_arms(arms).to_dict("records") if row["kind"] != "baseline"]
     figure = blank(ROW * len(rows) + 62)
     figure.add_vrect(1 / (1 + margin), 1 + margin, fillcolor=GREY, opacity=0.13, line_width=0, layer="below")
-    figure.add_vline(1.0, line={"color": INK, "width": 1}, layer="below")
-    found = [value for row in rows for value in _limits(row, unit)]
-    axis = ratio_axis(min(found, default=0.5), max(found, default=2.0))
+    _one(figure, len(rows))
+    held = [_held(row, unit) for row in rows]
+    axis = ratio_axis(
+        [value for points, _ in held for value in points], [end for _, ends in held for end in ends]
+    )
+    left = 10 ** (axis["range"][0] + 0.025 * (axis["range"][1] - axis["range"][0]))
     for family in dict.fromkeys(str(row["family"]) for row in rows):
-        _family_rows(figure, rows, family, unit, 10 ** axis["range"][0])
+        _family_rows(figure, rows, family, unit, left)
     notes = [_right_note(i, row, unit) for i, row in enumerate(rows)]
     ticks = {
         "tickvals": list(range(len(rows))),
@@ -58,10 +62,23 @@ def forest(arms: pd.DataFrame, unit: str = "", margin: float = 0.05) -> go.Figur
         xaxis=axis | {"title": {"text": f"speed-up in {words}, log scale"}, "side": "bottom"},
         yaxis=ticks
         | {"range": [len(rows) - 0.4, -0.6], "showgrid": False, "tickfont": {"size": 13, "color": INK}},
-        margin={"r": 132, "t": 6, "b": 44, "l": 8},
+        margin={
+            "r": max(132, 30 + 7 * max((_width(note["text"]) for note in notes), default=0)),
+            "t": 6,
+            "b": 44,
+            "l": 8,
+        },
         annotations=notes,
     )
     return figure
+
+
+def _one(figure: go.Figure, rows: int) -> None:
+    """The line at 1x: a trace, since a shape below the traces would be below the grid too."""
+    line = {"color": INK, "width": 1.3}
+    figure.add_scatter(
+        x=[1, 1], y=[-0.6, rows - 0.4], mode="lines", line=line, hoverinfo="skip", showlegend=False
+    )
 
 
 def forest_narrow(figure: go.Figure) -> dict[str, Any]:
@@ -70,16 +87,24 @@ def forest_narrow(figure: go.Figure) -> dict[str, Any]:
     return {"annotations": kept, "margin.r": 10, "yaxis.tickfont.size": 12}
 
 
-def _limits(row: Mapping[Any, Any], unit: str) -> list[float]:
-    """The values of a row that its axis should hold."""
-    names = ["speed_up", "low", "high"]
-    values = [as_float(row.get(f"{name}{unit}")) for name in names]
-    if math.isnan(values[0]):
-        values = [value for value in _truncated(row, unit) if math.isfinite(value)]
-    return [value for value in values if math.isfinite(value) and value > 0]
+def _held(row: Row, unit: str) -> tuple[list[float], list[float]]:
+    """(the ratio, its interval's ends) that the axis should hold; nothing of an arm that never hits, which goes
+    where the axis begins."""
+    ratio = as_float(row.get(f"speed_up{unit}"))
+    if math.isfinite(ratio):
+        return [ratio], [*_ends(row, "", unit), *_ends(row, "simultaneous_", unit)]
+    if row["hits"]:
+        ratio, low, high = _truncated(row, unit)
+        return [ratio], [low, high]
+    return [], []
 
 
-def _truncated(row: Mapping[Any, Any], unit: str) -> tuple[float, float, float]:
+def _width(text: str) -> int:
+    """Characters of a note, without its markup."""
+    return len(text.replace("<b>", "").replace("</b>", ""))
+
+
+def _truncated(row: Row, unit: str) -> tuple[float, float, float]:
     """A censored arm's ratio truncated at tau and its interval; in seconds times the throughput factor, whose
     own uncertainty is small beside it."""
     factor = as_float(row.get("throughput")) if unit else 1.0
@@ -87,11 +112,11 @@ def _truncated(row: Mapping[Any, Any], unit: str) -> tuple[float, float, float]:
     return ratio, low, high
 
 
-def _family_rows(figure: go.Figure, rows: list[dict[Any, Any]], family: str, unit: str, left: float) -> None:
+def _family_rows(figure: go.Figure, rows: list[Row], family: str, unit: str, left: float) -> None:
     """The traces of one family: simultaneous and 95 % bars, symbols, and the censored arms."""
     look = mark(family)
-    whole: list[tuple[int, dict[Any, Any]]] = []
-    censored: list[tuple[int, dict[Any, Any]]] = []
+    whole: list[tuple[int, Row]] = []
+    censored: list[tuple[int, Row]] = []
     for i, row in enumerate(rows):
         if row["family"] == family and math.isfinite(as_float(row.get(f"speed_up{unit}"))):
             whole.append((i, row))
@@ -103,10 +128,7 @@ def _family_rows(figure: go.Figure, rows: list[dict[Any, Any]], family: str, uni
     }
     for width, ends in bars.values():
         _bars(figure, ends, {"color": look.colour, "width": width})
-    spans = []
-    for i, row in censored:
-        _, low, high = _truncated(row, unit)
-        spans.append((i, low if row["hits"] else left, high))
+    spans = [(i, *_truncated(row, unit)[1:]) for i, row in censored if row["hits"]]
     _bars(figure, spans, {"color": look.colour, "width": 1.6, "dash": "dot"})
     for name, part, suffix in (("", whole, ""), (" (censored)", censored, "-open")):
         if not part:
@@ -115,16 +137,17 @@ def _family_rows(figure: go.Figure, rows: list[dict[Any, Any]], family: str, uni
             as_float(row.get(f"speed_up{unit}")) if not suffix else _truncated(row, unit)[0]
             for _, row in part
         ]
+        never = [bool(suffix) and not row["hits"] for _, row in part]
         figure.add_scatter(
-            x=plain(ratio, 6),
+            x=plain([left if none else value for none, value in zip(never, ratio, strict=True)], 6),
             y=[i for i, _ in part],
             mode="markers",
             name=escape(f"{family}{name}"),
             marker={
-                "symbol": f"{look.symbol}{suffix}",
+                "symbol": ["triangle-left-open" if none else f"{look.symbol}{suffix}" for none in never],
                 "color": look.colour,
-                "size": 11,
-                "line": {"width": 1.8 if suffix else 0.8, "color": look.colour if suffix else PAPER},
+                "size": 13 if "triangle" in look.symbol else 11.5,
+                "line": {"width": 1.8 if suffix else 1.2, "color": look.colour if suffix else PAPER},
             },
             hovertext=[_forest_hover(row, unit) for _, row in part],
             hoverinfo="text",
@@ -132,7 +155,7 @@ def _family_rows(figure: go.Figure, rows: list[dict[Any, Any]], family: str, uni
         )
 
 
-def _ends(row: Mapping[Any, Any], kind: str, unit: str) -> tuple[float, float]:
+def _ends(row: Row, kind: str, unit: str) -> tuple[float, float]:
     return as_float(row.get(f"{kind}low{unit}")), as_float(row.get(f"{kind}high{unit}"))
 
 
@@ -145,7 +168,7 @@ def _bars(figure: go.Figure, spans: list[tuple[int, float, float]], line: dict[s
     figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
-def _right_note(i: int, row: Mapping[Any, Any], unit: str) -> dict[str, Any]:
+def _right_note(i: int, row: Row, unit: str) -> dict[str, Any]:
     ratio, (low, high) = as_float(row.get(f"speed_up{unit}")), _ends(row, "", unit)
     strong = row.get(f"verdict{unit}") in (FASTER, SLOWER)
     colour = INK
@@ -154,7 +177,12 @@ def _right_note(i: int, row: Mapping[Any, Any], unit: str) -> dict[str, Any]:
         text = f"<b>{text}</b>" if strong else text
     else:
         colour = MUTED
-        text = f"{row['hits']} of {row['seeds']} reach it" if row["seeds"] else "not measured yet"
+        text = (
+            f"{row['hits']} of {row['seeds']} reach it"
+            if row["hits"]
+            else f"none of {row['seeds']} reaches it"
+        )
+        text = text if row["seeds"] else "not measured yet"
         if unit and row["seeds"] and math.isnan(as_float(row.get("throughput"))):
             text = "not timed yet"
     return {
@@ -170,7 +198,7 @@ def _right_note(i: int, row: Mapping[Any, Any], unit: str) -> dict[str, Any]:
     }
 
 
-def _forest_hover(row: Mapping[Any, Any], unit: str) -> str:
+def _forest_hover(row: Row, unit: str) -> str:
     ratio, (low, high) = as_float(row.get(f"speed_up{unit}")), _ends(row, "", unit)
     wide = _ends(row, "simultaneous_", unit)
     if math.isfinite(ratio):
@@ -221,7 +249,7 @@ def decomposition(arms: pd.DataFrame) -> go.Figure:
         ),
     )
     figure = blank(46 * len(rows) + 96, showlegend=True)
-    figure.add_vline(1.0, line={"color": INK, "width": 1}, layer="below")
+    _one(figure, len(rows))
     values: list[float] = []
     for name, column, ends, look, shift in parts:
         ratio = [as_float(row.get(column)) for row in rows]
@@ -251,8 +279,7 @@ def decomposition(arms: pd.DataFrame) -> go.Figure:
     for i in range(1, len(rows)):
         figure.add_hline(i - 0.5, line={"color": RULE, "width": 1}, layer="below")
     figure.update_layout(
-        xaxis=ratio_axis(min(values, default=0.5), max(values, default=2.0))
-        | {"title": {"text": "ratio to the baseline, log scale; right is faster"}},
+        xaxis=ratio_axis(values) | {"title": {"text": "ratio to the baseline, log scale; right is faster"}},
         yaxis={
             "tickvals": list(range(len(rows))),
             "ticktext": [escape(shorten(str(row["arm"]))) for row in rows],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
 
 import pandas as pd
-
 import plotly.graph_objects as go
 
 from study.report.blocks import Panel
-from study.report.figures_arms import PANEL_HEIGHT, Family
+from study.report.figures_arms import Family
 from study.report.theme import (
     BLUE,
     COLOURS,
@@ -19,10 +19,12 @@ from study.report.theme import (
     RULE,
     blank,
     escape,
+    hatched,
     lines,
     mark,
     plain,
     shorten,
+    small,
 )
 
 ROW = 22
@@ -38,7 +40,7 @@ def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Fam
     panels = []
     for arm, own in frame.groupby("arm", sort=False):
         look = mark(family(str(arm)))
-        figure = blank(PANEL_HEIGHT, margin={"l": 6, "r": 6, "t": 6, "b": 6})
+        figure = small()
         for block, part in own.groupby("block", sort=True):
             best = part["best"] / n_train
             figure.add_scatter(
@@ -61,15 +63,15 @@ def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Fam
                 marker={
                     "symbol": f"{look.symbol}{suffix}",
                     "color": look.colour,
-                    "size": [10 if w else 6 for w in won],
+                    "size": [11 if w else 7.5 for w in won],
                     "line": {"width": 1.2, "color": look.colour if suffix else PAPER},
                 },
                 hovertext=[_point_hover(row, n_train) for row in part.to_dict("records")],
                 hoverinfo="text",
             )
         figure.update_layout(
-            xaxis={"range": [0.5, points + 0.5], "nticks": 5, "tickfont": {"size": 11}, "showgrid": False},
-            yaxis={"range": [0, top * 1.08], "nticks": 4, "tickfont": {"size": 11}},
+            xaxis={"range": [0.5, points + 0.5], "showgrid": False},
+            yaxis={"range": [0, top * 1.08], "nticks": 4},
         )
         hits = int(own["hit"].sum())
         panels.append(
@@ -80,8 +82,8 @@ def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Fam
     return panels
 
 
-def _point_hover(row: dict[str, object], n_train: int) -> str:
-    epochs = float(row["examples"]) / n_train  # type: ignore[arg-type]
+def _point_hover(row: dict[Any, Any], n_train: int) -> str:
+    epochs = float(row["examples"]) / n_train
     how = (
         f"target after {epochs:.2f} epochs"
         if row["hit"]
@@ -168,9 +170,9 @@ def winners(frame: pd.DataFrame, family: Family) -> go.Figure:
     return figure
 
 
-def _space_hover(row: dict[str, object]) -> str:
+def _space_hover(row: dict[Any, Any]) -> str:
     what = "winner" if row["won"] else "tuning point"
-    value, low, high = (float(row[key]) for key in ("value", "low", "high"))  # type: ignore[arg-type]
+    value, low, high = (float(row[key]) for key in ("value", "low", "high"))
     return lines(
         (
             f"{row['arm']}, {what}, block {row['block']}",
@@ -189,7 +191,6 @@ def savings(frame: pd.DataFrame) -> go.Figure:
         lines((f"{row['part']} ({row['rule']})", f"{row['stopped']} of {row['trials']} ended before tau"))
         for row in shown.to_dict("records")
     ]
-    text = [f"{value:.0%} saved" if value >= 0.005 else "" for value in shown["saved"]]
     figure.add_bar(
         y=labels, x=plain(shown["used"], 4), orientation="h", name="examples used", marker={"color": BLUE},
         hovertext=hover, hoverinfo="text",
@@ -204,13 +205,16 @@ def savings(frame: pd.DataFrame) -> go.Figure:
             "line": {"color": BLUE, "width": 1},
             "pattern": {"shape": "/", "fgcolor": BLUE, "size": 6},
         },
-        text=text,
-        textposition="none",
         hovertext=hover,
         hoverinfo="text",
     )
     figure.update_layout(
-        xaxis={"range": [0, 1.001], "tickformat": ".0%", "title": {"text": "share of the examples to tau"}},
+        xaxis={
+            "range": [0, 1.01],
+            "tickvals": [0, 0.25, 0.5, 0.75, 1],
+            "tickformat": ".0%",
+            "title": {"text": "share of the examples to tau"},
+        },
         yaxis={"showgrid": False, "tickfont": {"size": 13, "color": INK}},
         bargap=0.3,
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
@@ -237,12 +241,7 @@ def outcomes(frame: pd.DataFrame) -> go.Figure:
             marker={
                 "color": colour,
                 "line": {"color": PAPER, "width": 1},
-                "pattern": {
-                    "shape": PATTERNS[i % len(PATTERNS)],
-                    "fgcolor": PAPER,
-                    "size": 6,
-                    "solidity": 0.25,
-                },
+                "pattern": hatched(PATTERNS[i % len(PATTERNS)], colour),
             },
             hovertext=[lines((f"{arm}: {n} {kind}",)) for arm, n in zip(arms, counts, strict=True)],
             hoverinfo="text",

@@ -41,6 +41,8 @@ class Gallery:
     samples: bytes | None
     walk: bytes | None
     walk_dimensions: tuple[int, ...]
+    walk_start: str
+    """Where the walk's other dimensions stay, in words."""
     latent: pd.DataFrame
     """Columns x, y, label; empty without data."""
     axes: tuple[str, str]
@@ -69,12 +71,14 @@ def gallery(path: Path, experiment: Experiment, fingerprint: str, data_dir: Path
         latent, axes = latent_map(means, labels) if means is not None else (_NO_MAP, ("", ""))
         spread = means.var(0).numpy() if means is not None else np.ones(trained.recipe.latent_size)
         dimensions = tuple(int(i) for i in np.argsort(-spread, kind="stable")[:WALK_ROWS])
+        start = torch.zeros(trained.recipe.latent_size) if means is None else means[0].float()
         return Gallery(
             recipe_json=trained.recipe.to_json(),
             reconstructions=_reconstructions(trained, data, shape) if data is not None and shape else None,
             samples=_samples(trained, shape) if shape else None,
-            walk=_walk(trained, dimensions, shape) if shape else None,
+            walk=_walk(trained, dimensions, start, shape) if shape else None,
             walk_dimensions=dimensions,
+            walk_start="the others at 0" if means is None else "the others where the first test image lies",
             latent=latent,
             axes=axes,
             active_units=int((spread > 0.01).sum()) if means is not None else 0,
@@ -175,9 +179,11 @@ def _samples(trained: TrainedModel, shape: tuple[int, int, int]) -> bytes:
     return sheet(pixels, COLUMNS, trained.shape, shape, _limits(pixels, trained))
 
 
-def _walk(trained: TrainedModel, dimensions: tuple[int, ...], shape: tuple[int, int, int]) -> bytes:
-    """One latent dimension a row, from -3 to 3, the others at 0."""
-    z = torch.zeros(len(dimensions), WALK_STEPS, trained.recipe.latent_size)
+def _walk(
+    trained: TrainedModel, dimensions: tuple[int, ...], start: Tensor, shape: tuple[int, int, int]
+) -> bytes:
+    """One latent dimension a row, from -3 to 3, the others at `start`."""
+    z = start.repeat(len(dimensions), WALK_STEPS, 1)
     for row, dimension in enumerate(dimensions):
         z[row, :, dimension] = torch.linspace(-3.0, 3.0, WALK_STEPS)
     pixels = _expected(trained, z.flatten(0, 1))

@@ -32,6 +32,7 @@
     spec.layout.template = JSON.parse(inColours(JSON.stringify(theme.template), dark));
     if (width < NARROW) for (const [path, value] of Object.entries(spec.narrow)) set(spec.layout, path, value);
     spec.layout.width = width;
+    graph.style.height = `${spec.layout.height}px`;
     if (touch) spec.layout.dragmode = false;
     const small = graph.closest(".grid") !== null;
     const config = {

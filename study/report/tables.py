@@ -6,7 +6,9 @@ was measured apart. `curves` maps a trial's id to its recorded curve.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,8 +57,8 @@ def speeds(throughput: pd.DataFrame) -> dict[str, float]:
     if throughput.empty:
         return {}
     baseline = float(throughput["baseline_examples_per_second"].median())
-    ratio = np.log(throughput["examples_per_second"] / throughput["baseline_examples_per_second"])
-    factors = np.exp(ratio.groupby(throughput["arm"]).mean())
+    ratio = throughput["examples_per_second"] / throughput["baseline_examples_per_second"]
+    factors = np.exp(ratio.map(math.log).groupby(throughput["arm"]).mean())
     return {"baseline": baseline} | {str(arm): baseline * float(factor) for arm, factor in factors.items()}
 
 
@@ -84,7 +86,7 @@ def seeds(state: State, runs: Mapping[str, Sequence[Run]], speed: Mapping[str, f
     rows = []
     for arm, own in runs.items():
         for run in own:
-            row = state.table.loc[run.trial_id]
+            row: Any = state.table.loc[run.trial_id]
             E = float(row["examples_to_target"]) if run.hit else float(state.tau)
             rows.append(
                 {

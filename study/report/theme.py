@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+#: Height of a panel of a grid in pixels.
+PANEL_HEIGHT = 178
 FONT = '"Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
 
 PAPER = "#fdfdfc"
@@ -113,13 +115,14 @@ _AXIS: dict[str, Any] = {
     "tickfont": {"size": 12, "color": MUTED},
     "title": {"font": {"size": 13, "color": MUTED}, "standoff": 8},
     "automargin": True,
+    "ticklabelstandoff": 3,
 }
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": FONT, "size": 13, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "xaxis": _AXIS,
+        "xaxis": _AXIS | {"tickangle": 0},
         "yaxis": _AXIS,
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
         "hovermode": "closest",
@@ -141,6 +144,13 @@ def blank(height: int, **layout: Any) -> go.Figure:
     return go.Figure(layout={"template": TEMPLATE, "height": height, "showlegend": False} | layout)
 
 
+def small(bottom: int = 24) -> go.Figure:
+    """An empty panel of a grid, with margins that don't hang on its labels, so that neighbours line up."""
+    axis = {"automargin": False, "tickfont": {"size": 11}, "nticks": 5}
+    margin = {"l": 42, "r": 8, "t": 6, "b": bottom}
+    return blank(PANEL_HEIGHT, margin=margin, xaxis=axis, yaxis=axis)
+
+
 def mark(family: str) -> Mark:
     """The mark of a family; the reference's for one that is unknown."""
     return FAMILIES.get(family, FAMILIES["reference"])
@@ -149,6 +159,11 @@ def mark(family: str) -> Mark:
 def faint(colour: str) -> str:
     """The colour as the fill of a band; the dark edition is found by the same six digits."""
     return f"{colour}2b"
+
+
+def hatched(shape: str, colour: str) -> dict[str, Any]:
+    """A bar's pattern in its colour, so that bars differ in grey print too; "" is plain."""
+    return {"shape": shape, "bgcolor": colour, "fgcolor": PAPER, "size": 6, "solidity": 0.25}
 
 
 def escape(text: object) -> str:
@@ -179,29 +194,34 @@ def thinned(n: int, keep: int) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, keep)).round().astype(np.int64))
 
 
-def ratio_axis(low: float, high: float, most: float = 20.0) -> dict[str, Any]:
-    """A log axis for ratios that holds low..high and 1, at most 1/most..most, with readable ticks."""
-    low, high = max(min(low, 0.95), 1.0 / most), min(max(high, 1.05), most)
+def ratio_axis(points: Sequence[float], ends: Sequence[float] = (), most: float = 10.0) -> dict[str, Any]:
+    """A log axis for ratios with readable ticks, round 1. It holds every finite one of `points`; of `ends`, such as
+    limits of wide intervals, those between 1 / most and most."""
+    held = [1.0 / 1.05, 1.05, *(value for value in points if math.isfinite(value) and value > 0)]
+    held += [min(max(value, 1.0 / most), most) for value in ends if math.isfinite(value)]
+    low, high = min(held), max(held)
     span = math.log2(high / low)
     if span < 1.0:
         ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.8, 2.0]
     elif span < 2.4:
-        ticks = [0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0]
-    elif span < 4.2:
-        ticks = [0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0]
+        ticks = [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0]
+    elif span < 6.0:
+        ticks = [2.0**power for power in range(-6, 7)]
     else:
-        ticks = [2.0**power for power in range(-5, 6)]
+        ticks = [step * 10.0**power for power in range(-6, 7) for step in ((1, 3) if span < 10 else (1,))]
     pad = 0.04 * math.log10(high / low)
     return {
         "type": "log",
         "range": [math.log10(low) - pad, math.log10(high) + pad],
         "tickvals": ticks,
-        "ticktext": [f"{tick:g}x" for tick in ticks],
+        "ticktext": [f"{tick:.3g}x" for tick in ticks],
     }
 
 
-def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """A log axis from low to high, both positive, with about four round ticks such as 3k, 10k, 30k."""
+def log_ticks(low: float, high: float, pad: float = 0.015) -> dict[str, Any]:
+    """A log axis from low to high, both positive, with about four round ticks such as 3k, 10k, 30k; `pad` is the
+    share of its length added at each end."""
+    high = max(high, low * 1.01)
     decades = math.log10(high / low)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
@@ -211,7 +231,7 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
             break
     return {
         "type": "log",
-        "range": [math.log10(low) - 0.01 * decades, math.log10(high) + 0.02 * decades],
+        "range": [math.log10(low) - pad * decades, math.log10(high) + pad * decades],
         "tickvals": plain(ticks),
         "ticktext": [short_number(tick) for tick in ticks],
     }

@@ -1,0 +1,201 @@
+"""A large experiment for the report's tests: twelve arms, hundreds of trials, made up and written in bulk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import optuna
+import sqlalchemy
+from optuna.distributions import FloatDistribution, distribution_to_json
+from optuna.trial import TrialState
+
+from study.experiment import Experiment
+from study.schema import curve, trial_run
+from study.space import Space
+from study.storage import Store
+from study.survival import Curve, examples_to_target, tuning_score
+from vae.grid import evaluation_grid
+
+NAME = "large"
+ARMS = ("he", "xavier", "output-bias", "batch-half", "batch-double", "cosine", "one-cycle", "kl-warm-up")
+ARMS += ("beta-below-1", "muon", "ema")
+#: These are slow: the first misses the target on some seeds, the second on all.
+UNRELIABLE, NEVER = "batch-double", "xavier"
+TARGET = 25.0
+N_TRAIN = 54_000
+_SPACE = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": {"low": 0.5, "high": 2.0}}
+
+
+def large_experiment(
+    url: str, arms: tuple[str, ...] = ARMS, seeds: int = 25, search_trials: int = 80, evaluations: int = 1000
+) -> Store:
+    """The store of a comparison and a search that are complete; at most so many evaluations a curve."""
+    values = {
+        "data": "fashion-mnist",
+        "name": NAME,
+        "budget": 10.0,
+        "arms": arms,
+        "seeds": seeds,
+        "recipe": {},
+    }
+    values |= {"target": TARGET, "search": {"trials": search_trials, "space": _SPACE}}
+    experiment = Experiment.from_values(values, "test")
+    store = Store.open(url, create=True)
+    spec = {"experiment": experiment.to_json(), "data_fingerprint": "0" * 64, "n_train": N_TRAIN}
+    store.save_experiment(NAME, spec)
+    writer = _Writer(store, experiment, evaluations)
+    for position, arm in enumerate(("search", "baseline", *arms, "article", "search-best")):
+        plan = {"search": search_trials} if arm == "search" else {"tune": 8, "confirm": seeds}
+        plan = {"confirm": seeds} if arm in ("article", "search-best") else plan
+        writer.study(arm, plan, 1.0 + 0.06 * position)
+        if arm in (*arms, "article"):
+            for pair in range(10):
+                store.add_throughput(
+                    NAME,
+                    arm,
+                    pair,
+                    examples_per_second=4e4 * (1.0 + 0.02 * position) + pair,
+                    baseline_examples_per_second=4e4 - pair,
+                    cold_start_seconds=0.1,
+                )
+    return store
+
+
+class _Writer:
+    """Writes trials past Optuna's API, which takes milliseconds for each."""
+
+    def __init__(self, store: Store, experiment: Experiment, evaluations: int) -> None:
+        self.store, self.experiment = store, experiment
+        self.rng = np.random.default_rng(0)
+        grid = evaluation_grid(experiment.tau(N_TRAIN))
+        self.grid = grid[np.unique(np.linspace(0, len(grid) - 1, min(len(grid), evaluations)).astype(int))]
+        self.tables = sqlalchemy.MetaData()
+        self.tables.reflect(store.engine)
+        self.trial_id = 0
+
+    def study(self, arm: str, plan: dict[str, int], speed: float) -> None:
+        study = optuna.create_study(study_name=f"{NAME}/{arm}", storage=self.store.optuna)
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for number, (phase, index) in enumerate((p, i) for p, n in plan.items() for i in range(n)):
+            for table, found in self._trial(study._study_id, arm, phase, index, number, speed):
+                rows.setdefault(table, []).extend(found)
+        with self.store.write() as connection:
+            for table, found in rows.items():
+                own = {"trial_run": trial_run, "curve": curve}.get(table)
+                connection.execute((self.tables.tables[table] if own is None else own).insert(), found)
+
+    def _trial(
+        self, study_id: int, arm: str, phase: str, index: int, number: int, speed: float
+    ) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+        rng, grid = self.rng, self.grid
+        self.trial_id += 1
+        key = {"trial_id": self.trial_id}
+        params = {
+            "lr": float(np.exp(rng.uniform(np.log(1e-4), np.log(1e-2)))),
+            "beta": float(rng.uniform(0.5, 2.0)),
+        }
+        base = self.experiment.base_recipe(arm)
+        recipe = (
+            base.replace(**params, seed=index)
+            if phase == "search"
+            else base.replace(lr=params["lr"], seed=index)
+        )
+        loss = self._loss(arm, speed, params["lr"] if phase != "confirm" else 1e-3)
+        best, last = float(loss.min()), float(loss[-1])
+        pruned = phase == "search" and best > 24.6
+        state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+        E, hit = examples_to_target(grid, loss, TARGET)
+        attrs = {"arm": arm, "phase": phase, "block": 1, "index": index, "recipe": base.to_json()}
+        attrs |= {"capped": True} if phase == "tune" and arm != "baseline" else {}
+        when = datetime(2026, 1, 1)
+        yield (
+            "trials",
+            [
+                key
+                | {
+                    "number": number,
+                    "study_id": study_id,
+                    "state": state.name,
+                    "datetime_start": when,
+                    "datetime_complete": when,
+                }
+            ],
+        )
+        yield "trial_values", [key | {"objective": 0, "value": best, "value_type": "FINITE"}]
+        yield (
+            "trial_user_attributes",
+            [key | {"key": k, "value_json": json.dumps(v)} for k, v in attrs.items()],
+        )
+        asked = params if phase == "search" else {"lr": params["lr"]}
+        yield (
+            "trial_params",
+            [
+                key | {"param_name": field, "param_value": value, "distribution_json": _DISTRIBUTIONS[field]}
+                for field, value in asked.items()
+            ],
+        )
+        yield (
+            "trial_run",
+            [
+                key
+                | {
+                    "experiment": NAME,
+                    "arm": arm,
+                    "block": 1,
+                    "phase": phase,
+                    "number": number,
+                    "seed": index,
+                }
+                | {"recipe": recipe.to_json(), "owner": "host:1:0-0", "attempt": 1, "died": 0, "furthest": 0}
+                | {
+                    "outcome": "pruned" if pruned else "completed",
+                    "state": state.name,
+                    "value": best,
+                    "target": TARGET,
+                }
+                | {
+                    "hit": hit,
+                    "examples_to_target": E if hit else float(grid[-1]),
+                    "device": "cpu",
+                    "host": "host",
+                }
+                | {"score": tuning_score(Curve(grid, loss), TARGET, float(grid[-1])), "valid_loss": last}
+                | {"test_loss": last if hit else None, "best_valid_loss": best, "examples": int(grid[-1])}
+                | {"versions": json.dumps({"torch": "2.13"}), "started": 1.7e9, "finished": 1.7e9 + 60.0}
+                | {"train_seconds": 12.0, "wall_seconds": 15.0}
+            ],
+        )
+        yield (
+            "curve",
+            [
+                key
+                | {
+                    "number": i,
+                    "examples": int(x),
+                    "steps": i + 1,
+                    "valid_loss": float(y),
+                    "rate": 9.0 * params["beta"],
+                }
+                | {"distortion": float(y) - 9.0 * params["beta"], "active_units": 12}
+                for i, (x, y) in enumerate(zip(grid, loss, strict=True))
+            ],
+        )
+
+    def _loss(self, arm: str, speed: float, lr: float) -> np.ndarray:
+        quality = speed * float(np.exp(0.1 * self.rng.normal() - abs(np.log10(lr / 1e-3))))
+        floor = {UNRELIABLE: 24.9 + 0.1 * self.rng.normal(), NEVER: 26.0}.get(arm, 24.0)
+        curve: np.ndarray = floor + 40.0 / (1.0 + quality * self.grid / 2_000.0)
+        return curve + 0.01 * self.rng.normal(size=len(self.grid))
+
+
+_SEARCHED: Space = Experiment.from_values(
+    {"data": "digits", "name": "x", "budget": 1.0, "recipe": {}, "search": {"space": _SPACE}}, "test"
+).search.space
+_DISTRIBUTIONS = {
+    field: distribution_to_json(FloatDistribution(d.low or 0.0, d.high or 1.0, log=d.log))
+    for field, d in _SEARCHED.items()
+}

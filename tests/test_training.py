@@ -1,0 +1,440 @@
+"""Training: it learns what a plain loop learns, and the same recipe is the same curve, whatever interrupts it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vae import sources, training
+from vae.data import Dataset, Split, load
+from vae.elbo import elbo_terms
+from vae.errors import UserError
+from vae.grid import evaluation_grid
+from vae.model import VAE, build
+from vae.optim import lr_factor
+from vae.recipe import OptimizerName, Recipe
+from vae.training import COLLAPSED_RATE, Evaluation, Scores, Training, train
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+TAU = 4_000
+#: What a run's state is made of, one at a time and together.
+STATEFUL: list[dict[str, Any]] = [
+    *({"optimizer": name} for name in get_args(OptimizerName)),
+    {"dropout": 0.2},
+    {"ema_decay": 0.9, "clip_norm": 10.0},
+    {"likelihood": "dynamic_bernoulli"},
+    {"lr_schedule": "onecycle", "beta_warmup": 0.5, "weight_decay": 0.1, "precision": "bf16"},
+    {"optimizer": "schedule_free_adamw", "dropout": 0.1, "ema_decay": 0.5, "likelihood": "dynamic_bernoulli"},
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    """The promise of equal bits is for one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load("digits")
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    return Recipe(hidden=(32,), latent_size=4, batch_size=64, lr=3e-3).replace(**changes)
+
+
+def curve(run: Training) -> list[Evaluation]:
+    """The rest of a run, without the seconds."""
+    return [replace(evaluation, train_seconds=0.0) for evaluation in run]
+
+
+def weights(run: Training) -> Tensor:
+    return nn.utils.parameters_to_vector(run.model.parameters()).detach().clone()
+
+
+# The same as a plain loop
+
+
+def plain_loop(images: Tensor, valid: Tensor, seed: int, steps: int, beta: float = 1.0) -> float:
+    """A 784-500-30 VAE in a dozen lines of torch, Adam 1e-3, batch 256; its negative ELBO on valid."""
+    torch.manual_seed(seed)
+    encode, posterior = nn.Linear(784, 500), nn.Linear(500, 60)
+    decode, output = nn.Linear(30, 500), nn.Linear(500, 784)
+    layers = nn.ModuleList([encode, posterior, decode, output])
+    adam = torch.optim.Adam(layers.parameters(), lr=1e-3)
+
+    def loss(x: Tensor, beta: float) -> Tensor:
+        mean, log_var = posterior(torch.relu(encode(x))).chunk(2, dim=1)
+        z = mean + (log_var / 2).exp() * torch.randn_like(mean)
+        logits = output(torch.relu(decode(z)))
+        distortion = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        rate = -0.5 * (1 + log_var - mean**2 - log_var.exp()).sum()
+        return (distortion + beta * rate) / len(x)
+
+    order = torch.cat([torch.randperm(len(images)) for _ in range(1 + steps * 256 // len(images))])
+    for index in order[: steps * 256].split(256):
+        adam.zero_grad()
+        loss(images[index], beta).backward()
+        adam.step()
+    with torch.no_grad():
+        return float(loss(valid, 1.0))
+
+
+def test_fashion_mnist_learns_as_in_a_plain_loop() -> None:
+    """The baseline recipe for 60 steps ends where an independently written loop ends, within seed noise (about
+    0.5 nats each way, over seeds); a twice as heavy KL, for comparison, is several nats off."""
+    if not FASHION.is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    data = load("fashion-mnist", download=False)
+    few = replace(data, train=replace(data.train, rows=data.train.rows[:10_000]))
+    images, valid = few.train.all(), few.valid.all(2_000)
+    ours = []
+    for seed in range(2):
+        *_, last = train(Recipe(seed=seed), few, tau=60 * 256)
+        assert last.steps == 60
+        ours.append(last.valid_loss)
+    theirs = [plain_loop(images, valid, seed, steps=60) for seed in range(2)]
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=2.5)
+
+
+def test_a_model_of_ones_own_trains_the_same(digits: Dataset) -> None:
+    """A network given to `train`, whose gradient is autograd's, follows the built-in one's curve to rounding."""
+
+    class Own(VAE):
+        pass
+
+    recipe = recipe_of(clip_norm=20.0, beta=0.5, dropout=0.1)
+    built_in = train(recipe, digits, TAU)
+    own = build(recipe, digits.size)
+    own.load_state_dict(built_in.model.state_dict())
+    own.__class__ = Own
+    ours = train(recipe, digits, TAU, model=own)
+    assert ours.model is own
+    for a, b in zip(curve(built_in), curve(ours), strict=True):
+        assert (a.examples, a.lr, a.beta) == (b.examples, b.lr, b.beta)
+        assert (a.valid_loss, a.rate, a.train_loss, a.grad_norm) == pytest.approx(
+            (b.valid_loss, b.rate, b.train_loss, b.grad_norm), rel=1e-3
+        )
+
+
+# The same again
+
+
+def test_equal_recipes_are_equal_curves(digits: Dataset) -> None:
+    """Bitwise, with evaluations and weights; another seed changes init, order and noise."""
+    runs = [train(recipe_of(seed=seed), digits, TAU) for seed in (1, 1, 2)]
+    start = [weights(run) for run in runs]
+    curves = [curve(run) for run in runs]
+    assert curves[0] == curves[1]
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+    assert not torch.equal(start[0], start[2])
+    assert curves[0][-1].valid_loss != curves[2][-1].valid_loss
+
+
+@pytest.mark.parametrize("changes", STATEFUL, ids=str)
+def test_resumed_is_uninterrupted(digits: Dataset, changes: dict[str, Any]) -> None:
+    """A state taken at any evaluation, loaded into a new run, goes on to bitwise the same curve and weights; and
+    taking it leaves the run alone."""
+    recipe = recipe_of(**changes)
+    whole = train(recipe, digits, TAU)
+    expected = curve(whole)
+    cut = random.Random(str(changes)).randrange(1, len(expected))
+    run = train(recipe, digits, TAU)
+    before = [replace(next(iter(run)), train_seconds=0.0) for _ in range(cut)]
+    state = copy.deepcopy(run.state_dict())
+    resumed = train(recipe, digits, TAU)
+    resumed.load_state_dict(state)
+    assert resumed.train_seconds == run.train_seconds
+    assert before + curve(resumed) == expected
+    assert torch.equal(weights(resumed), weights(whole))
+    assert before + curve(run) == expected
+    assert resumed.outcome == whole.outcome == "completed"
+    assert resumed.evaluate(digits.test) == whole.evaluate(digits.test)
+
+
+def test_a_finished_state_stays_finished(digits: Dataset) -> None:
+    """Loading the state of a run that ended yields nothing more, and the same final scores."""
+    run = train(recipe_of(), digits, TAU)
+    curve(run)
+    again = train(recipe_of(), digits, TAU)
+    again.load_state_dict(run.state_dict())
+    assert curve(again) == []
+    assert again.evaluate(digits.test) == run.evaluate(digits.test)
+
+
+def test_a_state_of_another_recipe_or_budget_is_refused(digits: Dataset) -> None:
+    """Nothing is loaded from it."""
+    state = train(recipe_of(), digits, TAU).state_dict()
+    for other in (train(recipe_of(lr=1e-3), digits, TAU), train(recipe_of(), digits, TAU + 1)):
+        start = weights(other)
+        with pytest.raises(ValueError, match="another recipe or budget"):
+            other.load_state_dict(state)
+        assert torch.equal(weights(other), start)
+
+
+def test_runs_in_turn_are_runs_apart(digits: Dataset) -> None:
+    """Two runs stepped alternately, with the caller drawing between, give the curves they give alone."""
+    recipes = [recipe_of(dropout=0.2), recipe_of(seed=3, likelihood="dynamic_bernoulli", latent_size=2)]
+    alone = [curve(train(recipe, digits, TAU)) for recipe in recipes]
+    together: list[list[Evaluation]] = [[], []]
+    for pair in zip(*(train(recipe, digits, TAU) for recipe in recipes), strict=True):
+        torch.rand(3)
+        for evaluations, evaluation in zip(together, pair, strict=True):
+            evaluations.append(replace(evaluation, train_seconds=0.0))
+    assert together == alone
+
+
+def test_the_callers_randomness_and_modes_are_untouched(digits: Dataset) -> None:
+    """torch's, numpy's and Python's generators stay where they were, and neither grad mode nor inference mode
+    leaks out between evaluations; inside the caller's own no_grad the training still trains."""
+    torch.manual_seed(7)
+    before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
+    run = train(recipe_of(dropout=0.2), digits, TAU)
+    for _ in run:
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+    run.advance(2)
+    run.evaluate(digits.test)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    with torch.no_grad():
+        unaware = train(recipe_of(dropout=0.2), digits, TAU)
+        for _ in unaware:
+            assert not torch.is_grad_enabled()
+    assert torch.equal(weights(unaware), _after(run, digits))
+
+
+def _after(run: Training, data: Dataset) -> Tensor:
+    again = train(run.recipe, data, run.tau)
+    curve(again)
+    return weights(again)
+
+
+# The grid and the record
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 1000, "full"])
+def test_the_grid_is_visited(digits: Dataset, batch_size: int | str) -> None:
+    """Each evaluation is at the first step boundary at or past a grid point, its number is that of the last point
+    passed, numbers strictly increase, and the last is tau's. The full batch is one step an epoch."""
+    tau = 300 if batch_size == 1 else 5_000
+    recipe = recipe_of(batch_size=batch_size)
+    batch = recipe.batch(len(digits.train))
+    grid = evaluation_grid(tau)
+    evaluations = curve(train(recipe, digits, tau))
+    due = 0  # the first grid point not passed
+    for evaluation in evaluations:
+        assert evaluation.examples == evaluation.steps * batch
+        assert grid[due] <= evaluation.examples < grid[due] + batch
+        due = int((grid <= evaluation.examples).sum())
+        assert evaluation.number == due - 1
+    assert due == len(grid)
+    assert all(a.number < b.number for a, b in zip(evaluations, evaluations[1:], strict=False))
+
+
+def test_every_example_is_seen_once_an_epoch(digits: Dataset) -> None:
+    """Batches are pieces of one endless row of permutations: no example is left out or doubled within an epoch,
+    the next epoch's order differs, and batches drawn together are those drawn one by one."""
+    n = len(digits.train)
+    run = train(recipe_of(batch_size=100), digits, TAU)
+    index = run._next_indices(2 * n + 50)
+    first, second = index[:n].tolist(), index[n : 2 * n].tolist()
+    assert sorted(first) == sorted(second) == list(range(n))
+    assert first != second
+    pieces = []
+    for _ in range(12):
+        pieces += run._next_indices(100).tolist()
+        run.examples += 100
+    assert pieces == index[:1200].tolist()
+
+
+def test_lr_and_beta_are_recorded_as_scheduled(digits: Dataset) -> None:
+    """Those of the last step before each evaluation."""
+    recipe = recipe_of(lr_schedule="cosine", horizon=0.8, warmup=0.1, beta=2.0, beta_warmup=0.5)
+    for evaluation in train(recipe, digits, TAU):
+        # With a warm-up t is where the step ends, so that the first step's lr isn't 0.
+        t = min(1.0, evaluation.examples / TAU)
+        assert evaluation.lr == recipe.lr * lr_factor("cosine", t, 0.8, 0.1)
+        began = evaluation.examples - 64
+        assert evaluation.beta == 2.0 * min(1.0, began / (0.5 * TAU))
+
+
+def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a step moves by 1 and an evaluation by 1000."""
+    now = 0.0
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+    run = train(recipe_of(), digits, TAU)
+    step, scores = run._step, run._scores
+
+    def slow_step(*arguments: Any) -> Any:
+        nonlocal now
+        now += 1.0
+        return step(*arguments)
+
+    def slow_scores(*arguments: Any) -> Scores:
+        nonlocal now
+        now += 1000.0
+        return scores(*arguments)
+
+    monkeypatch.setattr(run, "_step", slow_step)
+    monkeypatch.setattr(run, "_scores", slow_scores)
+    for evaluation in run:
+        assert evaluation.train_seconds == evaluation.steps
+    assert run.advance(7) == 7.0
+
+
+def test_train_loss_is_the_mean_objective(digits: Dataset) -> None:
+    """With beta and free bits in it, over the steps since the last evaluation, in nats per example."""
+    run = train(
+        recipe_of(batch_size="full", beta=3.0, free_bits=0.3, lr=1e-9), digits, tau=2 * len(digits.train)
+    )
+    first, second = curve(run)
+    bound = 3.0 * 4 * 0.3  # the KL starts near 0, so all of the penalty is the free bits'
+    for evaluation in (first, second):
+        scores = run.evaluate(digits.train)
+        assert evaluation.train_loss == pytest.approx(scores.distortion + bound, rel=1e-3)
+        assert scores.rate < 1.0
+
+
+# What is evaluated
+
+
+def test_the_metric_knows_no_beta_or_free_bits(digits: Dataset) -> None:
+    """Equal weights score equally under every beta, free bits and seed, and loss = rate + distortion."""
+    runs = [
+        train(recipe_of(beta=beta, free_bits=bits, beta_warmup=warmup), digits, TAU)
+        for beta, bits, warmup in ((1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (9.0, 2.0, 0.5))
+    ]
+    other_seed = train(recipe_of(seed=5), digits, TAU)
+    other_seed.model.load_state_dict(runs[0].model.state_dict())
+    scores = [run.evaluate(digits.valid) for run in [*runs, other_seed]]
+    assert all(score == scores[0] for score in scores)
+    assert scores[0].loss == pytest.approx(scores[0].rate + scores[0].distortion, rel=1e-12)
+    assert next(iter(runs[2])).beta == 0.0
+
+
+def test_scores_are_the_elbos_mean(digits: Dataset) -> None:
+    """Of a split of any size, in evaluation mode (no dropout), by `elbo_terms`."""
+    run = train(recipe_of(dropout=0.5), digits, TAU)
+    x, noise = training.evaluation_inputs(run, digits.test, 100)
+    with run.evaluated_weights() as model, torch.no_grad():
+        assert not model.training
+        terms = elbo_terms(model, run.likelihood, x, noise)  # type: ignore[arg-type]
+    assert run.model.training
+    assert run.evaluate(digits.test, 100).loss == pytest.approx(float(terms.loss.mean()), rel=1e-5)
+
+
+def test_an_average_is_what_is_evaluated(digits: Dataset) -> None:
+    """With ema_decay the evaluated weights are the recursion's average of the weights after each step, starting
+    from the first; training goes on from the weights themselves."""
+    run, without = (train(recipe_of(ema_decay=decay), digits, TAU) for decay in (0.8, 0.0))
+    average = weights(run)
+    for _ in range(10):
+        run.advance(1)
+        without.advance(1)
+        average = 0.8 * average + 0.2 * weights(run)
+    assert torch.equal(weights(run), weights(without))
+    with run.evaluated_weights():
+        torch.testing.assert_close(weights(run), average, rtol=1e-5, atol=1e-6)
+        by_hand = run._scores(run._valid, run._valid_noise)
+    assert torch.equal(weights(run), weights(without))
+    assert run.evaluate(digits.valid) == by_hand
+    assert by_hand != without.evaluate(digits.valid)
+
+
+def test_schedule_free_evaluates_its_own_average(digits: Dataset) -> None:
+    """The evaluated weights differ from those in training, score better midway, and leave them bitwise."""
+    run = train(recipe_of(optimizer="schedule_free_adamw", lr=0.03), digits, TAU)
+    run.advance(60)
+    start = weights(run)
+    with run.evaluated_weights():
+        assert not torch.equal(weights(run), start)
+        evaluated = run._scores(run._valid, run._valid_noise).loss
+    assert torch.equal(weights(run), start)
+    assert run.evaluate(digits.valid).loss == evaluated
+    assert evaluated < run._scores(run._valid, run._valid_noise).loss
+
+
+# Outcomes
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_divergence_is_an_outcome(digits: Dataset, optimizer: str) -> None:
+    """A learning rate of 100 ends with a last evaluation that isn't finite: no exception and no warning."""
+    run = train(recipe_of(lr=100.0, optimizer=optimizer, hidden=(64, 64)), digits, 50_000)
+    evaluations = curve(run)
+    assert run.outcome == "diverged"
+    assert not (math.isfinite(evaluations[-1].valid_loss) and math.isfinite(evaluations[-1].train_loss))
+    assert all(math.isfinite(e.valid_loss) and math.isfinite(e.train_loss) for e in evaluations[:-1])
+    assert evaluations[-1].examples < 50_000
+
+
+def test_collapse_is_an_outcome(digits: Dataset) -> None:
+    """At beta = 1000 no information survives in z."""
+    run = train(recipe_of(beta=1000.0), digits, 20_000)
+    last = curve(run)[-1]
+    assert run.outcome == "collapsed"
+    assert 0 <= last.rate < COLLAPSED_RATE
+    assert last.active_units == 0
+
+
+def test_a_collapsed_squared_error_is_the_pixel_variance(digits: Dataset) -> None:
+    """A decoder that ignores z and gives the train mean at variance 1 has a loss of half the pixel variance about
+    that mean, summed, and the Gaussian's constant: a number that needs no training."""
+    run = train(recipe_of(likelihood="gaussian"), digits, TAU)
+    pixels = digits.train.all().double()
+    model = run.model
+    assert isinstance(model, VAE)
+    with torch.no_grad():
+        for parameter in (model.posterior.weight, model.posterior.bias, model.output.weight):
+            parameter.zero_()
+        floor = -2 * math.log(255)  # raw log variance whose soft clip is 0
+        raw = floor + math.log(math.expm1(-floor))
+        model.output.bias.copy_(torch.cat([pixels.mean(0), torch.full((digits.size,), raw)]))
+    scores = run.evaluate(digits.train)
+    variance = float(pixels.var(0, correction=0).sum())
+    assert scores.rate == 0.0
+    assert scores.loss == pytest.approx(0.5 * (variance + digits.size * math.log(2 * math.pi)), rel=1e-6)
+
+
+# Data
+
+
+def test_a_memory_map_trains_as_memory_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bitwise the same curve; and neither copies the stored uint8 pixels or turns them to floats."""
+    images = np.random.default_rng(0).integers(0, 256, (400, 5, 5), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    in_memory = load(str(tmp_path / "images.npy"))
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    mapped = load(str(tmp_path / "images.npy"))
+    assert mapped.train.base.shape[0] == 400 > in_memory.train.base.shape[0]
+    runs = [train(recipe_of(batch_size=32), data, TAU) for data in (in_memory, mapped)]
+    assert curve(runs[0]) == curve(runs[1])
+    for run, data in zip(runs, (in_memory, mapped), strict=True):
+        assert run._train.base.dtype == torch.uint8
+        assert run._train.base.data_ptr() == data.train.base.data_ptr()
+
+
+def test_a_batch_larger_than_the_data_is_refused(digits: Dataset) -> None:
+    """Before anything is built."""
+    with pytest.raises(UserError, match="batch_size 5000 is more than the"):
+        train(recipe_of(batch_size=5_000), digits, TAU)
+
+
+def test_training_moves_to_the_device_once(digits: Dataset) -> None:
+    """A split that is where the training is stays as it is."""
+    moved: list[Split] = [digits.train.to("cpu"), digits.train]
+    assert moved[0] is moved[1]
