@@ -257,7 +257,9 @@ def report(
     format: Annotated[str, typer.Option("--format", help="html, or md: the tables, printed.")] = "html",
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="DIR", help="Also write every figure as PNG and SVG (needs [figures])."),
+        typer.Option(
+            "--figures", metavar="DIR", help="Also write every figure as PNG and SVG (needs [figures])."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -359,17 +361,6 @@ def _execute(
     session = Session.prepare(place, values, fixed, source)
     experiment = session.experiment
     print_plan(out, experiment, session.data, place, estimated_minutes(experiment, session.data, place))
-<<<<<<< /tmp/te/w/study/cli.py
-    with Progress(out, session.store, experiment) as progress:
-        complete = session.launch(progress.update)
-    if not complete:
-        err.print("Stopped. Finished trials are kept, and the running ones were saved. To go on:")
-        err.print("  " + again(command), soft_wrap=True, markup=False)
-        raise SystemExit(130)
-    if experiment.arms:
-        session.time_arms(lambda arm: out.print(f"timing {arm} against the baseline", style="dim"))
-    kept = session.keep_best_model()
-=======
 
     def say(line: str) -> None:
         err.print(line, soft_wrap=True, markup=False)
@@ -385,13 +376,12 @@ def _execute(
             complete = session.launch(on_progress)
         if not complete:
             say("Stopped. Finished trials are kept, and the running ones were saved. To go on:")
-            say("  " + _again(command))
+            say("  " + again(command))
             raise SystemExit(130)
         publisher.wait()
         if experiment.arms:
             session.time_arms(lambda arm: out.print(f"timing {arm} against the baseline", style="dim"))
         kept = session.keep_best_model()
->>>>>>> /tmp/te/theirs.tmp
     print_search(out, session.store, experiment.name)
     print_comparison(out, session.store, experiment.name)
     if kept is not None:

@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from study.report.blocks import Panel
 from study.report.theme import (
     GREY,
-    INK,
     MUTED,
     Mark,
     escape,
@@ -21,6 +20,7 @@ from study.report.theme import (
     mark,
     plain,
     ratio_axis,
+    rule,
     small,
     thinned,
 )
@@ -47,7 +47,7 @@ def learning_curves(
             _band(figure, baseline, unit, GREY, "baseline", dash="dot", fill=False)
         _band(figure, own, unit, look.colour if arm != "baseline" else GREY, str(arm))
         if target is not None:
-            figure.add_hline(target, line={"color": INK, "width": 1, "dash": "dash"})
+            rule(figure, y=target, dash="dash")
             _seed_marks(figure, seeds[(seeds["arm"] == arm) & seeds["hit"].astype(bool)], unit, target, look)
         figure.update_layout(
             xaxis=log_ticks(*_ends(shown[unit])),
@@ -213,9 +213,9 @@ def by_target(frame: pd.DataFrame, target: float | None, family: Family) -> list
         figure = small()
         look = mark(family(str(arm)))
         known = own[own["low"].notna()]
-        figure.add_hline(1.0, line={"color": INK, "width": 1})
+        rule(figure, y=1.0)
         if target is not None:
-            figure.add_vline(target, line={"color": INK, "width": 1, "dash": "dash"})
+            rule(figure, x=target, dash="dash")
         x = np.concatenate([known["target"], known["target"][::-1]])
         y = np.concatenate([known["high"], known["low"][::-1]])
         figure.add_scatter(

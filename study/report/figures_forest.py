@@ -25,6 +25,7 @@ from study.report.theme import (
     mark,
     plain,
     ratio_axis,
+    rule,
     shorten,
 )
 from study.terminal import sorted_arms
@@ -277,7 +278,7 @@ def decomposition(arms: pd.DataFrame) -> go.Figure:
             hoverinfo="text",
         )
     for i in range(1, len(rows)):
-        figure.add_hline(i - 0.5, line={"color": RULE, "width": 1}, layer="below")
+        rule(figure, y=i - 0.5, colour=RULE)
     figure.update_layout(
         xaxis=ratio_axis(values) | {"title": {"text": "ratio to the baseline, log scale; right is faster"}},
         yaxis={

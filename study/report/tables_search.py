@@ -12,7 +12,7 @@ from optuna.importance import (
     PedAnovaImportanceEvaluator,
     get_param_importances,
 )
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from study.report.tables import changes
 from study.space import Space
@@ -23,8 +23,8 @@ from vae.recipe import Recipe
 LEAST_TRIALS = 8
 #: Seeds of the random forests of fANOVA: their spread is shown.
 FANOVA_SEEDS = (0, 1, 2)
-#: Complete trials that an importance looks at, the latest ones: a forest's cost grows with them.
-MOST_TRIALS = 500
+#: Trees of a forest, and complete trials that it is grown from at most: its cost is the product of the two.
+N_TREES, MOST_TRIALS = 24, 100
 
 
 def searched(trials: pd.DataFrame, name: str, base: Recipe) -> pd.DataFrame:
@@ -43,45 +43,39 @@ def importance(store: Store, name: str, found: pd.DataFrame) -> tuple[pd.DataFra
     """(frame, why it is empty or what is left out). Columns evaluator, run (seed of the forest; 0 for PED-ANOVA),
     field, importance (shares of 1). Optuna looks at complete trials only."""
     columns = ["evaluator", "run", "field", "importance"]
-    nothing = pd.DataFrame(columns=columns)
     complete = found[(found["state"] == "COMPLETE") & found["value"].notna()]
     if len(complete) < LEAST_TRIALS or complete["value"].nunique() < 2:
-        return (
-            nothing,
-            f"Importance needs {LEAST_TRIALS} complete trials that differ; there are {len(complete)}.",
-        )
-    study = _latest(optuna.load_study(study_name=f"{name}/search", storage=store.optuna))
-    everywhere = [
-        field
-        for field in dict.fromkeys(field for trial in study.trials for field in trial.params)
-        if all(field in trial.params for trial in study.trials)
+        note = f"Importance needs {LEAST_TRIALS} complete trials that differ; there are {len(complete)}."
+        return pd.DataFrame(columns=columns), note
+    trials = [
+        trial
+        for trial in optuna.load_study(study_name=f"{name}/search", storage=store.optuna).trials
+        if trial.state == TrialState.COMPLETE and trial.value is not None and np.isfinite(trial.value)
     ]
-    conditional = sorted({field for trial in study.trials for field in trial.params} - set(everywhere))
-    note = f"Not asked for in every trial, so left out: {', '.join(conditional)}." if conditional else ""
-    evaluators: list[tuple[str, int, BaseImportanceEvaluator]] = [
-        ("PED-ANOVA", 0, PedAnovaImportanceEvaluator())
-    ]
-    evaluators += [
-        ("fANOVA", seed, FanovaImportanceEvaluator(n_trees=32, seed=seed)) for seed in FANOVA_SEEDS
+    fields = list(dict.fromkeys(field for trial in trials for field in trial.params))
+    everywhere = [field for field in fields if all(field in trial.params for trial in trials)]
+    notes = [f"{field} is left out: not every trial has it." for field in fields if field not in everywhere]
+    some = [trials[i] for i in np.unique(np.linspace(0, len(trials) - 1, MOST_TRIALS).astype(int))]
+    if len(some) < len(trials):
+        notes.append(f"fANOVA is of {len(some)} of the {len(trials)} complete trials, evenly spread.")
+    forests = [FanovaImportanceEvaluator(n_trees=N_TREES, seed=seed) for seed in FANOVA_SEEDS]
+    evaluators: list[tuple[str, int, BaseImportanceEvaluator, list[FrozenTrial]]] = [
+        ("PED-ANOVA", 0, PedAnovaImportanceEvaluator(), trials),
+        *(("fANOVA", seed, forest, some) for seed, forest in zip(FANOVA_SEEDS, forests, strict=True)),
     ]
     rows = [
         (label, run, field, float(share))
-        for label, run, evaluator in evaluators
-        for field, share in get_param_importances(study, evaluator=evaluator, params=everywhere).items()
+        for label, run, evaluator, own in evaluators
+        for field, share in get_param_importances(_study(own), evaluator=evaluator, params=everywhere).items()
     ]
-    return pd.DataFrame(rows, columns=columns), note
+    return pd.DataFrame(rows, columns=columns), " ".join(notes)
 
 
-def _latest(study: optuna.Study) -> optuna.Study:
-    """The study's complete trials with a value, the latest MOST_TRIALS of them, in memory."""
-    complete = [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.value is not None and np.isfinite(trial.value)
-    ]
-    copy = optuna.create_study(direction="minimize")
-    copy.add_trials(complete[-MOST_TRIALS:])
-    return copy
+def _study(trials: list[FrozenTrial]) -> optuna.Study:
+    """A study of just these trials, in memory."""
+    study = optuna.create_study(direction="minimize")
+    study.add_trials(trials)
+    return study
 
 
 def rate_distortion(curves: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

@@ -144,6 +144,18 @@ def blank(height: int, **layout: Any) -> go.Figure:
     return go.Figure(layout={"template": TEMPLATE, "height": height, "showlegend": False} | layout)
 
 
+def rule(
+    figure: go.Figure, x: float | None = None, y: float | None = None, colour: str = INK, dash: str = "solid"
+) -> None:
+    """A line across the figure at x or at y. Plotly's own add_hline costs twenty times as much."""
+    across = {"x0": 0, "x1": 1, "xref": "x domain"} if x is None else {"x0": x, "x1": x}
+    along = {"y0": 0, "y1": 1, "yref": "y domain"} if y is None else {"y0": y, "y1": y}
+    line = {"color": colour, "width": 1, "dash": dash}
+    figure.add_shape(
+        {"type": "line", "line": line, "layer": "below" if colour == RULE else "above"} | across | along
+    )
+
+
 def small(bottom: int = 24) -> go.Figure:
     """An empty panel of a grid, with margins that don't hang on its labels, so that neighbours line up."""
     axis = {"automargin": False, "tickfont": {"size": 11}, "nticks": 5}
