@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,33 @@ class AA:
     verdict: str
 
 
+def measure(
+    place: Place,
+    values: dict[str, Any],
+    fixed: dict[str, Any],
+    n: int,
+    block_counts: Sequence[int],
+    say: Callable[[str], None],
+) -> None:
+    """Run and tell n A/A comparisons for each R. Raises UserError."""
+    if n < 1:
+        raise UserError(f"--aa {n}: at least one A/A comparison is needed.")
+    for blocks in block_counts:
+        say(f"R = {blocks}: {n} A/A comparisons")
+        results, rate = run_aa(
+            place,
+            values,
+            fixed,
+            n,
+            blocks,
+            lambda aa: say(f"  seed {aa.seed}: {aa.ratio:.3f}x, p {aa.p:.3f}, {aa.verdict}"),
+        )
+        say(
+            f"R = {blocks}: false verdicts {rate.k} of {rate.n} ({rate.share:.0%} [{rate.low:.0%}, {rate.high:.0%}]), "
+            f"p below 0.05 in {sum(result.p < 0.05 for result in results)} of {len(results)}"
+        )
+
+
 def run_aa(
     place: Place,
     values: dict[str, Any],
@@ -46,8 +73,6 @@ def run_aa(
     points, other trainings. Returns the outcomes by seed and the share of false verdicts. Raises UserError."""
     values = values | {"blocks": blocks, "arms": [NULL_ARM], "techniques": NULL, "stop_at_target": True}
     first = int(values.get("seed") or 0)
-    if n < 1:
-        raise UserError(f"--aa {n}: at least one A/A comparison is needed.")
     with tempfile.TemporaryDirectory(prefix="vae-study-aa-") as folder:
         places = [
             replace(place, storage=f"sqlite:///{folder}/{i}.db", artifacts=Path(folder) / str(i), workers=1)

@@ -40,6 +40,8 @@ from study.options import (
     again,
     fixed_fields,
     given,
+    place_of,
+    quiet,
     values_of,
 )
 from vae.errors import FailureError, UserError
@@ -91,7 +93,7 @@ def run_command(
     values |= given(tune_trials=tune_trials, arms=arms, target=target, margin=margin, seed=seed)
     values["search"] = values.get("search", {}) | given(trials=search_trials)
     values["fallback"] = {"arms": "default", "search_trials": 30}
-    place = _place(storage, artifacts, data_dir, device, workers)
+    place = place_of(storage, artifacts, data_dir, device, workers)
     _execute("run", place, values, fixed_fields(fix), file, dry_run)
 
 
@@ -123,7 +125,7 @@ def search(
     plan = given(trials=trials, sampler=sampler, pruner=pruner, patience=patience)
     values["search"] = values.get("search", {}) | plan
     values["fallback"] = {"search_trials": 30}
-    place = _place(storage, artifacts, data_dir, device, workers)
+    place = place_of(storage, artifacts, data_dir, device, workers)
     _execute("search", place, values, fixed_fields(fix), file, dry_run)
 
 
@@ -162,11 +164,15 @@ def compare(
     values |= given(tune_trials=trials, arms=arms, target=target, margin=margin, seed=seed)
     values |= given(stop_at_target=stop_at_target)
     values.pop("search", None)
-    place = _place(storage, artifacts, data_dir, device, workers)
+    place = place_of(storage, artifacts, data_dir, device, workers)
     if aa is not None:
         if dry_run:
             raise UserError("--aa has no plan to print: leave out --dry-run.")
-        _run_aa(place, values, fixed_fields(fix), aa, (blocks,) if blocks else (1, 5))
+        quiet()
+        from study.aa import measure
+
+        counts = (blocks,) if blocks else (1, 5)
+        measure(place, values, fixed_fields(fix), aa, counts, lambda line: out.print(line, soft_wrap=True))
         return
     values["fallback"] = {"arms": "default"}
     _execute("compare", place, values, fixed_fields(fix), file, dry_run)
@@ -194,10 +200,10 @@ def worker(
     import torch
 
     torch.set_num_threads(threads)
-    _quiet()
+    quiet()
     from study.session import Session
 
-    session = Session.join(_place(storage, artifacts, data_dir, device, 1), name)
+    session = Session.join(place_of(storage, artifacts, data_dir, device, 1), name)
     # A launched worker leaves the planning to its launcher and is ended by it; one started by hand plans too,
     # so it carries an experiment to its end alone if it must.
     launched = PARENT_VARIABLE in os.environ
@@ -215,7 +221,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """The tables of an experiment, or the list of experiments, in the terminal."""
-    _quiet()
+    quiet()
     from study.reading import open_reader, pick_name
     from study.terminal import print_comparison, print_experiments, print_search
 
@@ -237,7 +243,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Trials, learning curves, arms and recipes as CSV or Parquet and TOML files."""
-    _quiet()
+    quiet()
     from study.reading import export_tables, open_reader, pick_name
 
     with open_reader(storage) as store:
@@ -266,7 +272,7 @@ def report(
     """Write the HTML report of an experiment from its database; nothing is trained."""
     if format not in ("html", "md"):
         raise UserError(f"--format {format}: choose html or md.")
-    _quiet()
+    quiet()
     from study.reading import open_reader, pick_name
     from study.report.figure_files import write_figures
     from study.report.markdown import write_markdown
@@ -294,7 +300,7 @@ def dashboard(
     debug: Debug = False,
 ) -> None:
     """Serve the Optuna dashboard with this study's notes, plots and images."""
-    _quiet()
+    quiet()
     from study.dashboard import serve
 
     if open_browser:
@@ -347,7 +353,7 @@ def _execute(
     dry_run: bool,
 ) -> None:
     """Plan, run, time, report: the common course of run, search and compare."""
-    _quiet()
+    quiet()
     from study.dashboard_publish import Publisher
     from study.progress import Progress, estimated_minutes
     from study.session import Session, check
@@ -391,36 +397,3 @@ def _execute(
     report_path = Path("reports") / f"{experiment.name}.html"
     written = write_report(session.store, experiment.name, report_path, place.artifacts, place.data_dir)
     out.print(f"Report: {written}", soft_wrap=True)
-
-
-def _run_aa(
-    place: Place, values: dict[str, Any], fixed: dict[str, Any], n: int, block_counts: tuple[int, ...]
-) -> None:
-    _quiet()
-    from study.aa import AA, run_aa
-
-    def on_result(result: AA) -> None:
-        out.print(f"  seed {result.seed}: {result.ratio:.3f}x, p {result.p:.3f}, {result.verdict}")
-
-    for blocks in block_counts:
-        out.print(f"R = {blocks}: {n} A/A comparisons")
-        results, rate = run_aa(place, values, fixed, n, blocks, on_result)
-        low_p = sum(result.p < 0.05 for result in results)
-        out.print(
-            f"R = {blocks}: false verdicts {rate.k} of {rate.n} ({rate.share:.0%} [{rate.low:.0%}, {rate.high:.0%}]), "
-            f"p below 0.05 in {low_p} of {len(results)}",
-            soft_wrap=True,
-        )
-
-
-def _place(storage: str, artifacts: Path, data_dir: Path | None, device: str, workers: int | None) -> Place:
-    from study.session import Place, cores
-
-    return Place(storage, artifacts, data_dir, device, workers or cores())
-
-
-def _quiet() -> None:
-    """Optuna's own log lines would tear the live display."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)

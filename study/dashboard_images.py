@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from study.dashboard_board import Image, images_folder
 from study.experiment import Experiment
-from vae.errors import FailureError
+from vae.errors import FailureError, UserError
 
 #: What is drawn: file name -> title.
 TITLES = {
@@ -31,31 +31,33 @@ def images(
     fingerprint: str,
     artifacts: Path,
     data_dir: Path | None,
-) -> list[Image]:
-    """The pictures of the search's best trial (a row of `Store.trials`), drawn unless they are there.
+) -> tuple[list[Image], str]:
+    """The pictures of the search's best trial (a row of `Store.trials`), drawn unless they are there, and in
+    words why some are not: no model under `artifacts`, another experiment's, no data.
 
-    No model, or no data, under `artifacts` and `data_dir` of this machine: fewer pictures. Raises UserError for a
-    file that is no model, FailureError where nothing can be written.
+    Raises FailureError where nothing can be written.
     """
     folder = images_folder(artifacts)
     found = [_image(best, study_id, filename) for filename in TITLES]
     if all((folder / image.artifact_id).exists() for image in found):
-        return found
-    from study.objective import model_path
-    from study.report.images import gallery
+        return found, ""
+    from study.report.images import best_model, gallery
 
-    path = model_path(artifacts, str(best["study_name"]), int(best["number"]))
-    if not path.exists():
-        return []
-    drawn = gallery(path, experiment, fingerprint, data_dir)
+    path = best_model(artifacts, experiment.name, int(best["number"]))
+    if path is None:
+        return [], f"the model of trial {best['number']} is not in {artifacts}"
+    try:
+        drawn = gallery(path, experiment, fingerprint, data_dir)
+    except UserError as error:
+        return [], str(error)
     if drawn.recipe_json != best["recipe"]:
-        return []  # the folder serves several databases, and this is another one's trial
+        return [], f"{path} is of another experiment"
     pictures = {"reconstructions.png": drawn.reconstructions, "samples.png": drawn.samples}
     for image in found:
         png = pictures[image.filename]
         if png is not None:
             _store(folder, image.artifact_id, enlarged(png))
-    return [image for image in found if pictures[image.filename] is not None]
+    return [image for image in found if pictures[image.filename] is not None], "; ".join(drawn.missing)
 
 
 def enlarged(png: bytes) -> bytes:

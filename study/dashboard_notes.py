@@ -89,11 +89,16 @@ def arm_note(comparison: Comparison, arm: str, baseline_id: int) -> str:
 
 
 def search_note(
-    name: str, trials: pd.DataFrame, study_id: int, images: Iterable[Image], comparison: Comparison | None
+    name: str,
+    trials: pd.DataFrame,
+    study_id: int,
+    images: Iterable[Image],
+    missing: str,
+    comparison: Comparison | None,
 ) -> str:
     """The joint search's state and best trial, after the comparison's answer where there is one.
 
-    `trials` are the search's rows of `Store.trials`."""
+    `trials` are the search's rows of `Store.trials`; `missing` says why a picture isn't among `images`."""
     parts = [f"## {escape(name)}: joint search"]
     outcomes = trials["outcome"].where(trials["outcome"].notna(), trials["state"].str.lower()).value_counts()
     listed = ", ".join(f"{count} {escape(word)}" for word, count in outcomes.items())
@@ -106,6 +111,8 @@ def search_note(
             f"([open](/dashboard/studies/{study_id}/trials?numbers={number}))."
         )
         parts += [f"{image.title}:\n\n![{image.title}]({image.address})" for image in images]
+        if missing:
+            parts.append(f"Not all pictures can be shown: {escape(missing)}.")
     if comparison is not None:
         parts += ["## Which techniques train faster?", *_answer(comparison)]
         if comparison.target is not None:

@@ -11,7 +11,7 @@ from typing import Self
 
 from sqlalchemy import select
 
-from study.dashboard_board import Pieces, plot_pieces, write
+from study.dashboard_board import Image, Pieces, plot_pieces, write
 from study.dashboard_images import images
 from study.dashboard_notes import arm_note, best_trial, comparison_note, search_note
 from study.dashboard_plots import figures
@@ -32,7 +32,8 @@ def publish(store: Store, name: str, artifacts: Path, data_dir: Path | None) -> 
     """Write the notes, plots and images of experiment NAME as far as it has got; again is no change.
 
     Images need the search's best model under `artifacts`, reconstructions also the data: what isn't there is
-    left out. Raises UserError for an unknown NAME, FailureError where a file or the database can't be written.
+    left out and named in the note. Raises UserError for an unknown NAME, FailureError where a file or the
+    database can't be written.
     """
     spec = store.load_experiment(name)
     if spec is None:
@@ -51,8 +52,12 @@ def publish(store: Store, name: str, artifacts: Path, data_dir: Path | None) -> 
             trials = store.trials(name)
             trials = trials[trials["study_name"] == f"{name}/search"]
             best, fingerprint = best_trial(trials), spec["data_fingerprint"]
-            shown = images(best, study_id, experiment, fingerprint, artifacts, data_dir) if best else []
-            write(store, study_id, search_note(name, trials, study_id, shown, comparison), plots, shown)
+            shown: list[Image] = []
+            missing = ""
+            if best is not None:
+                shown, missing = images(best, study_id, experiment, fingerprint, artifacts, data_dir)
+            note = search_note(name, trials, study_id, shown, missing, comparison)
+            write(store, study_id, note, plots, shown)
 
 
 def _study_ids(store: Store, name: str) -> dict[str, int]:

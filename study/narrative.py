@@ -9,6 +9,7 @@ import pandas as pd
 
 from study.runs import State
 from study.verdicts import FASTER, SLOWER, UNDECIDED, smallest_n
+from vae.recipe import Recipe
 
 if TYPE_CHECKING:
     from study.estimates import Comparison
@@ -116,6 +117,7 @@ def notes(comparison: Comparison, state: State) -> list[str]:
             )
         if calibration.diverged:
             found.append(f"{calibration.diverged} calibration runs diverged.")
+    found += _reference(state)
     found += _too_few(comparison)
     edges = arms[arms["edges"].astype(bool)]
     if not edges.empty:
@@ -166,6 +168,19 @@ def notes(comparison: Comparison, state: State) -> list[str]:
             "Grey-pixel cross-entropy is no likelihood: nats compare recipes here, not with other papers."
         )
     return found
+
+
+def _reference(state: State) -> list[str]:
+    """Whether the search has found a better recipe than the one that was confirmed as its best."""
+    best, confirmed = state.search_winner, state.of("search-best", "confirm")
+    if best is None or best.recipe is None or not confirmed:
+        return []
+    if Recipe.from_json(confirmed[0].attrs["recipe"]) == best.recipe:
+        return []
+    return [
+        f"search-best was confirmed before the search was topped up: trial {best.number} is better by now. Under "
+        "another --name it would be confirmed."
+    ]
 
 
 def _too_few(comparison: Comparison) -> list[str]:

@@ -23,7 +23,7 @@ from study.space import Dimension, suggest
 from study.storage import Claim, Store
 from study.survival import Curve, examples_to_target, tuning_score
 from study.workers import Interrupted
-from vae.checkpoint import load_state, save_model, save_state
+from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data import Dataset
 from vae.errors import UserError
 from vae.grid import evaluation_grid
@@ -45,6 +45,8 @@ class _Curve:
     rows: list[dict[str, Any]] = field(default_factory=list)
     written: int = 0
     test_loss: float | None = None
+    weights: dict[str, torch.Tensor] | None = None
+    """Of a search trial: the weights at its best evaluation, whose loss is the trial's value."""
 
     @property
     def best(self) -> float:
@@ -135,6 +137,8 @@ class Objective:
             curve.rows.append(evaluation.as_row())
             if training.outcome == "diverged":
                 return TrialState.PRUNED, "diverged"
+            if phase == "search" and evaluation.valid_loss <= curve.best:
+                curve.weights = weights_of(training)
             if target is not None and curve.test_loss is None and evaluation.valid_loss <= target:
                 curve.test_loss = training.evaluate(self.data.test, TEST_IMAGES).loss
                 if stops_at_target:
@@ -196,7 +200,7 @@ class Objective:
         trial.set_user_attr("seconds", round(training.train_seconds, 3))
         value = curve.best if _finite(curve.best) else None
         if attrs["phase"] == "search" and state == TrialState.COMPLETE and value is not None:
-            self._keep_if_best(claim, training, value)
+            self._keep_if_best(claim, training, curve, value)
         claim.finish(
             state=state,
             value=value,
@@ -213,15 +217,15 @@ class Objective:
         )
         self._state_path(claim).unlink(missing_ok=True)
 
-    def _keep_if_best(self, claim: Claim, training: Training, value: float) -> None:
+    def _keep_if_best(self, claim: Claim, training: Training, curve: _Curve, value: float) -> None:
         values = [
             other.value
             for other in claim.trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if other.value is not None
         ]
-        if value < min(values, default=float("inf")):
+        if value <= min(values, default=float("inf")):
             path = model_path(self.artifacts, claim.study_name, claim.number)
-            save_model(path, training, self.data)
+            save_model(path, training, self.data, curve.weights)
 
     def _state_path(self, claim: Claim) -> Path:
         return self.artifacts / claim.study_name / "state" / f"trial-{claim.number}.pt"
@@ -229,7 +233,8 @@ class Objective:
     def _save(self, claim: Claim, training: Training, curve: _Curve) -> None:
         # Rows first: a state must never be ahead of the record it continues.
         claim.record(curve.unwritten())
-        save_state(self._state_path(claim), training, evaluations=len(curve.rows), test_loss=curve.test_loss)
+        extra = {"evaluations": len(curve.rows), "test_loss": curve.test_loss, "weights": curve.weights}
+        save_state(self._state_path(claim), training, **extra)
 
     def _resume(self, claim: Claim, training: Training) -> _Curve:
         """Continue a trial that another worker left, from its saved state; else start it again."""
@@ -246,7 +251,8 @@ class Objective:
                 if len(rows) == state["extra"]["evaluations"]:
                     training.load_state_dict(state["training"])
                     claim.truncate(number)
-                    return _Curve(rows, len(rows), state["extra"]["test_loss"])
+                    extra = state["extra"]
+                    return _Curve(rows, len(rows), extra["test_loss"], extra["weights"])
         except (UserError, ValueError, KeyError):
             # A damaged state, or another recipe's: the trial runs again from its start, to the same curve.
             path.unlink(missing_ok=True)

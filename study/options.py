@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vae.errors import UserError
+
+if TYPE_CHECKING:
+    from study.session import Place
 
 Data = Annotated[
     str | None,
@@ -102,7 +105,21 @@ def fixed_fields(assignments: list[str] | None) -> dict[str, Any]:
     return fixed
 
 
+def place_of(storage: str, artifacts: Path, data_dir: Path | None, device: str, workers: int | None) -> Place:
+    """Where the command works."""
+    from study.session import Place, cores
+
+    return Place(storage, artifacts, data_dir, device, workers or cores())
+
+
 def again(command: str) -> str:
     """The command line to go on with, as it was typed."""
     program = "vae-study" if Path(sys.argv[0]).name == "vae-study" else "python -m study"
     return f"{program} {shlex.join(sys.argv[1:] or [command])}"
+
+
+def quiet() -> None:
+    """Optuna's own log lines would tear the live display."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)

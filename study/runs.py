@@ -140,7 +140,7 @@ class State:
         done = [
             run
             for run in runs or []
-            if run.outcome in ("completed", "stopped") and np.isfinite(run.best_loss)
+            if run.outcome in ("completed", "collapsed", "stopped") and np.isfinite(run.best_loss)
         ]
         return min(done, key=lambda run: run.best_loss, default=None)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from study.comparison import describe_plan
@@ -180,16 +181,30 @@ def sorted_arms(arms: pd.DataFrame) -> pd.DataFrame:
 
 
 def print_techniques(console: Console, known: dict[str, Technique]) -> None:
-    """The catalogue by family."""
-    table = Table("arm", "family", "slot", "change", "own knobs", "why", "source")
-    for t in known.values():
-        change = ", ".join(
-            [f"{k} = {v}" for k, v in t.overrides.items()]
-            + [f"{k} x {v:g}" for k, v in t.scale.items()]
-            + ([f"+{t.add_layers} hidden layer{'s' if t.add_layers > 1 else ''}"] if t.add_layers else [])
-        )
-        table.add_row(t.name, t.family, t.slot, change, ", ".join(t.knobs), t.why, t.source)
-    console.print(table)
+    """The catalogue by family: what each changes and tunes, its slot, why, and the source."""
+    for family in dict.fromkeys(technique.family for technique in known.values()):
+        console.print(family)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=max(map(len, known)) + 2, no_wrap=True)
+        table.add_column()
+        for t in known.values():
+            if t.family == family:
+                told = [f"{_change(t)}.", t.why, f"{t.source.removesuffix('.')}." if t.source else ""]
+                table.add_row(f"  {t.name}", escape(" ".join(part for part in told if part)))
+        console.print(table)
+
+
+def _change(t: Technique) -> str:
+    """A technique's change, what is tuned with it, and its slot, in a few words."""
+    parts = [f"{field} = {value}" for field, value in t.overrides.items()]
+    parts += [f"{field} x {factor:g}" for field, factor in t.scale.items()]
+    if t.add_layers:
+        parts.append(f"+{t.add_layers} hidden layer{'s' if t.add_layers > 1 else ''}")
+    if t.knobs:
+        parts.append(f"tunes {', '.join(t.knobs)}")
+    return (
+        f"{', '.join(parts) or 'nothing'} (slot: {t.slot}{'; different model' if t.different_model else ''})"
+    )
 
 
 def _getter(row: dict[Any, Any]) -> Any:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,8 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 
 from study.experiment import Experiment
+from study.report.evidence import collect
+from study.report.page import render
 from study.schema import curve, trial_run
 from study.space import Space
 from study.storage import Store
@@ -25,7 +32,12 @@ ARMS = ("he", "xavier", "output-bias", "batch-half", "batch-double", "cosine", "
 ARMS += ("beta-below-1", "muon", "ema")
 #: These are slow: the first misses the target on some seeds, the second on all.
 UNRELIABLE, NEVER = "batch-double", "xavier"
+FEW = ("he", UNRELIABLE, NEVER, "cosine")
 TARGET = 25.0
+#: Would run, or end an attribute, a template, a cell or a link, if it were taken for markup.
+HOSTILE = (
+    "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1> %{x} | ](javascript:1) `<b>"
+)
 N_TRAIN = 54_000
 _SPACE = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": {"low": 0.5, "high": 2.0}}
 
@@ -199,3 +211,48 @@ _DISTRIBUTIONS = {
     field: distribution_to_json(FloatDistribution(d.low or 0.0, d.high or 1.0, log=d.log))
     for field, d in _SEARCHED.items()
 }
+
+
+def query(path: Path, *statements: str) -> None:
+    """Change a SQLite file."""
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def report_of(path: Path, name: str = NAME) -> str:
+    """The page of an experiment."""
+    with Store.open(f"sqlite:///{path}", read_only=True) as store:
+        return render(collect(store, name), path.parent / "artifacts", None)
+
+
+def text_of(page: str) -> str:
+    """What a reader sees: the page without scripts, styles and tags."""
+    visible = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", visible)).split())
+
+
+def store_experiment(store: Store, **values: Any) -> None:
+    """An experiment that nothing has been run of."""
+    spec = {"name": "new", "data": "digits", "budget": 2.0, "recipe": {}} | values
+    experiment = Experiment.from_values(spec, "test").to_json()
+    store.save_experiment("new", {"experiment": experiment, "data_fingerprint": "0" * 64, "n_train": 1197})
+
+
+def make_hostile(path: Path) -> None:
+    """Put payloads wherever a database can hold free text."""
+    text = HOSTILE.replace("'", "''")
+    query(
+        path,
+        f"UPDATE trial_run SET host = '{text}', device = '{text}', reason = '{text}', outcome = 'failed'"
+        " WHERE phase = 'tune'",
+        f"UPDATE trial_run SET versions = json_object('{text}', '{text}')",
+        f"UPDATE experiment SET spec = json_set(spec, '$.experiment.data', '{text}')",
+        f"UPDATE experiment SET spec = json_set(spec, '$.data_fingerprint', '{text}')",
+        f"INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (1, '{text}', json_quote('{text}'))",
+        "INSERT INTO study_system_attributes (study_id, key, value_json)"
+        f" VALUES (1, 'dashboard:note', json_quote('{text}'))",
+    )
+    with Store.open(f"sqlite:///{path}") as store:
+        optuna.create_study(study_name=f"{NAME}/{HOSTILE.replace(chr(47), chr(92))}", storage=store.optuna).enqueue_trial({})

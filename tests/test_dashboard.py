@@ -39,7 +39,37 @@ if TYPE_CHECKING:
 pytest_plugins = ["tiny_study"]
 
 _MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+_MARKUP = [
+    "**b**",
+    "_i_",
+    "`c`",
+    "``",
+    "[l](u)",
+    "![i](u)",
+    "[r]: u",
+    "<img src=x onerror=y>",
+    "</td>",
+    "<!--",
+]
+_MARKUP += [
+    "<http://u>",
+    "&lt;",
+    "&#60;",
+    "~~s~~",
+    "| --- |",
+    "\\",
+    "# h",
+    "- l",
+    "1. l",
+    "2) l",
+    "> q",
+    "+",
+    "=",
+    "---",
+]
+_MARKUP += ["\n\n", "    ", "```", "~~~", "$x$", "\t", " ", "w"]
+_ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
+_TEXT = st.lists(st.sampled_from(_MARKUP) | _ANY, max_size=8).map("".join)
 
 
 class Client:
@@ -105,7 +135,7 @@ def open_dashboard(tmp_path: Path) -> Iterator[Open]:
 # What notes say.
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(text=_TEXT)
 def test_escaped_text_is_shown_as_it_is(text: str) -> None:
     """Whatever the database holds is shown letter by letter: no markup, HTML, image or formula comes of it."""
@@ -118,7 +148,7 @@ def test_escaped_text_is_shown_as_it_is(text: str) -> None:
         assert {part.type for part in parts} <= {"text", "text_special", "strong_open", "strong_close"}
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(cells=st.lists(_TEXT.filter(lambda text: text.strip() != ""), min_size=3, max_size=3))
 def test_no_cell_breaks_out_of_its_table(cells: list[str]) -> None:
     """A row has as many cells as its header, each with its own text."""
@@ -304,13 +334,14 @@ def test_the_best_trial_has_its_images(finished_study: Tiny, open_dashboard: Ope
             assert len(set(picture.convert("L").get_flattened_data())) > 10
 
 
-def test_images_are_left_out_where_their_files_are_not(tiny: Tiny, tiny_store: Store) -> None:
-    """Without the models of the run, on another machine say, everything else is published."""
+def test_pictures_that_cannot_be_drawn_are_named(tiny: Tiny, tiny_store: Store) -> None:
+    """Without the models of the run, on another machine say, all else is published and the note says why."""
     assert "![" in tiny.note(tiny_store, "search")
     publish(tiny_store, tiny.name, tiny.folder / "elsewhere", None)
     note = tiny.note(tiny_store, "search")
     assert "| muon" in note
     assert "![" not in note
+    assert re.search(r"Not all pictures can be shown: the model of trial \d+ is not in .*elsewhere", note)
 
 
 def test_a_model_of_another_database_is_not_shown(tiny: Tiny, tiny_store: Store) -> None:
@@ -321,7 +352,21 @@ def test_a_model_of_another_database_is_not_shown(tiny: Tiny, tiny_store: Store)
             "UPDATE trial_run SET recipe = replace(recipe, '\"seed\":', '\"seed\":1') WHERE phase = 'search'"
         )
     publish(tiny_store, tiny.name, tiny.artifacts, None)
-    assert "![" not in tiny.note(tiny_store, "search")
+    note = tiny.note(tiny_store, "search")
+    assert "![" not in note
+    assert "of another experiment" in note
+
+
+def test_samples_are_shown_without_the_data(finished_study: Tiny, tiny: Tiny, tiny_store: Store) -> None:
+    """Data that isn't here costs the reconstructions only."""
+    shutil.rmtree(tiny.artifacts / "dashboard")
+    with tiny_store.write() as connection:
+        moved = [str(finished_study.folder), str(tiny.folder)]
+        connection.exec_driver_sql("UPDATE experiment SET spec = replace(spec, ?, ?)", tuple(moved))
+    publish(tiny_store, tiny.name, tiny.artifacts, None)
+    note = tiny.note(tiny_store, "search")
+    assert note.count("![") == 1
+    assert "the data is not here" in note
 
 
 def test_an_unknown_experiment_is_a_users_error(tiny: Tiny, tiny_store: Store) -> None:

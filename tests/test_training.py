@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,26 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from vae import sources, training
-from vae.data import Dataset, Split, load
+from vae.data import Dataset, load
 from vae.elbo import elbo_terms
 from vae.errors import UserError
 from vae.grid import evaluation_grid
 from vae.model import VAE, build
 from vae.optim import lr_factor
-from vae.recipe import OptimizerName, Recipe
+from vae.recipe import Recipe
+from vae.step import EagerStep, Taken
 from vae.training import COLLAPSED_RATE, Evaluation, Scores, Training, train
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 TAU = 4_000
-#: What a run's state is made of, one at a time and together.
-STATEFUL: list[dict[str, Any]] = [
-    *({"optimizer": name} for name in get_args(OptimizerName)),
-    {"dropout": 0.2},
-    {"ema_decay": 0.9, "clip_norm": 10.0},
-    {"likelihood": "dynamic_bernoulli"},
-    {"lr_schedule": "onecycle", "beta_warmup": 0.5, "weight_decay": 0.1, "precision": "bf16"},
-    {"optimizer": "schedule_free_adamw", "dropout": 0.1, "ema_decay": 0.5, "likelihood": "dynamic_bernoulli"},
-]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,20 +84,21 @@ def plain_loop(images: Tensor, valid: Tensor, seed: int, steps: int, beta: float
 
 
 def test_fashion_mnist_learns_as_in_a_plain_loop() -> None:
-    """The baseline recipe for 60 steps ends where an independently written loop ends, within seed noise (about
-    0.5 nats each way, over seeds); a twice as heavy KL, for comparison, is several nats off."""
+    """The baseline recipe for 60 steps ends, over 3 seeds, where an independently written loop ends, within seed
+    noise: a seed's standard deviation is 1.4 nats, so that of the difference 1.1. A doubled KL is 4 nats off."""
     if not FASHION.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")
     data = load("fashion-mnist", download=False)
-    few = replace(data, train=replace(data.train, rows=data.train.rows[:10_000]))
-    images, valid = few.train.all(), few.valid.all(2_000)
+    train_split = replace(data.train, rows=data.train.rows[:10_000])
+    few = replace(data, train=train_split, valid=replace(data.valid, rows=data.valid.rows[:500]))
     ours = []
-    for seed in range(2):
+    for seed in range(3):
         *_, last = train(Recipe(seed=seed), few, tau=60 * 256)
         assert last.steps == 60
         ours.append(last.valid_loss)
-    theirs = [plain_loop(images, valid, seed, steps=60) for seed in range(2)]
-    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=2.5)
+    images, valid = few.train.all(), few.valid.all()
+    theirs = [plain_loop(images, valid, seed, steps=60) for seed in range(3)]
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=3.0)
 
 
 def test_a_model_of_ones_own_trains_the_same(digits: Dataset) -> None:
@@ -129,100 +121,6 @@ def test_a_model_of_ones_own_trains_the_same(digits: Dataset) -> None:
         )
 
 
-# The same again
-
-
-def test_equal_recipes_are_equal_curves(digits: Dataset) -> None:
-    """Bitwise, with evaluations and weights; another seed changes init, order and noise."""
-    runs = [train(recipe_of(seed=seed), digits, TAU) for seed in (1, 1, 2)]
-    start = [weights(run) for run in runs]
-    curves = [curve(run) for run in runs]
-    assert curves[0] == curves[1]
-    assert torch.equal(weights(runs[0]), weights(runs[1]))
-    assert not torch.equal(start[0], start[2])
-    assert curves[0][-1].valid_loss != curves[2][-1].valid_loss
-
-
-@pytest.mark.parametrize("changes", STATEFUL, ids=str)
-def test_resumed_is_uninterrupted(digits: Dataset, changes: dict[str, Any]) -> None:
-    """A state taken at any evaluation, loaded into a new run, goes on to bitwise the same curve and weights; and
-    taking it leaves the run alone."""
-    recipe = recipe_of(**changes)
-    whole = train(recipe, digits, TAU)
-    expected = curve(whole)
-    cut = random.Random(str(changes)).randrange(1, len(expected))
-    run = train(recipe, digits, TAU)
-    before = [replace(next(iter(run)), train_seconds=0.0) for _ in range(cut)]
-    state = copy.deepcopy(run.state_dict())
-    resumed = train(recipe, digits, TAU)
-    resumed.load_state_dict(state)
-    assert resumed.train_seconds == run.train_seconds
-    assert before + curve(resumed) == expected
-    assert torch.equal(weights(resumed), weights(whole))
-    assert before + curve(run) == expected
-    assert resumed.outcome == whole.outcome == "completed"
-    assert resumed.evaluate(digits.test) == whole.evaluate(digits.test)
-
-
-def test_a_finished_state_stays_finished(digits: Dataset) -> None:
-    """Loading the state of a run that ended yields nothing more, and the same final scores."""
-    run = train(recipe_of(), digits, TAU)
-    curve(run)
-    again = train(recipe_of(), digits, TAU)
-    again.load_state_dict(run.state_dict())
-    assert curve(again) == []
-    assert again.evaluate(digits.test) == run.evaluate(digits.test)
-
-
-def test_a_state_of_another_recipe_or_budget_is_refused(digits: Dataset) -> None:
-    """Nothing is loaded from it."""
-    state = train(recipe_of(), digits, TAU).state_dict()
-    for other in (train(recipe_of(lr=1e-3), digits, TAU), train(recipe_of(), digits, TAU + 1)):
-        start = weights(other)
-        with pytest.raises(ValueError, match="another recipe or budget"):
-            other.load_state_dict(state)
-        assert torch.equal(weights(other), start)
-
-
-def test_runs_in_turn_are_runs_apart(digits: Dataset) -> None:
-    """Two runs stepped alternately, with the caller drawing between, give the curves they give alone."""
-    recipes = [recipe_of(dropout=0.2), recipe_of(seed=3, likelihood="dynamic_bernoulli", latent_size=2)]
-    alone = [curve(train(recipe, digits, TAU)) for recipe in recipes]
-    together: list[list[Evaluation]] = [[], []]
-    for pair in zip(*(train(recipe, digits, TAU) for recipe in recipes), strict=True):
-        torch.rand(3)
-        for evaluations, evaluation in zip(together, pair, strict=True):
-            evaluations.append(replace(evaluation, train_seconds=0.0))
-    assert together == alone
-
-
-def test_the_callers_randomness_and_modes_are_untouched(digits: Dataset) -> None:
-    """torch's, numpy's and Python's generators stay where they were, and neither grad mode nor inference mode
-    leaks out between evaluations; inside the caller's own no_grad the training still trains."""
-    torch.manual_seed(7)
-    before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
-    run = train(recipe_of(dropout=0.2), digits, TAU)
-    for _ in run:
-        assert torch.is_grad_enabled()
-        assert not torch.is_inference_mode_enabled()
-    run.advance(2)
-    run.evaluate(digits.test)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])
-    assert random.getstate() == before[2]
-    with torch.no_grad():
-        unaware = train(recipe_of(dropout=0.2), digits, TAU)
-        for _ in unaware:
-            assert not torch.is_grad_enabled()
-    assert torch.equal(weights(unaware), _after(run, digits))
-
-
-def _after(run: Training, data: Dataset) -> Tensor:
-    again = train(run.recipe, data, run.tau)
-    curve(again)
-    return weights(again)
-
-
 # The grid and the record
 
 
@@ -242,7 +140,7 @@ def test_the_grid_is_visited(digits: Dataset, batch_size: int | str) -> None:
         due = int((grid <= evaluation.examples).sum())
         assert evaluation.number == due - 1
     assert due == len(grid)
-    assert all(a.number < b.number for a, b in zip(evaluations, evaluations[1:], strict=False))
+    assert all(a.number < b.number for a, b in itertools.pairwise(evaluations))
 
 
 def test_every_example_is_seen_once_an_epoch(digits: Dataset) -> None:
@@ -276,10 +174,9 @@ def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest
     """By a clock that a step moves by 1 and an evaluation by 1000."""
     now = 0.0
     monkeypatch.setattr(training.time, "perf_counter", lambda: now)
-    run = train(recipe_of(), digits, TAU)
-    step, scores = run._step, run._scores
+    step, scores = EagerStep.__call__, Training._scores
 
-    def slow_step(*arguments: Any) -> Any:
+    def slow_step(*arguments: Any) -> Taken:
         nonlocal now
         now += 1.0
         return step(*arguments)
@@ -289,10 +186,12 @@ def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest
         now += 1000.0
         return scores(*arguments)
 
-    monkeypatch.setattr(run, "_step", slow_step)
-    monkeypatch.setattr(run, "_scores", slow_scores)
+    monkeypatch.setattr(EagerStep, "__call__", slow_step)
+    monkeypatch.setattr(Training, "_scores", slow_scores)
+    run = train(recipe_of(), digits, TAU)
     for evaluation in run:
         assert evaluation.train_seconds == evaluation.steps
+    assert now > 1000.0
     assert run.advance(7) == 7.0
 
 
@@ -356,16 +255,15 @@ def test_an_average_is_what_is_evaluated(digits: Dataset) -> None:
 
 
 def test_schedule_free_evaluates_its_own_average(digits: Dataset) -> None:
-    """The evaluated weights differ from those in training, score better midway, and leave them bitwise."""
+    """The evaluated weights are not those in training, which come back bitwise afterwards."""
     run = train(recipe_of(optimizer="schedule_free_adamw", lr=0.03), digits, TAU)
     run.advance(60)
     start = weights(run)
     with run.evaluated_weights():
         assert not torch.equal(weights(run), start)
-        evaluated = run._scores(run._valid, run._valid_noise).loss
+        evaluated = run._scores(run._valid, run._valid_noise)
     assert torch.equal(weights(run), start)
-    assert run.evaluate(digits.valid).loss == evaluated
-    assert evaluated < run._scores(run._valid, run._valid_noise).loss
+    assert run.evaluate(digits.valid) == evaluated != run._scores(run._valid, run._valid_noise)
 
 
 # Outcomes
@@ -432,9 +330,3 @@ def test_a_batch_larger_than_the_data_is_refused(digits: Dataset) -> None:
     """Before anything is built."""
     with pytest.raises(UserError, match="batch_size 5000 is more than the"):
         train(recipe_of(batch_size=5_000), digits, TAU)
-
-
-def test_training_moves_to_the_device_once(digits: Dataset) -> None:
-    """A split that is where the training is stays as it is."""
-    moved: list[Split] = [digits.train.to("cpu"), digits.train]
-    assert moved[0] is moved[1]

@@ -80,7 +80,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     values = {
         "data": str(data),
         "name": tiny.name,
-        "budget": 2,
+        "budget": 1,
         "arms": list(tiny.arms),
         "tune_trials": 2,
         "seeds": 3,

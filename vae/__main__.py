@@ -95,7 +95,7 @@ def evaluate(
     noise = torch.randn(len(x), trained.recipe.latent_size, generator=generator)
     rate = distortion = bound = 0.0
     with torch.inference_mode():
-        for part, eps in zip(x.split(BATCH), noise.split(BATCH), strict=True):
+        for part, eps in zip(torch.split(x, BATCH), torch.split(noise, BATCH), strict=True):
             terms = elbo_terms(_vae(trained), kind, part, eps)
             rate += float(terms.rate.sum())
             distortion += float(terms.distortion.sum())
@@ -131,7 +131,7 @@ def encode(
     kind = likelihood(trained.recipe.likelihood)
     x = kind.prepare_eval(x, torch.Generator().manual_seed(EVALUATION_SEED))
     with torch.inference_mode():
-        parts = [_vae(trained).encode(part) for part in x.split(BATCH)]
+        parts = [_vae(trained).encode(part) for part in torch.split(x, BATCH)]
     arrays = {
         "mean": _numpy([mean for mean, _ in parts]),
         "log_var": _numpy([log_var for _, log_var in parts]),
@@ -210,7 +210,7 @@ def _read_codes(path: Path, latent_size: int) -> torch.Tensor:
 def _decode(trained: TrainedModel, z: torch.Tensor) -> np.ndarray[Any, Any]:
     kind = likelihood(trained.recipe.likelihood)
     with torch.inference_mode():
-        images = _numpy([kind.mean(_vae(trained).decode(part)) for part in z.split(BATCH)])
+        images = _numpy([kind.mean(_vae(trained).decode(part)) for part in torch.split(z, BATCH)])
     return images.reshape(len(z), *trained.shape)
 
 

@@ -34,19 +34,25 @@ class TrainedModel:
     data_fingerprint: str
 
 
-def save_model(path: Path, training: Training, data: Dataset) -> None:
-    """Write the evaluated weights (float32) and the recipe to one .safetensors file. Raises FailureError."""
+def weights_of(training: Training) -> dict[str, torch.Tensor]:
+    """A copy of the evaluated weights as they are now, on the CPU."""
+    with training.evaluated_weights() as model:
+        return {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+
+
+def save_model(
+    path: Path, training: Training, data: Dataset, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write the evaluated weights (float32), or those that `weights_of` copied earlier in the training, and the
+    recipe to one .safetensors file. Raises FailureError."""
     metadata = {
         "recipe": training.recipe.to_json(),
         "shape": json.dumps(data.shape),
         "data_name": data.name,
         "data_fingerprint": data.fingerprint,
     }
-    with training.evaluated_weights() as model:
-        weights = {
-            key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()
-        }
-    _write_whole(path, lambda temporary: save_file(weights, temporary, metadata=metadata))
+    kept = weights_of(training) if weights is None else weights
+    _write_whole(path, lambda temporary: save_file(kept, temporary, metadata=metadata))
 
 
 def load_model(path: Path) -> TrainedModel:

@@ -23,7 +23,8 @@ class Muon(torch.optim.Muon):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every matrix. Without a closure on the CPU."""
         if any(p.device.type != "cpu" for group in self.param_groups for p in group["params"]):
-            return super().step(closure)
+            loss: float | None = super().step(closure)  # type: ignore[no-untyped-call]
+            return loss
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -31,12 +32,12 @@ class Muon(torch.optim.Muon):
         return None
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter.grad, memory_format=torch.preserve_format)
-        buffer: Tensor = state["momentum_buffer"]
         grad = parameter.grad
         assert grad is not None
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(grad, memory_format=torch.preserve_format)
+        buffer: Tensor = state["momentum_buffer"]
         buffer.lerp_(grad, 1.0 - group["momentum"])
         update = grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
         orthogonal = newton_schulz(update, group["ns_coefficients"], group["ns_steps"], group["eps"])

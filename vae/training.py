@@ -21,6 +21,7 @@ from vae.elbo import active_units, elbo_terms, likelihood
 from vae.grid import evaluation_grid
 from vae.model import Model, build
 from vae.optim import lr_factor
+from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
 from vae.step import build_step
 
@@ -114,7 +115,7 @@ class Training:
         self.batch_size = recipe.batch(len(data.train))
         data.require_batch(self.batch_size)
         self.n_train = len(data.train)
-        init_seed, step_seed, self._order_seed = _streams(recipe.seed)
+        init_seed, step_seed, self._order_seed = streams(recipe.seed)
 
         if model is None:
             pixel_mean = data.pixel_mean() if recipe.output_bias_from_mean else None
@@ -124,7 +125,7 @@ class Training:
         self.model: nn.Module = model.to(self.device)
         self.model.train()
         self._step = build_step(self.model, self.likelihood, recipe)
-        self._random = _RandomState(step_seed, self.device)
+        self._random = RandomState(step_seed, self.device)
 
         self._train = data.train.to(self.device)
         self._valid, self._valid_noise = evaluation_inputs(self, data.valid, GRID_IMAGES)
@@ -140,13 +141,14 @@ class Training:
 
     def __iter__(self) -> Iterator[Evaluation]:
         while self.outcome == "running":
-            until = int(self._grid[self._number + 1])
+            due = self._grid[min(self._passed() + 1, len(self._grid) - 1)]
+            n_steps = max(1, math.ceil((due - self.examples) / self.batch_size))
             with self._random.active():
                 began = time.perf_counter()
-                steps = self._steps_until(until)
+                steps = self._take(n_steps)
                 self._synchronise()
                 self.train_seconds += time.perf_counter() - began
-            self._number = int(np.searchsorted(self._grid, self.examples, side="right")) - 1
+            self._number = self._passed()
             evaluation = self._evaluate(steps)
             if not math.isfinite(evaluation.valid_loss) or not math.isfinite(evaluation.train_loss):
                 self.outcome = "diverged"
@@ -154,19 +156,22 @@ class Training:
                 self.outcome = "collapsed" if evaluation.rate < COLLAPSED_RATE else "completed"
             yield evaluation
 
+    def _passed(self) -> int:
+        """Number of the last grid point passed; -1 at the start."""
+        return int(np.searchsorted(self._grid, self.examples, side="right")) - 1
+
     def advance(self, steps: int) -> float:
         """Train that many steps without evaluating; the wall seconds they took. For timing alone: the
         grid points passed over are not visited later."""
         with self._random.active():
             self._synchronise()
             began = time.perf_counter()
-            self._steps_until(self.examples + steps * self.batch_size)
+            self._take(steps)
             self._synchronise()
             return time.perf_counter() - began
 
-    def _steps_until(self, until: int) -> _Steps:
-        """Train to the first step boundary at or past `until` examples."""
-        n_steps = max(0, -(-(until - self.examples) // self.batch_size))
+    def _take(self, n_steps: int) -> _Steps:
+        """Train n_steps >= 1 steps."""
         total, norm = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         lr, beta = self.lr, self.beta
         for start in range(0, n_steps, self._draw_batches):
@@ -176,7 +181,7 @@ class Training:
                 total += loss
                 self.steps += 1
                 self.examples += self.batch_size
-        return _Steps(float(total) / max(1, n_steps), float(norm), lr, beta)
+        return _Steps(float(total) / n_steps, float(norm), lr, beta)
 
     def _draw(self, n_batches: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The next batches, prepared (B, D), and their noise (B, L)."""
@@ -330,53 +335,3 @@ def evaluation_inputs(training: Training, split: Split, limit: int | None) -> tu
     x = training.likelihood.prepare_eval(split.all(limit), generator)
     noise = torch.randn(len(x), training.recipe.latent_size, generator=generator)
     return x.to(training.device), noise.to(training.device)
-
-
-def _streams(seed: int) -> tuple[int, int, int]:
-    """Independent seeds for the weights, the steps (z, dropout, binarisation) and the order of examples."""
-    state = np.random.SeedSequence(seed).generate_state(3, np.uint64)
-    first, second, third = (int(value) >> 1 for value in state)
-    return first, second, third
-
-
-class _RandomState:
-    """The run's own state of torch's global generators, swapped in while its steps run.
-
-    Dropout and compiled graphs draw from the global generator; swapping keeps a run's stream its own
-    when several runs, or the caller, draw in turn."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._cuda = device if device.type == "cuda" else None
-        with self._kept():
-            torch.manual_seed(seed)
-            self._state = self._read()
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        with self._kept():
-            self._write(self._state)
-            yield
-            self._state = self._read()
-
-    @contextmanager
-    def _kept(self) -> Iterator[None]:
-        before = self._read()
-        try:
-            yield
-        finally:
-            self._write(before)
-
-    def _read(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        return [*states, torch.cuda.get_rng_state(self._cuda)] if self._cuda else states
-
-    def _write(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if self._cuda:
-            torch.cuda.set_rng_state(states[1], self._cuda)
-
-    def state_dict(self) -> list[Tensor]:
-        return self._state
-
-    def load_state_dict(self, state: list[Tensor]) -> None:
-        self._state = [part.cpu() for part in state]

@@ -143,6 +143,8 @@ def collect(store: Store, name: str) -> Evidence:
 def own_trials(trials: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """The experiment's own trials: those of a foreign Optuna study that happens to be called NAME/... are left
     out. A trial that still waits has its arm from its study's name."""
+    # An empty frame has no strings to tell that these columns hold some.
+    trials = trials.astype({"study_name": str, "state": str})
     arm = trials["study_name"].str.split("/").str[1]
     known = {"baseline", "search", "combined", *REFERENCE_ARMS, *experiment.arms}
     ours = arm.isin(known) | arm.str.startswith("combined-without-")

@@ -203,9 +203,10 @@ def latent_map(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
             hovertemplate=f"label {label:g}<extra></extra>" if labels else "image<extra></extra>",
         )
     figure.update_layout(
-        xaxis={"title": {"text": names[0]}},
-        yaxis={"title": {"text": names[1]}, "scaleanchor": "x"},
+        # Margins that hang on the labels would move the scales, and these the labels, without an end.
+        xaxis={"title": {"text": names[0]}, "automargin": False},
+        yaxis={"title": {"text": names[1]}, "scaleanchor": "x", "automargin": False},
         legend={"title": {"text": "label"}},
-        margin={"b": 44},
+        margin={"b": 48, "l": 58},
     )
     return figure

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from study.experiment import Experiment
+from study.objective import model_path
 from vae.checkpoint import TrainedModel, load_model
 from vae.data import Dataset, load
 from vae.errors import UserError
@@ -50,10 +51,11 @@ class Gallery:
     missing: tuple[str, ...]
 
 
-def best_model(artifacts: Path, name: str) -> Path | None:
-    """The file of the search's best model, as `run` and `search` leave it; None where there is none."""
-    path = artifacts / name / "best.safetensors"
-    return path if path.exists() else None
+def best_model(artifacts: Path, name: str, number: int) -> Path | None:
+    """The file of search trial `number`, as a worker keeps it, or the copy that `run` and `search` leave; None where
+    there is neither."""
+    paths = (model_path(artifacts, f"{name}/search", number), artifacts / name / "best.safetensors")
+    return next((path for path in paths if path.exists()), None)
 
 
 def gallery(path: Path, experiment: Experiment, fingerprint: str, data_dir: Path | None) -> Gallery:
@@ -61,6 +63,7 @@ def gallery(path: Path, experiment: Experiment, fingerprint: str, data_dir: Path
 
     Raises UserError for a file that is no model."""
     trained = load_model(path)
+    recipe = trained.recipe
     missing: list[str] = []
     data = _data(experiment, fingerprint, data_dir, missing)
     shape = image_shape(trained.shape)
@@ -69,11 +72,11 @@ def gallery(path: Path, experiment: Experiment, fingerprint: str, data_dir: Path
     with _one_thread(), torch.no_grad():
         means, labels = _posterior(trained, data) if data is not None else (None, None)
         latent, axes = latent_map(means, labels) if means is not None else (_NO_MAP, ("", ""))
-        spread = means.var(0).numpy() if means is not None else np.ones(trained.recipe.latent_size)
+        spread = means.var(0).numpy() if means is not None else np.ones(recipe.latent_size)
         dimensions = tuple(int(i) for i in np.argsort(-spread, kind="stable")[:WALK_ROWS])
-        start = torch.zeros(trained.recipe.latent_size) if means is None else means[0].float()
+        start = torch.zeros(recipe.latent_size) if means is None else means[0].float()
         return Gallery(
-            recipe_json=trained.recipe.to_json(),
+            recipe_json=recipe.to_json(),
             reconstructions=_reconstructions(trained, data, shape) if data is not None and shape else None,
             samples=_samples(trained, shape) if shape else None,
             walk=_walk(trained, dimensions, start, shape) if shape else None,

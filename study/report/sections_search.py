@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.experiment import Experiment
 from study.report import display, facts, figures_search, figures_space, figures_tuning
 from study.report.blocks import Block, Figure, Panel, Picture, Section, Text
 from study.report.evidence import Evidence
@@ -98,28 +97,33 @@ def _stopping(evidence: Evidence) -> Section:
 
 
 def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Section:
-    title = "The best model"
-    path = best_model(artifacts, evidence.name)
+    title, best = "The best model", facts.best_trial(evidence)
+    if best is None:
+        missing = "No search trial has completed yet, and only the search's best model is kept."
+        if not evidence.experiment.search.trials:
+            missing = "A comparison keeps no model; `python -m study search` keeps its best one."
+        return Section("model", title, missing=missing)
+    path = best_model(artifacts, evidence.name, int(best["number"]))
     if path is None:
-        return Section("model", title, missing=_no_model(evidence.experiment))
+        missing = "The best model's file is not in the artifacts folder; --artifacts names another."
+        return Section("model", title, missing=missing)
+    recipe = Recipe.from_json(best["recipe"])
     try:
         pictures = gallery(path, evidence.experiment, evidence.fingerprint, data_dir)
     except UserError as error:
-        return Section("model", title, missing=str(error))
-    recipe = Recipe.from_json(pictures.recipe_json)
+        # A report is passed on: where the folder lies on this machine is nobody's business.
+        return Section("model", title, missing=str(error).replace(str(path), path.name))
+    if pictures.recipe_json != best["recipe"]:
+        # One folder may serve several databases.
+        missing = f"{path.name} is of another experiment; --artifacts names this one's folder."
+        return Section("model", title, missing=missing)
     missing = "; ".join(pictures.missing)
     missing = f"{missing[0].upper()}{missing[1:]}." if missing else ""
     active = (
         f", {pictures.active_units} of them active on the test images" if not pictures.latent.empty else ""
     )
-    lead = f"The search's best model, {recipe.latent_size} latent dimensions{active}. Pictures show expected pixels."
+    lead = f"Search trial {best['number']}, {recipe.latent_size} latent dimensions{active}; images are expected pixels."
     return Section("model", title, lead, _pictures(pictures), missing)
-
-
-def _no_model(experiment: Experiment) -> str:
-    if not experiment.search.trials:
-        return "A comparison keeps no model; `python -m study search` keeps its best one."
-    return "No model is kept under the artifacts folder yet (--artifacts names another)."
 
 
 def _pictures(pictures: Gallery) -> list[Block]:

@@ -13,6 +13,8 @@ import plotly.graph_objects as go
 
 #: Height of a panel of a grid in pixels.
 PANEL_HEIGHT = 178
+#: Pixels of the shortest axis there is: that of a panel, two in a row, on a phone.
+NARROWEST = 110
 FONT = '"Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
 
 PAPER = "#fdfdfc"
@@ -241,12 +243,25 @@ def log_ticks(low: float, high: float, pad: float = 0.015) -> dict[str, Any]:
         ticks = [tick for tick in ticks if low * 0.98 <= tick <= high * 1.02]
         if len(ticks) > 2:
             break
+    ticks = _apart(ticks, decades)
     return {
         "type": "log",
         "range": [math.log10(low) - pad * decades, math.log10(high) + pad * decades],
         "tickvals": plain(ticks),
         "ticktext": [short_number(tick) for tick in ticks],
     }
+
+
+def _apart(ticks: Sequence[float], decades: float) -> list[float]:
+    """Those ticks of a log axis whose labels don't touch the one before, on a phone."""
+    kept: list[float] = []
+    for tick in ticks:
+        if kept:
+            room = math.log10(tick / kept[-1]) / decades * NARROWEST
+            letters = (len(short_number(tick)) + len(short_number(kept[-1]))) / 2.0
+        if not kept or room > 6.5 * letters + 6.0:
+            kept.append(tick)
+    return kept
 
 
 def short_number(value: float) -> str:

@@ -1,0 +1,191 @@
+"""The answer in words: every figure with its interval and seeds, every weakness with a note."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from fake_training import Finished
+
+from study.estimates import Comparison, estimate
+from study.narrative import notes, ratio, sentences
+from study.survival import Calibration
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def comparison(compared: Finished) -> Comparison:
+    with compared.open() as (store, state):
+        return estimate(store, "fake", state.n_train)
+
+
+def changed(comparison: Comparison, arm: str, **cells: Any) -> Comparison:
+    """The comparison with some cells of one arm's row replaced."""
+    arms = comparison.arms.copy()
+    for column, value in cells.items():
+        if column not in arms:
+            arms[column] = pd.Series(None, index=arms.index, dtype=object)
+        arms[column] = arms[column].astype(object)
+        arms.loc[arms["arm"] == arm, column] = value
+    return replace(comparison, arms=arms)
+
+
+def noted(comparison: Comparison, *tuning: tuple[str, str]) -> str:
+    """The notes, one a line; `tuning` are (arm, outcome) of tuning trials."""
+    runs = [SimpleNamespace(phase="tune", arm=arm, outcome=outcome) for arm, outcome in tuning]
+    state: Any = SimpleNamespace(runs=runs, search_winner=None, of=lambda arm, phase: [])  # noqa: ARG005
+    return "\n".join(notes(comparison, state))
+
+
+def calibration(**fields: Any) -> Calibration:
+    plain = {"target": 20.0, "raised": False, "slope": -3.0, "examples": (1.0,), "hits": 5, "diverged": 0}
+    return Calibration(**plain | {"spread": 0.05, "plateau": False} | fields)
+
+
+def test_a_ratio_never_stands_without_its_uncertainty() -> None:
+    """A ratio is printed with its interval, or with the words that it has none; without a value a dash."""
+    assert ratio(1.4249, 1.284, 1.5949) == "1.42x [1.28, 1.59]"
+    assert ratio(2.0, NAN, NAN) == "2.00x [no interval]"
+    assert ratio(NAN, NAN, NAN) == "–"
+
+
+def test_the_first_sentence_is_the_best_arm(comparison: Comparison) -> None:
+    """It names the data, the fastest of the faster arms, the target, the interval, seeds and censoring."""
+    first = comparison.sentences[0]
+    assert "twice reaches a validation loss of" in first
+    assert comparison.target is not None
+    assert f"{comparison.target:.2f} nats" in first
+    assert re.search(r"\d\.\d\dx \[\d\.\d\d, \d\.\d\d\] sooner in examples than the tuned baseline", first)
+    assert "6 paired seeds, 0 censored" in first
+    assert "in seconds" not in first  # nothing was timed
+
+
+def test_seconds_are_said_where_they_were_measured(comparison: Comparison) -> None:
+    """Once the arm is timed the sentence has the speed-up in seconds too."""
+    timed = changed(comparison, "twice", speed_up_seconds=1.9, low_seconds=1.7, high_seconds=2.1)
+    assert "and 1.90x [1.70, 2.10] in seconds" in sentences(timed)[0]
+
+
+def test_every_technique_is_counted_once(comparison: Comparison) -> None:
+    """The second sentence counts the family by verdict, and says of what the intervals are."""
+    second = comparison.sentences[1]
+    assert second.startswith(
+        "Of 5 techniques 2 are faster in examples, 1 not distinguishable from the baseline, 0 slower"
+    )
+    assert "and 2 do not reach the target on every seed" in second
+    assert "margin 5%" in second
+    assert "for the tuned recipes" in second
+
+
+def test_no_arm_stands_out(comparison: Comparison) -> None:
+    """Where none is faster that is the answer, and not an arm that happens to be first."""
+    arms = comparison.arms.assign(verdict=comparison.arms["verdict"].replace("faster", "not distinguishable"))
+    first, *_, last = sentences(replace(comparison, arms=arms))
+    assert "no technique is distinguishably faster than the tuned baseline" in first
+    assert "reached by the tuned baseline in 1/" in last
+
+
+def test_the_article_is_the_headline(comparison: Comparison) -> None:
+    """How much sooner the best arm has the article's loss: 1/x of the examples, with interval and seeds."""
+    last = comparison.sentences[-1]
+    assert re.search(
+        r"article's recipe has after 1000 epochs \(\d+\.\d\d nats\) is reached by twice in 1/", last
+    )
+    assert re.search(r"1/\d+\.\d \[1/\d+\.\d, 1/\d+\.\d\] of the examples \(6 seeds, 0 censored\)", last)
+    without = replace(comparison, article=pd.DataFrame())
+    assert not any("article" in sentence for sentence in sentences(without))
+
+
+def test_nothing_compared_is_said() -> None:
+    """Before anything is measured there is no figure to quote."""
+    empty: Any = SimpleNamespace(arms=pd.DataFrame(), experiment=None, calibration=None)
+    assert sentences(empty) == ["Nothing has been compared yet."]
+    assert notes(empty, empty) == []
+
+
+def test_blocks_are_said(blocked: Finished) -> None:
+    """With several blocks the intervals hold the luck of tuning, and the note that they don't is gone."""
+    with blocked.open() as (store, state):
+        comparison = estimate(store, "fake", state.n_train)
+    assert "2 blocks" in comparison.sentences[1]
+    assert not any("for the tuned recipes" in note for note in comparison.notes)
+
+
+@pytest.mark.parametrize(
+    ("arm", "cells", "words"),
+    [
+        ("twice", {"seeds": 4}, "Unfinished: twice lack confirmation runs"),
+        (
+            "twice",
+            {"edges": "lr low"},
+            "an edge of their space, which a wider one might beat: twice (lr low)",
+        ),
+        ("never", {"diverged": 6}, "diverged: never 6 of 6"),
+        ("never", {"collapsed": 2}, "collapsed (KL near 0): never 2 of 6"),
+        ("flaky", {"failed": 1}, "failed: flaky 1 of 6"),
+        ("twice", {"resolution": 0.5}, "twice: one step is 50% of its examples to target"),
+        ("twice", {"resolution": math.inf}, "twice reaches the target before its first evaluation"),
+        ("twice", {"different_model": True}, "Different model, not only different training: twice"),
+        (
+            "twice",
+            {"throughput_low": 1.0, "throughput_high": 1.2},
+            "Noisy timing, throughput interval wider than 15 %: twice",
+        ),
+        (
+            "twice",
+            {"test_worse": True, "test_difference": 0.3, "test_low": 0.1, "test_high": 0.5},
+            "twice is worse on the test split at its hit: +0.30 nats [+0.10, +0.50]",
+        ),
+    ],
+)
+def test_weaknesses_are_noted(comparison: Comparison, arm: str, cells: dict[str, Any], words: str) -> None:
+    """What a careful reader would ask about has a note with the arm's name; without it there is none."""
+    arms = comparison.arms.assign(resolution=0.03)
+    clean = replace(comparison, arms=arms)
+    assert words not in noted(clean)
+    assert words in noted(changed(clean, arm, **cells))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"plateau": True, "spread": 0.21}, "Target on a plateau: examples to target vary by 21%"),
+        ({"raised": True}, "raised to the worst seed's loss"),
+        ({"diverged": 2}, "2 calibration runs diverged"),
+    ],
+)
+def test_a_weak_target_is_noted(comparison: Comparison, fields: dict[str, Any], words: str) -> None:
+    """A target on a plateau, a raised one, and calibration runs that diverged are noted."""
+    assert words not in noted(replace(comparison, calibration=calibration()))
+    assert words in noted(replace(comparison, calibration=calibration(**fields)))
+
+
+def test_tuning_trials_that_ended_badly_are_noted(comparison: Comparison) -> None:
+    """Diverged and failed tuning trials are counted by arm."""
+    assert "Tuning trials that" not in noted(comparison, ("twice", "hit"), ("same", "capped"))
+    text = noted(comparison, ("twice", "diverged"), ("twice", "failed"), ("same", "diverged"))
+    assert "Tuning trials that diverged or failed: twice 2, same 1." in text
+
+
+def test_too_few_seeds_are_noted_with_how_many_would_do(comparison: Comparison) -> None:
+    """Where arms are left open for want of seeds the note says about how many would decide."""
+    cells = {"verdict": "not distinguishable", "no_interval": None, "se": 0.2, "units": 6}
+    text = noted(changed(comparison, "same", **cells))
+    found = re.search(r"6 seeds are few for the arms left open: about (\d+) would", text)
+    assert found
+    assert int(found[1]) > 50
+    assert "are few" not in noted(changed(comparison, "same", **cells | {"se": 1e-4}))
+
+
+def test_grey_pixels_are_no_likelihood(comparison: Comparison) -> None:
+    """Cross-entropy on grey pixels is labelled as no likelihood; a likelihood isn't."""
+    assert "no likelihood" in noted(comparison)
+    recipe = comparison.experiment.recipe.replace(likelihood="bernoulli")
+    proper = comparison.experiment.model_copy(update={"recipe": recipe})
+    assert "no likelihood" not in noted(replace(comparison, experiment=proper))
