@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from study.report.markdown import render as render_markdown
 from study.report.sections import sections
 from study.resolve import read_toml
 from study.space import Dimension
+from study.statistics import Estimate
 from study.storage import Store
 
 pytest_plugins = ["tiny_study", "report_fixtures"]
@@ -171,13 +173,40 @@ class TestWords:
             assert "| " + " | ".join(cell.text.replace("<", "&lt;") for cell in row) + " |" in text
         assert text == render_markdown(made_up)
 
+    def test_combined_block_has_its_own_forest(self, made_up: Evidence) -> None:
+        """The combination, its parts and leave-one-outs are drawn and tabled, and whether they add up is said."""
+        assert made_up.comparison is not None
+        row = {
+            "hits": 5,
+            "seeds": 5,
+            "speed_up": 1.6,
+            "low": 1.4,
+            "high": 1.8,
+            "verdict": "faster",
+            "p_adjusted": 1e-4,
+        }
+        names = ("combined", "he", "cosine", "combined-without-he", "combined-without-cosine")
+        combined = pd.DataFrame([{"arm": arm} | row for arm in names])
+        addition = Estimate(0.91, 0.8, 1.03, -0.1, 0.05, 4.0, 5, 0.2)
+        comparison = replace(made_up.comparison, combined=combined, addition=addition)
+        (part,) = [
+            part for part in sections(replace(made_up, comparison=comparison)) if part.id == "combined"
+        ]
+        figure, table = part.blocks
+        assert isinstance(figure, Figure)
+        assert set(figure.panels[0].figure.layout.yaxis.ticktext) == set(names)
+        assert isinstance(table, Table)
+        assert table.rows[0][2].text == "1.60x [1.40, 1.80]"
+        assert table.rows[0][3].text == "< 0.001"
+        assert "0.91x [0.80, 1.03]" in part.lead
+
     def test_failures_beyond_a_page_are_counted(self, made_up: Evidence) -> None:
         """A long list of failures ends with how many more there are."""
         many = pd.DataFrame(
             [{"arm": "he", "phase": "tune", "number": i, "seed": i, "outcome": "failed", "reason": "x", "examples": 1}
              for i in range(105)]
         )  # fmt: skip
-        shown = failures_table(Evidence(**(made_up.__dict__ | {"failures": many})))
+        shown = failures_table(replace(made_up, failures=many))
         assert len(shown.rows) == 100
         assert "5 more are in the database" in shown.caption
 

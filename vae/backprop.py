@@ -214,7 +214,7 @@ class Backprop:
 
         log_prob, g = objective.likelihood.total_log_prob_and_gradient(parameters, x)
         variance_excess = torch.expm1(log_var)  # as in `kl_divergence`, of which it also is the gradient
-        twice_kl = mean.square() + variance_excess - log_var
+        twice_kl = torch.addcmul(variance_excess, mean, mean).sub_(log_var)
         pull = knobs.beta / n  # what a nat of one example's KL costs
         if objective.free_bits:
             per_dimension = twice_kl.sum(0) * (0.5 / n)

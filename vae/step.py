@@ -107,14 +107,13 @@ class EagerStep(Step):
     def __call__(self, x: Tensor, noise: Tensor, lr: float, beta: float) -> Taken:
         loss = self._gradient(x, noise, beta)
         gradient, recipe = self.flat.gradient, self.recipe
-        with torch.no_grad():
-            norm = torch.linalg.vector_norm(gradient)
-            if recipe.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
-                gradient.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-            self._optimizer.set_lr(lr)
-            self._optimizer.step()
-            if self.average is not None:
-                self.average.lerp_(self.flat.values, 1.0 - recipe.ema_decay)
+        norm = torch.linalg.vector_norm(gradient)
+        if recipe.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
+            gradient.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        self._optimizer.set_lr(lr)
+        self._optimizer.step()
+        if self.average is not None:
+            self.average.lerp_(self.flat.values, 1.0 - recipe.ema_decay)
         return Taken(loss, norm)
 
     def _rule_state(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def workload(evidence: Evidence) -> str:
         f"{experiment.data}, {evidence.n_train:,} training images",
         f"{brief(recipe.hidden)} hidden, {recipe.latent_size} latent",
         LIKELIHOODS[recipe.likelihood],
-        f"budget {experiment.budget:g} epochs ({evidence.tau:,} examples)",
+        f"budget {experiment.budget:g} epoch{'' if experiment.budget == 1 else 's'} ({evidence.tau:,} examples)",
     ]
     if experiment.arms:
         shared = f"{experiment.tune_trials} tuning points and {experiment.seeds} seeds an arm"

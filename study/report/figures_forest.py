@@ -213,7 +213,7 @@ def _forest_hover(row: Row, unit: str) -> str:
             f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) else ""
         )
         also = None if row["hits"] else "never reaches the target: at most this"
-    params = str(row["params"] or "{}").strip("{}").replace('"', "")
+    params = str(row.get("params") or "{}").strip("{}").replace('"', "")
     verdict = row.get(f"verdict{unit}")
     return lines(
         (

@@ -191,7 +191,15 @@ def _combined(evidence: Evidence) -> list[Section]:
             else " [no interval]"
         )
         lead = f"The combined arm's speed-up over the product of its parts' speed-ups is {addition.ratio:.2f}x{limits}."
-    return [Section("combined", "Techniques combined", lead, [display.combined_table(evidence)])]
+    frame = evidence.comparison.combined
+    frame = frame.assign(kind="technique", family=[evidence.family(arm) for arm in frame["arm"]])
+    figure = figures_forest.forest(frame, margin=evidence.experiment.margin)
+    panel = Panel("forest-combined", "", figure, narrow=figures_forest.forest_narrow(figure))
+    caption = (
+        "Together the techniques should stand right of each alone; what is lost without one is what it adds."
+    )
+    blocks = [Figure("combined-forest", "Speed-up of the combination and its parts", caption, [panel])]
+    return [Section("combined", "Techniques combined", lead, [*blocks, display.combined_table(evidence)])]
 
 
 def _article(evidence: Evidence) -> list[Section]:

@@ -54,6 +54,10 @@ def importance(store: Store, name: str, found: pd.DataFrame) -> tuple[pd.DataFra
     ]
     fields = list(dict.fromkeys(field for trial in trials for field in trial.params))
     everywhere = [field for field in fields if all(field in trial.params for trial in trials)]
+    if not everywhere:
+        return pd.DataFrame(
+            columns=columns
+        ), "No field was asked for in every complete trial, so none has an importance."
     notes = [f"{field} is left out: not every trial has it." for field in fields if field not in everywhere]
     some = [trials[i] for i in np.unique(np.linspace(0, len(trials) - 1, MOST_TRIALS).astype(int))]
     if len(some) < len(trials):
