@@ -303,9 +303,12 @@ def dashboard(
     quiet()
     from study.dashboard import serve
 
-    if open_browser:
-        webbrowser.open(f"http://{host}:{port}")
-    serve(storage, artifacts, host, port, lambda line: err.print(line, soft_wrap=True))
+    def say(line: str) -> None:
+        err.print(line, soft_wrap=True, markup=False)
+        if open_browser and line.startswith("Dashboard of"):  # it listens now
+            webbrowser.open(f"http://{host}:{port}")
+
+    serve(storage, artifacts, host, port, say)
 
 
 @app.command()

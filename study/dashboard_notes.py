@@ -18,7 +18,7 @@ from vae.recipe import Recipe
 NONE = "–"
 
 # All that means something within a line of GitHub's Markdown or HTML, `$` for dashboards that render formulas.
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
+_MARKUP = re.compile(r"([\\`*_\[\]<>#|~$&])")
 # At the start of a line: a list, a heading's underline.
 _LINE_START = re.compile(r"^(?:([-+=])|(\d+)([.)])(?= |$))")
 

@@ -26,12 +26,10 @@ from study.statistics import (
 )
 from study.storage import Store
 from study.survival import Calibration, ert, par2, resolution, targets_reached
-from study.verdicts import clopper_pearson, holm, verdict
+from study.verdicts import NOT_MEASURED, clopper_pearson, holm, verdict
 
 #: Arms outside the family, untuned here: the article's recipe and the joint search's best.
 REFERENCE_ARMS = ("article", "search-best")
-
-NOT_MEASURED = "not measured yet"
 
 _TIMES = ("examples_per_second", "baseline_examples_per_second", "cold_start_seconds")
 _UNTIMED = pd.DataFrame({"arm": pd.Series(dtype=object)} | {name: pd.Series(dtype=float) for name in _TIMES})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from study.runs import State
-from study.verdicts import FASTER, SLOWER, UNDECIDED, smallest_n
+from study.verdicts import FASTER, NOT_MEASURED, SLOWER, UNDECIDED, smallest_n
 from vae.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ def sentences(comparison: Comparison) -> list[str]:
     measured = family[family["speed_up"].notna()]
     said = [_best(comparison, measured)]
     counts = {word: int((family["verdict"] == word).sum()) for word in (FASTER, UNDECIDED, SLOWER)}
-    other = len(family) - sum(counts.values())
+    pending = int((family["verdict"] == NOT_MEASURED).sum())
+    other = len(family) - sum(counts.values()) - pending
+    unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
     said.append(
         f"Of {len(family)} techniques {counts[FASTER]} {_be(counts[FASTER])} faster in examples, "
-        f"{counts[UNDECIDED]} not distinguishable from the baseline, {counts[SLOWER]} slower, and {other} "
+        f"{counts[UNDECIDED]} not distinguishable from the baseline, {counts[SLOWER]} slower{unmeasured}, and {other} "
         f"{'does' if other == 1 else 'do'} not reach the target on every seed (margin "
         f"{comparison.experiment.margin:.0%}, simultaneous 95 % intervals{_scope(comparison)})."
     )
@@ -85,7 +87,7 @@ def _article(comparison: Comparison) -> list[str]:
     )
     who = "the tuned baseline" if arm == "baseline" else arm
     return [
-        f"The loss that the article's recipe has after {comparison.experiment.budget:g} epochs ({row['loss']:.2f} "
+        f"The loss that the article's recipe has after {_epochs(comparison.experiment.budget)} ({row['loss']:.2f} "
         f"nats) is reached by {who} in 1/{row['sooner']:.1f}{interval} of the examples{time} "
         f"({int(row['seeds'])} seeds, 0 censored)."
     ]
@@ -216,6 +218,10 @@ def _scope(comparison: Comparison) -> str:
         if comparison.experiment.blocks == 1
         else f", {comparison.experiment.blocks} blocks"
     )
+
+
+def _epochs(budget: float) -> str:
+    return f"{budget:g} epoch{'' if budget == 1 else 's'}"
 
 
 def _be(n: int) -> str:

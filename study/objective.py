@@ -196,6 +196,8 @@ class Objective:
             if hit:
                 # The capping pruner of other trials reads it.
                 trial.set_user_attr("examples_to_target", float(reached))
+        if attrs["phase"] == "search":
+            trial.set_user_attr("seed", training.recipe.seed)  # the other phases were enqueued with theirs
         trial.set_user_attr("outcome", outcome)
         trial.set_user_attr("seconds", round(training.train_seconds, 3))
         value = curve.best if _finite(curve.best) else None

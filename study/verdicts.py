@@ -18,6 +18,8 @@ NEVER = "never reaches the target"
 FASTER = "faster"
 SLOWER = "slower"
 UNDECIDED = "not distinguishable"
+#: An arm without finished confirmation runs, or without timings.
+NOT_MEASURED = "not measured yet"
 
 
 @dataclass(frozen=True)

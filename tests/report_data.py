@@ -255,4 +255,5 @@ def make_hostile(path: Path) -> None:
         f" VALUES (1, 'dashboard:note', json_quote('{text}'))",
     )
     with Store.open(f"sqlite:///{path}") as store:
-        optuna.create_study(study_name=f"{NAME}/{HOSTILE}", storage=store.optuna).enqueue_trial({})
+        name = f"{NAME}/{HOSTILE.replace('/', '|')}"
+        optuna.create_study(study_name=name, storage=store.optuna).enqueue_trial({})

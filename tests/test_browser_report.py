@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from report_data import HOSTILE, NAME, make_hostile
 
 from study.report.blocks import Figure
-from study.report.evidence import Evidence, collect
+from study.report.evidence import Evidence
 from study.report.figure_files import _draw, composite
 from study.report.page import write_report
 from study.report.sections import answer, sections
@@ -298,20 +298,3 @@ def test_figures_become_image_files(browser: Browser, made_up: Evidence, tmp_pat
     assert (tmp_path / "by-target.png").read_bytes().startswith(b"\x89PNG")
     svg = (tmp_path / "forest.svg").read_text()
     assert all(arm in svg for arm in made_up.arms if arm != "baseline")
-
-
-def test_missing_seconds_need_no_choice(browser: Browser, made_up_file: Path, tmp_path: Path) -> None:
-    """Without timings there is one figure of curves and nothing to choose."""
-    path = tmp_path / "optuna.db"
-    shutil.copy(made_up_file, path)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DELETE FROM throughput")
-        connection.commit()
-    with Store.open(f"sqlite:///{path}", read_only=True) as store:
-        assert collect(store, NAME).speeds == {}
-        file = write_report(store, NAME, tmp_path / "page.html", tmp_path, None)
-    with opened(browser, file) as (page, heard):
-        assert page.locator("input[name=curves]").count() == 0
-        assert page.locator("#curves-examples").is_visible()
-        assert page.evaluate(EMPTY) == []
-        assert heard == []

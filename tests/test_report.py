@@ -194,7 +194,7 @@ class TestWords:
         ]
         figure, table = part.blocks
         assert isinstance(figure, Figure)
-        assert set(figure.panels[0].figure.layout.yaxis.ticktext) == set(names)
+        assert sorted(figure.panels[0].figure.layout.yaxis.ticktext) == sorted(names)
         assert isinstance(table, Table)
         assert table.rows[0][2].text == "1.60x [1.40, 1.80]"
         assert table.rows[0][3].text == "< 0.001"

@@ -46,7 +46,7 @@ class TestPage:
                 path = write_report(store, tiny.name, tmp_path / f"{i}" / "page.html", tiny.artifacts, None)
             pages.append(path.read_bytes())
         assert pages[0] == pages[1]
-        assert pages[0].count(b"data:image/png;base64,") == 3
+        assert pages[0].count(b'<img src="data:image/png;base64,') == 3
 
     def test_every_script_is_in_the_policy(self, made_up: Evidence, tmp_path: Path) -> None:
         """Nothing but plotly.js, once, and the page's own script may run, and both are named by their hash."""
@@ -154,4 +154,4 @@ class TestEscaping:
         evidence = collect(new, "new")
         assert evidence.comparison is not None
         assert arm in text_of(render(evidence, Path("nowhere"), None))
-        assert len(theme.shorten(arm)) == 22
+        assert len(theme.shorten(arm)) == 26

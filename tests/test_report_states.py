@@ -91,6 +91,8 @@ class TestStates:
         html = report_of(changed)
         assert 'id="graph-forest"' in html
         assert 'id="graph-forest-seconds"' not in html
+        assert 'id="curves-examples"' in html
+        assert "<fieldset" not in html
         assert "No arm has been timed against the baseline yet." in text_of(html)
 
     def test_search_only_report_leads_with_the_best_trial(self, changed: Path) -> None:
@@ -111,7 +113,7 @@ class TestStates:
         """Neither a study of another tool nor one that merely borrows the experiment's name is shown."""
         before = report_of(changed)
         with Store.open(f"sqlite:///{changed}") as store:
-            for name in ("somebody-else", f"{NAME}/intruder"):
+            for name in ("somebody-else", f"{NAME}/intruder", f"{NAME}/he/late"):
                 study = optuna.create_study(study_name=name, storage=store.optuna)
                 study.optimize(lambda trial: trial.suggest_float("foreign_parameter", 0, 1), n_trials=2)
         assert report_of(changed) == before

@@ -1,4 +1,4 @@
-"""Fixtures: a small real experiment, for the tests of what is shown of it.
+"""Fixtures: a small real experiment and a client of the dashboard, for the tests of what is shown of it.
 
 A test module has them by `pytest_plugins = ["tiny_study"]` and imports nothing else from here: pytest warns
 about a plugin that is there already.
@@ -6,14 +6,17 @@ about a plugin that is there already.
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+import wsgiref.util
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -21,6 +24,7 @@ import optuna_dashboard
 import pytest
 from sklearn.datasets import load_digits
 
+from study.dashboard import Dashboard
 from study.dashboard_publish import publish
 from study.session import Place, Session
 from study.storage import Store
@@ -54,6 +58,11 @@ class Tiny:
         note: str = optuna_dashboard.get_note(study)
         return note
 
+    def images(self) -> dict[str, tuple[bytes, int]]:
+        """The published image files: name -> content and time of the last change."""
+        files = (self.artifacts / "dashboard").iterdir()
+        return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
     def copy(self, folder: Path) -> Tiny:
         """The same in another folder, to be changed."""
         path = folder / "optuna.db"
@@ -65,6 +74,50 @@ class Tiny:
             after.execute("PRAGMA journal_mode=WAL")
         shutil.copytree(self.artifacts, folder / "artifacts")
         return Tiny(folder, self.stages)
+
+
+class Client:
+    """A browser's requests to a WSGI application, without the browser."""
+
+    def __init__(self, application: Dashboard) -> None:
+        self.application = application
+
+    def request(
+        self, path: str, method: str = "GET", body: Any = None, host: str = "127.0.0.1:8080", **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        path, _, query = path.partition("?")
+        sent = b"" if body is None else json.dumps(body).encode()
+        environ: dict[str, Any] = {"PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": method}
+        environ |= {"HTTP_HOST": host, "wsgi.input": io.BytesIO(sent), "CONTENT_LENGTH": str(len(sent))}
+        environ |= {"CONTENT_TYPE": "application/json"}
+        environ |= {f"HTTP_{key.upper()}": value for key, value in headers.items()}
+        wsgiref.util.setup_testing_defaults(environ)
+        started: list[tuple[str, dict[str, str]]] = []
+
+        def start_response(status: str, found: list[tuple[str, str]], exc_info: Any = None, /) -> Any:  # noqa: ARG001
+            started.append((status, dict(found)))
+
+        answer = self.application(environ, start_response)
+        content = b"".join(answer)
+        if hasattr(answer, "close"):
+            answer.close()
+        status, found = started[-1]
+        return int(status.split()[0]), found, content
+
+    def get(self, path: str) -> Any:
+        status, _, content = self.request(path)
+        assert status == 200, (path, content)
+        return json.loads(content)
+
+    def study(self, study_name: str) -> Any:
+        return self.get(f"/api/studies/{self.study_id(study_name)}")
+
+    def study_id(self, study_name: str) -> int:
+        found = self.get("/api/studies")["study_summaries"]
+        return next(int(study["study_id"]) for study in found if study["study_name"] == study_name)
+
+
+Open = Callable[..., Client]
 
 
 @pytest.fixture(scope="session")
@@ -117,3 +170,19 @@ def tiny_store(tiny: Tiny) -> Iterator[Store]:
     """Its database, open for writing."""
     with Store.open(tiny.url) as store:
         yield store
+
+
+@pytest.fixture
+def open_dashboard(tmp_path: Path) -> Iterator[Open]:
+    """Opens the dashboard of a database as `serve` does."""
+    opened: list[Any] = []
+
+    def open_dashboard(url: str, artifacts: Path = tmp_path / "artifacts", local: bool = True) -> Client:
+        store = Store.open(url, read_only=True)
+        dashboard = Dashboard(store, artifacts, local=local, say=print)
+        opened.extend([dashboard, store])
+        return Client(dashboard)
+
+    yield open_dashboard
+    for part in opened:
+        part.__exit__()

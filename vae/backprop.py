@@ -64,21 +64,40 @@ class Knobs(NamedTuple):
 
 
 class _Linear:
-    """A linear layer: forward, and backward into the given tensors (or new ones where there are none)."""
+    """A linear layer: forward, and backward into the given gradients.
+
+    With gradients given, results stay in the layer's own memory until its next call; without, all tensors are
+    new, as a compiler wants them.
+    """
 
     def __init__(self, name: str, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         self.name = name
         self.weight, self.bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+        self._transposed = self.weight.t()
         self.d_weight, self.d_bias = gradients.get(f"{name}.weight"), gradients.get(f"{name}.bias")
+        self._reuses = bool(gradients)
+        self._out: Tensor | None = None
+        self._d_in: Tensor | None = None
 
     def forward(self, h: Tensor) -> Tensor:
-        return nn.functional.linear(h, self.weight, self.bias)
+        """(B, n_in) -> (B, n_out)."""
+        if self._reuses and (self._out is None or self._out.shape[0] != h.shape[0]):
+            self._out = h.new_empty(h.shape[0], self.weight.shape[0])
+        if self.bias is None:
+            return torch.mm(h, self._transposed, out=self._out)
+        return torch.addmm(self.bias, h, self._transposed, out=self._out)
 
     def backward(self, g: Tensor, h: Tensor) -> None:
         """g: (B, n_out), gradient of the output. h: (B, n_in), the input."""
         self.d_weight = torch.mm(g.t(), h, out=self.d_weight)
         if self.bias is not None:
             self.d_bias = torch.sum(g, 0, out=self.d_bias)
+
+    def to_input(self, g: Tensor) -> Tensor:
+        """Gradient of the output (B, n_out) -> of the input (B, n_in)."""
+        if self._reuses and (self._d_in is None or self._d_in.shape[0] != g.shape[0]):
+            self._d_in = g.new_empty(g.shape[0], self.weight.shape[1])
+        return torch.mm(g, self.weight, out=self._d_in)
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         assert self.d_weight is not None
@@ -146,9 +165,9 @@ class _Network:
                 around = g
                 if shortcut is not None:
                     shortcut.backward(g, saved[i - 1].h)
-                    around = torch.mm(g, shortcut.weight)
+                    around = shortcut.to_input(g)
             if i > 0 or to_input:
-                g = torch.mm(g, layer.weight)
+                g = layer.to_input(g)
         return g
 
     def linears(self) -> list[_Linear]:
@@ -202,7 +221,7 @@ class Backprop:
         The caller has switched autograd off.
         """
         objective = self._objective
-        n, dtype = len(x), objective.dtype
+        n, dtype = x.shape[0], objective.dtype
 
         entered = _as(dtype, x)
         hidden, encoder_saved = self._encoder.forward(entered, knobs.dropout)
@@ -226,13 +245,13 @@ class Backprop:
 
         g = _as(dtype, g.mul_(-1.0 / n))
         self._output.backward(g, decoded)
-        g = self._decoder.backward(torch.mm(g, self._output.weight), decoder_saved, to_input=True)
+        g = self._decoder.backward(self._output.to_input(g), decoder_saved, to_input=True)
         d_z = at_least_fp32(g)
         d_mean = _add_scaled(d_z, mean, pull)
         d_log_var = _add_scaled(d_z * noise * std, variance_excess, pull) * 0.5
         g = _as(dtype, torch.cat([d_mean, d_log_var], dim=-1))
         self._posterior.backward(g, hidden)
-        self._encoder.backward(torch.mm(g, self._posterior.weight), encoder_saved, to_input=False)
+        self._encoder.backward(self._posterior.to_input(g), encoder_saved, to_input=False)
         return loss
 
     def named_gradients(self) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def load_model(path: Path) -> TrainedModel:
         raise UserError(
             f"No model at {path}. `python -m study search` and `python -m vae train` write one."
         ) from None
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is no model written by this project: {reason}") from None
     return TrainedModel(
@@ -95,6 +95,10 @@ def load_state(path: Path) -> dict[str, Any] | None:
     Raises UserError for a file that is no state."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not (isinstance(state, dict) and state.keys() >= {"training", "extra"}):
+            raise TypeError("neither a training nor its extra values in it")
+        if not ("recipe" in state["training"] and isinstance(state["extra"], dict)):
+            raise TypeError("no recipe in it")
     except FileNotFoundError:
         return None
     except Exception as error:  # torch.load raises many kinds for a damaged file

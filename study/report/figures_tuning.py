@@ -36,7 +36,8 @@ def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Fam
     """One panel an arm: its tuning points in the order they were drawn, and the best so far, in epochs to target.
 
     Filled: reached it. Open: did not within the budget, or was capped there. A block has a line of its own."""
-    top = tau / n_train
+    top, step = tau / n_train, -(-points // 6)
+    ticks = list(range(step, points + 1, step))
     panels = []
     for arm, own in frame.groupby("arm", sort=False):
         look = mark(family(str(arm)))
@@ -70,7 +71,7 @@ def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Fam
                 hoverinfo="text",
             )
         figure.update_layout(
-            xaxis={"range": [0.5, points + 0.5], "showgrid": False},
+            xaxis={"range": [0.5, points + 0.5], "tickvals": ticks, "showgrid": False},
             yaxis={"range": [0, top * 1.08], "nticks": 4},
         )
         hits = int(own["hit"].sum())

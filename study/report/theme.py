@@ -185,7 +185,7 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=False).replace("%{", "%&#123;")
 
 
-def shorten(text: str, length: int = 22) -> str:
+def shorten(text: str, length: int = 26) -> str:
     """Text that fits a tick label; the whole is in the hover and in the table."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
