@@ -121,6 +121,7 @@ def notes(comparison: Comparison, state: State) -> list[str]:
             found.append(f"{calibration.diverged} calibration runs diverged.")
     found += _reference(state)
     found += _too_few(comparison)
+    found += _never_tuned(comparison, state)
     edges = arms[arms["edges"].astype(bool)]
     if not edges.empty:
         listed = "; ".join(f"{row.arm} ({row.edges})" for row in edges.itertuples())
@@ -182,6 +183,22 @@ def _reference(state: State) -> list[str]:
     return [
         f"search-best was confirmed before the search was topped up: trial {best.number} is better by now. Under "
         "another --name it would be confirmed."
+    ]
+
+
+def _never_tuned(comparison: Comparison, state: State) -> list[str]:
+    """Arms whose tuning met no point that reaches the target: more points might."""
+    experiment = comparison.experiment
+    missed = []
+    for arm in experiment.arms:
+        winners = [state.winner(arm, block) for block in range(1, experiment.blocks + 1)]
+        if any(best is not None and not best.hit for best in winners):
+            missed.append(arm)
+    if not missed:
+        return []
+    return [
+        f"Tuning found no point that reaches the target for {', '.join(missed)}: with more than "
+        f"K = {experiment.tune_trials} points it might, so their misses are no verdict on the technique."
     ]
 
 
