@@ -331,7 +331,7 @@ def _frame(connection: Connection, query: Any) -> pd.DataFrame:
     import pandas as pd
 
     result = connection.execute(query)
-    frame = pd.DataFrame(result.fetchall(), columns=list(result.keys()), dtype=object)
+    frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()), dtype=object)
     for column in query.selected_columns:
         if isinstance(column.type, Double):
             frame[column.name] = frame[column.name].astype("float64")
