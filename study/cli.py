@@ -207,8 +207,7 @@ def worker(
     # A launched worker leaves the planning to its launcher and is ended by it; one started by hand plans too,
     # so it carries an experiment to its end alone if it must.
     launched = PARENT_VARIABLE in os.environ
-    sampler_seed = worker_seed if worker_seed is not None else os.getpid()
-    seed = session.experiment.seed * 1_000 + sampler_seed
+    seed = session.experiment.seed * 1_000 + (os.getpid() if worker_seed is None else worker_seed)
     done = session.work(stop, seed, (lambda: False) if launched else session.planner.advance)
     if not launched:
         out.print(f"{done} trials finished.")
@@ -359,6 +358,7 @@ def _execute(
     quiet()
     from study.dashboard_publish import Publisher
     from study.progress import Progress, estimated_minutes
+    from study.report.page import write_report
     from study.session import Session, check
     from study.terminal import print_comparison, print_plan, print_search
 
@@ -384,8 +384,7 @@ def _execute(
 
             complete = session.launch(on_progress)
         if not complete:
-            say("Stopped. Finished trials are kept, and the running ones were saved. To go on:")
-            say("  " + again(command))
+            say(f"Stopped. Finished trials are kept, running ones were saved. To go on:\n  {again(command)}")
             raise SystemExit(130)
         publisher.wait()
         if experiment.arms:
@@ -395,8 +394,6 @@ def _execute(
     print_comparison(out, session.store, experiment.name)
     if kept is not None:
         out.print(f"Best model: {kept}", soft_wrap=True)
-    from study.report.page import write_report
-
-    report_path = Path("reports") / f"{experiment.name}.html"
-    written = write_report(session.store, experiment.name, report_path, place.artifacts, place.data_dir)
+    path = Path("reports") / f"{experiment.name}.html"
+    written = write_report(session.store, experiment.name, path, place.artifacts, place.data_dir)
     out.print(f"Report: {written}", soft_wrap=True)

@@ -56,7 +56,8 @@ class State:
         self.runs = [
             _run(row, attrs.get(row["trial_id"], {}), params.get(row["trial_id"], {}))
             for row in table.to_dict("records")
-            if "index" in attrs.get(row["trial_id"], {})  # else a foreign study that happens to be called NAME/...
+            if "index"
+            in attrs.get(row["trial_id"], {})  # else a foreign study that happens to be called NAME/...
         ]
         self.known = {(run.study, run.phase, run.index) for run in self.runs}
 
