@@ -22,6 +22,7 @@ from study.owners import new_owner
 from study.storage import Store
 
 if TYPE_CHECKING:
+    from command_line import Call
     from fake_training import Finished
 
 pytest.register_assert_rewrite("fake_study")
@@ -152,6 +153,14 @@ def _postgresql_programs() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folders[-1]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs the command line in the test's empty folder."""
+    from command_line import caller
+
+    return caller(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from study import objective
+from study.estimates import Comparison, estimate
 from study.experiment import Experiment
 from study.runs import State
 from study.session import Place, Session
@@ -175,6 +177,25 @@ def finish(folder: Path, **values: Any) -> Finished:
         with session.store:
             session.run_here()
     return Finished(folder, values)
+
+
+def rerun(folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[pd.DataFrame, Comparison]:
+    """Run a comparison to its end, or on to it; its trials and its estimates."""
+    install(monkeypatch)
+    session = prepare(folder, **values)
+    with session.store as store:
+        session.run_here()
+        return store.trials("fake"), estimate(store, "fake", session.planner.n_train)
+
+
+def of(trials: pd.DataFrame, phase: str, arm: str | None = None) -> pd.DataFrame:
+    """The trials of a phase, and of an arm."""
+    return trials[(trials["phase"] == phase) & ((trials["arm"] == arm) | (arm is None))]
+
+
+def recipes(trials: pd.DataFrame) -> list[Recipe]:
+    """The recipe of each."""
+    return [Recipe.from_json(text) for text in trials["recipe"]]
 
 
 #: Five arms with known answers, one block, and the combined arm.

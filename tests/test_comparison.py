@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import fake_training
 import numpy as np
 import pandas as pd
 import pytest
-from fake_training import FakeTraining, Finished, share_to
+from fake_training import Finished, of, recipes, rerun, share_to
 
 from study.comparison import ARTICLE, Planner, describe_plan
 from study.estimates import estimate
-from study.runs import State
 from study.space import Dimension, sobol_points
-from study.survival import winner
-from vae.errors import UserError
 from vae.recipe import Recipe
 
 ARMS = ["twice", "half-more", "same", "never", "flaky"]
@@ -30,14 +25,6 @@ def trials(compared: Finished) -> pd.DataFrame:
     """All trials of the comparison with five arms."""
     with compared.open() as (store, _):
         return store.trials("fake")
-
-
-def of(trials: pd.DataFrame, phase: str, arm: str | None = None) -> pd.DataFrame:
-    return trials[(trials["phase"] == phase) & ((trials["arm"] == arm) | (arm is None))]
-
-
-def recipes(trials: pd.DataFrame) -> list[Recipe]:
-    return [Recipe.from_json(text) for text in trials["recipe"]]
 
 
 def test_every_arm_gets_the_same_chances(trials: pd.DataFrame) -> None:
@@ -201,15 +188,6 @@ def test_the_combined_arm_adds_up(compared: Finished) -> None:
     assert comparison.addition.low < 1 < comparison.addition.high
 
 
-def rerun(folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[pd.DataFrame, Any]:
-    """Run a comparison to its end again; its trials and its estimates."""
-    fake_training.install(monkeypatch)
-    session = fake_training.prepare(folder, **values)
-    with session.store as store:
-        session.run_here()
-        return store.trials("fake"), estimate(store, "fake", session.planner.n_train)
-
-
 def test_a_finished_comparison_has_nothing_to_do(compared: Finished, tmp_path: Path) -> None:
     """Another planner on a finished comparison enqueues nothing and is done at once."""
     compared.copy(tmp_path)
@@ -278,111 +256,3 @@ def test_a_second_baseline_is_independent(blocked: Finished) -> None:
     for column, phase in (("params_lr", "tune"), ("seed", "tune"), ("seed", "confirm")):
         found = {arm: set(part[column]) for arm, part in trials[trials["phase"] == phase].groupby("arm")}
         assert not found["baseline"] & found["again"]
-
-
-def state_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> State:
-    rerun(folder, monkeypatch, **values)
-    with Finished(folder, values).open() as (_, state):
-        return state
-
-
-def test_the_baseline_is_rescored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The point with the best final loss sets the target, but the baseline everywhere is the point that reaches
-    it first, by the same score as the arms': here another one, fast at first and worse in the end."""
-    plain = fake_training.loss_at
-
-    def crossing(recipe: Recipe, share: float) -> float:
-        return max(plain(recipe, 40 * share), 16.0) if recipe.lr < 1e-3 else plain(recipe, share)
-
-    monkeypatch.setattr(fake_training, "loss_at", crossing)
-    state = state_of(tmp_path, monkeypatch, arms=["same"], seeds=2)
-    lrs = [run.params["lr"] for run in state.of("baseline", "tune")]
-    assert sum(lr < 1e-3 for lr in lrs) == 1
-    assert state.calibration_winner is not None
-    assert state.calibration_winner.params["lr"] > 1e-3
-    for arm in ("baseline", "same"):
-        assert {run.params["lr"] < 1e-3 for run in state.of(arm, "confirm")} == {True}
-
-
-@pytest.mark.parametrize("ending", ["diverged", "failed"])
-def test_a_trial_that_ended_badly_never_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
-) -> None:
-    """Of an arm's points the fastest diverges or fails: another one is confirmed."""
-
-    def bad(recipe: Recipe) -> bool:
-        return recipe.init == "orthogonal" and 1e-3 < recipe.lr < 8e-3
-
-    if ending == "diverged":
-        monkeypatch.setattr(FakeTraining, "diverges", staticmethod(bad))
-    else:
-        monkeypatch.setattr(FakeTraining, "hook", staticmethod(raise_for(bad)))
-    state = state_of(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=8.0)
-    tuned = state.of("twice", "tune")
-    endings = {run.outcome for run in tuned}
-    assert ending in endings
-    assert endings - {ending}
-    best = state.winner("twice", 1)
-    assert best is not None
-    assert best.outcome not in ("diverged", "failed", "capped")
-    assert {run.params["lr"] for run in state.of("twice", "confirm")} == {best.params["lr"]}
-
-
-def raise_for(bad: Callable[[Recipe], bool]) -> Callable[[FakeTraining], None]:
-    def hook(training: FakeTraining) -> None:
-        if bad(training.recipe):
-            raise ArithmeticError("no")
-
-    return hook
-
-
-def test_an_arm_that_only_fails_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where every tuning trial of an arm failed there is no winner, the others are compared all the same, and the
-    notes say what failed."""
-    monkeypatch.setattr(
-        FakeTraining, "hook", staticmethod(raise_for(lambda recipe: recipe.init == "orthogonal"))
-    )
-    trials, comparison = rerun(tmp_path, monkeypatch, arms=["twice", "half-more"], seeds=2)
-    assert trials[trials["arm"] == "twice"]["reason"].eq("ArithmeticError: no").all()
-    table = comparison.arms.set_index("arm")
-    assert table.loc["twice", "verdict"] == "not measured yet"
-    assert table.loc["half-more", "verdict"] in ("faster", "not distinguishable")
-    notes = " ".join(comparison.notes)
-    assert "twice lack confirmation runs" in notes
-    assert "twice 3" in notes
-
-
-def test_no_target_from_a_broken_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A baseline that always diverges gives no target: said in one line, with the way out."""
-    monkeypatch.setattr(FakeTraining, "diverges", staticmethod(lambda _: True))
-    monkeypatch.setattr(fake_training, "loss_at", lambda recipe, share: float("nan"))  # noqa: ARG005
-    with pytest.raises(UserError, match=r"No target can be calibrated for 'fake'.*--target"):
-        rerun(tmp_path, monkeypatch)
-
-
-def test_stop_at_target_saves_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stop_at_target confirmation runs end on their hit, with the same examples to target."""
-    trials, comparison = rerun(tmp_path, monkeypatch, seeds=2, stop_at_target=True)
-    runs = of(trials, "confirm", "twice")
-    assert set(runs["outcome"]) == {"hit"}
-    assert (runs["examples"] < 0.6 * TAU).all()
-    for row in runs.to_dict("records"):
-        share = share_to(Recipe.from_json(row["recipe"]), row["target"])
-        assert row["examples_to_target"] == pytest.approx(TAU * share, rel=1e-9)
-    assert comparison.article.empty
-
-
-def test_a_fixed_lr_leaves_one_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --set lr nothing is left to tune in an arm without knobs: one trial instead of K equal ones."""
-    trials, comparison = rerun(
-        tmp_path, monkeypatch, seeds=2, fixed=["lr"], recipe={"batch_size": 8, "lr": 2e-3}
-    )
-    assert Counter(of(trials, "tune")["arm"]) == {"baseline": 1, "twice": 1}
-    assert {recipe.lr for recipe in recipes(trials[trials["arm"] != "article"])} == {2e-3}
-    assert comparison.arms.set_index("arm").loc["twice", "speed_up"] == pytest.approx(2.0, rel=0.1)
-
-
-def test_winner_ignores_the_unscored() -> None:
-    """NaN scores, as of capped and failed trials, never win; a tie goes to the lower index."""
-    assert winner([np.nan, 3.0, 0.5, 0.5]) == 2
-    assert winner([np.nan, np.nan]) is None

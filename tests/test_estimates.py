@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 from fake_training import FakeTraining, Finished, Scores, loss_at, share_to
 
-from study.estimates import NOT_MEASURED, Comparison, _edges, combined_choice, estimate
+from study.estimates import Comparison, _edges, combined_choice, estimate
 from study.runs import State
 from study.space import Dimension
 from study.storage import Store
+from study.verdicts import NOT_MEASURED
 from vae.recipe import Recipe
 
 TAU = 64_000
@@ -169,7 +170,9 @@ def test_test_losses_are_compared_at_the_hit(tmp_path: Path, monkeypatch: pytest
         )
 
     monkeypatch.setattr(FakeTraining, "evaluate", evaluate)
-    finished = fake_training.finish(tmp_path, arms=["twice", "half-more"], seeds=4, tune_trials=1)
+    finished = fake_training.finish(
+        tmp_path, arms=["twice", "half-more"], seeds=4, tune_trials=1, target=20.0
+    )
     with finished.open() as (store, _):
         comparison = estimate(store, "fake", 64)
     twice, half = row(comparison, "twice"), row(comparison, "half-more")
@@ -183,7 +186,7 @@ def test_test_losses_are_compared_at_the_hit(tmp_path: Path, monkeypatch: pytest
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     """With one seed there is a ratio, no interval, no verdict, and the reason why."""
-    finished = fake_training.finish(tmp_path, arms=["twice"], seeds=1, tune_trials=1)
+    finished = fake_training.finish(tmp_path, arms=["twice"], seeds=1, tune_trials=1, target=20.0)
     with finished.open() as (store, _):
         comparison = estimate(store, "fake", 64)
     found = row(comparison, "twice")

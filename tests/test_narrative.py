@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -14,7 +14,9 @@ from fake_training import Finished
 
 from study.estimates import Comparison, estimate
 from study.narrative import notes, ratio, sentences
+from study.runs import State
 from study.survival import Calibration
+from vae.recipe import Recipe
 
 NAN = float("nan")
 
@@ -36,11 +38,12 @@ def changed(comparison: Comparison, arm: str, **cells: Any) -> Comparison:
     return replace(comparison, arms=arms)
 
 
-def noted(comparison: Comparison, *tuning: tuple[str, str]) -> str:
-    """The notes, one a line; `tuning` are (arm, outcome) of tuning trials."""
+def noted(comparison: Comparison, *tuning: tuple[str, str], **state: Any) -> str:
+    """The notes, one a line; `tuning` are (arm, outcome) of tuning trials, `state` more of what was run."""
     runs = [SimpleNamespace(phase="tune", arm=arm, outcome=outcome) for arm, outcome in tuning]
-    state: Any = SimpleNamespace(runs=runs, search_winner=None, of=lambda arm, phase: [])  # noqa: ARG005
-    return "\n".join(notes(comparison, state))
+    plain: dict[str, Any] = {"runs": runs, "search_winner": None}
+    plain |= {"of": lambda arm, phase: [], "winner": lambda arm, block: None}  # noqa: ARG005
+    return "\n".join(notes(comparison, cast(State, SimpleNamespace(**plain | state))))
 
 
 def calibration(**fields: Any) -> Calibration:
@@ -189,3 +192,28 @@ def test_grey_pixels_are_no_likelihood(comparison: Comparison) -> None:
     recipe = comparison.experiment.recipe.replace(likelihood="bernoulli")
     proper = comparison.experiment.model_copy(update={"recipe": recipe})
     assert "no likelihood" not in noted(replace(comparison, experiment=proper))
+
+
+def test_an_arm_tuned_in_vain_is_noted(comparison: Comparison) -> None:
+    """Where none of an arm's K points reached the target its misses say little about the technique."""
+
+    def winner(arm: str, block: int) -> Any:  # noqa: ARG001
+        return SimpleNamespace(hit=arm != "never")
+
+    assert "Tuning found no point" not in noted(comparison)
+    text = noted(comparison, winner=winner)
+    assert "Tuning found no point that reaches the target for never: with more than K = 3 points" in text
+
+
+def test_a_search_topped_up_is_noted(comparison: Comparison) -> None:
+    """search-best is what was the best when it was confirmed; a better one found later is noted."""
+
+    def state(found: Recipe) -> dict[str, Any]:
+        confirmed = [SimpleNamespace(attrs={"recipe": Recipe().to_json()})]
+        return {
+            "search_winner": SimpleNamespace(recipe=found, number=7),
+            "of": lambda arm, phase: confirmed if (arm, phase) == ("search-best", "confirm") else [],
+        }
+
+    assert "trial 7 is better by now" in noted(comparison, **state(Recipe(lr=0.5)))
+    assert "topped up" not in noted(comparison, **state(Recipe()))

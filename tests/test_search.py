@@ -31,12 +31,14 @@ SPACE: dict[str, Any] = {
 }
 
 
-def prepare(folder: Path, trials: int, space: dict[str, Any] = SPACE, **plan: Any) -> Session:
+def prepare(
+    folder: Path, trials: int, space: dict[str, Any] = SPACE, budget: float = 1.0, **plan: Any
+) -> Session:
     """A search over the space alone: the default space's other fields are fixed."""
     fixed = [field for field in search_space(True) if field not in space]
     recipe = {"batch_size": 4, "latent_size": 2}
     search = {"trials": trials, "space": space} | plan
-    return fake_training.prepare(folder, arms=None, budget=3.0, recipe=recipe, fixed=fixed, search=search)
+    return fake_training.prepare(folder, arms=None, budget=budget, recipe=recipe, fixed=fixed, search=search)
 
 
 def search(folder: Path, trials: int, **plan: Any) -> Session:
@@ -48,7 +50,7 @@ def search(folder: Path, trials: int, **plan: Any) -> Session:
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Session:
     """Eight trials run to their ends."""
-    return search(tmp_path_factory.mktemp("search"), 8, pruner="none", sampler="random")
+    return search(tmp_path_factory.mktemp("search"), 8, budget=3.0, pruner="none", sampler="random")
 
 
 def test_a_count_is_a_total(searched: Session, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_the_best_model_can_be_used(searched: Session) -> None:
 def test_an_overfitted_end_is_not_kept(tmp_path: Path) -> None:
     """A trial that gets worse after its best evaluation keeps the model of the best."""
     space = {"lr": {"low": 0.3, "high": 0.5}}
-    session = search(tmp_path, 1, pruner="none", space=space)
+    session = search(tmp_path, 1, pruner="none", space=space, budget=3.0)
     (row,) = session.store.trials("fake").to_dict("records")
     assert row["valid_loss"] > row["value"]
     path = session.keep_best_model()
@@ -147,7 +149,7 @@ def test_an_overfitted_end_is_not_kept(tmp_path: Path) -> None:
 def test_patience_ends_a_trial(tmp_path: Path) -> None:
     """With patience P a trial ends P grid points after its best loss, as a complete one."""
     space = {"lr": {"low": 0.3, "high": 0.5}}
-    session = search(tmp_path, 2, pruner="none", patience=4, space=space)
+    session = search(tmp_path, 2, pruner="none", patience=4, space=space, budget=3.0)
     trials, curves = session.store.trials("fake"), session.store.curves("fake")
     assert set(trials["outcome"]) == {"stopped"}
     assert set(trials["state"]) == {"COMPLETE"}
@@ -161,7 +163,7 @@ def test_patience_ends_a_trial(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", get_args(SamplerName))
 def test_every_named_sampler_searches(tmp_path: Path, name: str) -> None:
     """Each sampler suggests different points for all trials, past its random start."""
-    n = 12 if name in ("gp", "tpe") else 4
+    n = 11 if name in ("gp", "tpe") else 3
     session = search(
         tmp_path, n, sampler=name, pruner="none", space={"lr": SPACE["lr"], "beta": {"low": 0.5, "high": 1.0}}
     )
@@ -176,7 +178,12 @@ def test_every_named_sampler_searches(tmp_path: Path, name: str) -> None:
 def test_every_named_pruner_prunes_in_a_search(tmp_path: Path, name: str) -> None:
     """With each pruner the search ends with a complete best trial, and a pruned trial is never the best."""
     session = search(
-        tmp_path, 8, sampler="random", pruner=name, space={"lr": {"low": 1e-6, "high": 0.3, "log": True}}
+        tmp_path,
+        7,
+        budget=2.0,
+        sampler="random",
+        pruner=name,
+        space={"lr": {"low": 1e-6, "high": 0.3, "log": True}},
     )
     trials = session.store.trials("fake")
     assert set(trials["outcome"]) <= {"completed", "collapsed", "pruned"}
