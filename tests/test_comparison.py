@@ -202,19 +202,22 @@ def test_topping_up_keeps_what_was_run(
     compared: Finished, trials: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More seeds and one more arm: every old trial stays bit by bit, only the new seeds and the new arm are run,
-    and the combined arm keeps its recipe on the new seeds."""
+    and the combined arm keeps its recipe on the new seeds, though the new arm is the best of its slot by now."""
     folder = compared.copy(tmp_path)
-    arms = [*ARMS, "plain"]
-    techniques = fake_training.TECHNIQUES | {"plain": {}}
+    arms = [*ARMS, "thrice"]
+    both = {"init": "orthogonal", "output_bias_from_mean": True}
+    techniques = fake_training.TECHNIQUES | {"thrice": {"slot": "init", "overrides": both}}
     after, comparison = rerun(folder, monkeypatch, arms=arms, techniques=techniques, seeds=7, combine=True)
     old = after[after["trial_id"].isin(trials["trial_id"])]
     pd.testing.assert_frame_equal(old[list(trials)].reset_index(drop=True), trials)
     new = after[~after["trial_id"].isin(trials["trial_id"])]
     assert Counter(new["phase"]) == {"tune": 3, "confirm": 7 + 7, "combine": 6}
-    assert set(new[new["phase"] == "tune"]["arm"]) == {"plain"}
+    assert set(new[new["phase"] == "tune"]["arm"]) == {"thrice"}
     for _, part in after[after["phase"] == "combine"].groupby("arm"):
         assert len({recipe.replace(seed=0) for recipe in recipes(part)}) == 1
     assert (comparison.arms["seeds"] == 7).all()
+    table = comparison.arms.set_index("arm")
+    assert table.loc["thrice", "low"] > table.loc["twice", "high"]
 
 
 def test_blocks_repeat_the_tuning(blocked: Finished) -> None:

@@ -76,6 +76,40 @@ def raise_for(bad: Callable[[Recipe], bool]) -> Callable[[FakeTraining], None]:
     return hook
 
 
+def test_a_baseline_trial_that_failed_after_its_hit_never_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline's points run to tau and are scored from their curves: one that reached the target first and
+    failed later has a curve, and still isn't the baseline."""
+
+    def late(training: FakeTraining) -> None:
+        if 2e-3 < training.recipe.lr < 5e-3 and training.examples > 0.7 * TAU:
+            raise ArithmeticError("no")
+
+    monkeypatch.setattr(FakeTraining, "hook", staticmethod(late))
+    state = state_of(tmp_path, monkeypatch, arms=["never"], seeds=1, target=40.0)
+    tuned = state.of("baseline", "tune")
+    assert [run.outcome for run in tuned].count("failed") == 1
+    (failed,) = (run for run in tuned if run.outcome == "failed")
+    fastest = min(tuned, key=lambda run: share_to(run.recipe, 40.0) if run.recipe else 1.0)
+    assert fastest is failed
+    assert state.curves([failed])[0].best() < 40
+    best = state.winner("baseline", 1)
+    assert best is not None
+    assert best.outcome == "completed"
+
+
+def test_an_arm_that_only_diverges_is_confirmed_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every point of an arm diverged its confirmation runs show it: they never reach the target."""
+    monkeypatch.setattr(FakeTraining, "diverges", staticmethod(lambda recipe: recipe.init == "orthogonal"))
+    trials, comparison = rerun(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=6.0)
+    assert set(of(trials, "tune", "twice")["outcome"]) == {"diverged"}
+    found = comparison.arms.set_index("arm").loc["twice"]
+    assert (found["verdict"], found["hits"], found["diverged"]) == ("never reaches the target", 0, 2)
+
+
 def test_an_arm_that_only_fails_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every tuning trial of an arm failed there is no winner, the others are compared all the same, and the
     notes say what failed."""
@@ -110,6 +144,10 @@ def test_stop_at_target_saves_the_rest(tmp_path: Path, monkeypatch: pytest.Monke
         share = share_to(Recipe.from_json(row["recipe"]), row["target"])
         assert row["examples_to_target"] == pytest.approx(TAU * share, rel=1e-9)
     assert comparison.article.empty
+    assert of(trials, "calibration").empty  # the target is given
+    assert set(of(trials, "tune", "baseline")["outcome"]) == {
+        "completed"
+    }  # uncapped, to tau, as the target needs
 
 
 def test_a_fixed_lr_leaves_one_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
