@@ -138,7 +138,7 @@ class Planner:
         # The first block of the baseline is what the target is calibrated on, and runs to tau uncapped.
         capped = (arm, block) != ("baseline", 1)
         more |= {"seed": seed, "space": plain(shared | own)}
-        more |= {"target": state.target, "capped": True} if capped else {}
+        more |= {"target": state.tuning_target, "capped": True} if capped else {}
         n = self.experiment.points(arm)
         for index, params in enumerate(sobol_points(shared, own, n, seed)):
             if params.get("lr_schedule", base.lr_schedule) == "constant":

@@ -329,10 +329,13 @@ def combined_choice(state: State) -> list[str]:
 def _article(state: State, arms: pd.DataFrame) -> pd.DataFrame:
     """Per arm, examples to the loss that the article's recipe has at tau, and how much sooner that is.
 
-    The target is the article runs' median loss at tau, taken as known: its own examples are tau."""
+    The target is the article runs' median loss at tau, taken as known: its own examples are tau. Empty where one
+    was stopped at the target, for then its loss at tau isn't known; where all missed it, every other curve goes
+    on at least to the article's loss or to tau."""
     experiment, tau = state.experiment, state.tau
-    runs = [run for run in state.of("article", "confirm") if run.outcome == "completed"]
-    if not runs or experiment.stop_at_target:
+    article = state.of("article", "confirm")
+    runs = [run for run in article if run.outcome == "completed"]
+    if not runs or any(run.outcome == "hit" for run in article):
         return pd.DataFrame()
     loss = float(np.median([run.valid_loss for run in runs]))
     timing = arms.set_index("arm")

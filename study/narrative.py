@@ -187,17 +187,19 @@ def _reference(state: State) -> list[str]:
 
 
 def _never_tuned(comparison: Comparison, state: State) -> list[str]:
-    """Arms whose tuning met no point that reaches the target: more points might."""
-    experiment = comparison.experiment
+    """Arms that miss the target and whose tuning met no point that reaches it safely: more points might."""
+    experiment, arms = comparison.experiment, comparison.arms
     missed = []
-    for arm in experiment.arms:
+    for arm in arms[arms["hits"] < arms["seeds"]]["arm"]:
+        if arm not in experiment.arms:
+            continue
         winners = [state.winner(arm, block) for block in range(1, experiment.blocks + 1)]
         if any(best is not None and not best.hit for best in winners):
             missed.append(arm)
     if not missed:
         return []
     return [
-        f"Tuning found no point that reaches the target for {', '.join(missed)}: with more than "
+        f"Tuning found no point that reaches the tuning target for {', '.join(missed)}: with more than "
         f"K = {experiment.tune_trials} points it might, so their misses are no verdict on the technique."
     ]
 

@@ -106,6 +106,11 @@ class State:
             return self.experiment.target
         return self.calibration.target if self.calibration is not None else None
 
+    @cached_property
+    def tuning_target(self) -> float | None:
+        """What tuning aims at: a little below the calibrated target, or the target that was given."""
+        return self.calibration.tuning_target if self.calibration is not None else self.target
+
     def curves(self, runs: list[Run]) -> list[Curve]:
         """The recorded curves of runs, in their order; read once."""
         missing = [run.trial_id for run in runs if run.trial_id not in self._curves]
@@ -125,11 +130,13 @@ class State:
         A capped or failed trial has no score and never wins; a diverged one only where no other ended well:
         then the arm is confirmed as what it is. None where every trial failed."""
         runs = self.complete(arm, "tune", block, self.experiment.points(arm))
-        if runs is None or self.target is None:
+        if runs is None or self.tuning_target is None:
             return None
         scores = np.array([run.score for run in runs])
         if (arm, block) == ("baseline", 1):
-            scores = np.array([tuning_score(curve, self.target, self.tau) for curve in self.curves(runs)])
+            scores = np.array(
+                [tuning_score(curve, self.tuning_target, self.tau) for curve in self.curves(runs)]
+            )
             scores[[run.outcome == "failed" for run in runs]] = np.nan
         best = winner(scores)
         return None if best is None else runs[best]

@@ -92,6 +92,22 @@ def test_calibration_by_hand():
     assert result.plateau
 
 
+def test_tuning_aims_below_the_target():
+    """Two standard deviations over seeds of the loss at 75 % of tau, but no lower than every seed gets; a target
+    that every seed only just reaches is aimed at itself."""
+    x = [25, 50, 75, 100]
+    at_75 = (2.0, 2.1, 2.2)
+    curves = [Curve(x, [5, 4, y, y - 1.0]) for y in at_75]
+    assert calibrate_target(curves, tau=100).tuning_target == pytest.approx(2.1 - 2 * np.std(at_75, ddof=1))
+    curves = [Curve(x, [5, 4, y, y - d]) for y, d in zip(at_75, (1.0, 1.0, 0.15), strict=True)]
+    assert calibrate_target(curves, tau=100).tuning_target == pytest.approx(2.05)  # the third seed's best
+    flat = [Curve(x, [5, 4, y, y]) for y in at_75]
+    result = calibrate_target(flat, tau=100)
+    assert result.raised
+    assert result.tuning_target == result.target == 2.2
+    assert calibrate_target(curves[:1], tau=100).tuning_target == 2.0  # no spread of one seed
+
+
 def test_a_seed_that_misses_raises_the_target():
     """A seed never at the median: the target is the worst seed's value at 75 % of tau, and all reach it."""
     x = [25, 50, 75, 100]

@@ -47,7 +47,15 @@ def noted(comparison: Comparison, *tuning: tuple[str, str], **state: Any) -> str
 
 
 def calibration(**fields: Any) -> Calibration:
-    plain = {"target": 20.0, "raised": False, "slope": -3.0, "examples": (1.0,), "hits": 5, "diverged": 0}
+    plain = {
+        "target": 20.0,
+        "tuning_target": 19.8,
+        "raised": False,
+        "slope": -3.0,
+        "examples": (1.0,),
+        "hits": 5,
+        "diverged": 0,
+    }
     return Calibration(**plain | {"spread": 0.05, "plateau": False} | fields)
 
 
@@ -202,7 +210,9 @@ def test_an_arm_tuned_in_vain_is_noted(comparison: Comparison) -> None:
 
     assert "Tuning found no point" not in noted(comparison)
     text = noted(comparison, winner=winner)
-    assert "Tuning found no point that reaches the target for never: with more than K = 3 points" in text
+    assert (
+        "Tuning found no point that reaches the tuning target for never: with more than K = 3 points" in text
+    )
 
 
 def test_a_search_topped_up_is_noted(comparison: Comparison) -> None:

@@ -143,7 +143,9 @@ def test_stop_at_target_saves_the_rest(tmp_path: Path, monkeypatch: pytest.Monke
     for row in runs.to_dict("records"):
         share = share_to(Recipe.from_json(row["recipe"]), row["target"])
         assert row["examples_to_target"] == pytest.approx(TAU * share, rel=1e-9)
-    assert comparison.article.empty
+    article = of(trials, "confirm", "article")
+    assert set(article["outcome"]) == {"completed"}  # it misses, so its loss at tau is known
+    assert comparison.article.set_index("arm")["hits"].to_dict() == {"baseline": 2, "twice": 2}
     assert of(trials, "calibration").empty  # the target is given
     assert set(of(trials, "tune", "baseline")["outcome"]) == {
         "completed"

@@ -133,7 +133,8 @@ def _target_words(evidence: Evidence) -> str:
     )
     return (
         f"The target, {comparison.target:.2f} nats, is {how} loss at 75 % of the budget: the loss falls "
-        f"{abs(calibration.slope):.2f} nats per doubling of examples there{spread}."
+        f"{abs(calibration.slope):.2f} nats per doubling of examples there{spread}. Tuning aims at "
+        f"{calibration.tuning_target:.2f}, so that a winner reaches the target on fresh seeds too."
     )
 
 
