@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
 from study.experiment import Experiment
@@ -32,6 +34,8 @@ from vae.training import Training, train
 
 #: Optuna gets a report at every tenth grid point; the curve table has every point.
 REPORT_EVERY = 10
+#: Seconds between two writes of the curve's new rows: for those who watch, and all that a kill -9 can take of them.
+RECORD_SECONDS = 0.5
 #: Seconds between two saves of a running trial's state: what a kill -9 can cost.
 SAVE_SECONDS = 10.0
 #: Images of the test split that a hit is checked on.
@@ -46,17 +50,30 @@ class _Curve:
     written: int = 0
     test_loss: float | None = None
     weights: dict[str, torch.Tensor] | None = None
-    """Of a search trial: the weights at its best evaluation, whose loss is the trial's value."""
+    """Of a search trial that may become the study's best: the weights at its best evaluation."""
+    best: float = math.inf
+    """Lowest finite validation loss, whose first grid point is `best_number`; infinite before one."""
+    best_number: int = -1
 
-    @property
-    def best(self) -> float:
-        losses = [row["valid_loss"] for row in self.rows if _finite(row["valid_loss"])]
-        return min(losses, default=float("nan"))
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            self._look(row)
+
+    def append(self, row: dict[str, Any]) -> bool:
+        """Add a row of the curve; whether its loss is the lowest so far."""
+        self.rows.append(row)
+        return self._look(row)
+
+    def _look(self, row: dict[str, Any]) -> bool:
+        if not row["valid_loss"] < self.best:  # NaN is lower than nothing
+            return False
+        self.best, self.best_number = row["valid_loss"], row["number"]
+        return True
 
     def since_best(self) -> int:
-        """Grid points since the best validation loss."""
-        losses = [row["valid_loss"] if _finite(row["valid_loss"]) else np.inf for row in self.rows]
-        return int(self.rows[-1]["number"] - self.rows[int(np.argmin(losses))]["number"])
+        """Grid points since the best validation loss, or since the start where none is finite."""
+        first = self.rows[0]["number"] if self.best_number < 0 else self.best_number
+        return int(self.rows[-1]["number"] - first)
 
     def unwritten(self) -> list[dict[str, Any]]:
         rows, self.written = self.rows[self.written :], len(self.rows)
@@ -131,13 +148,16 @@ class Objective:
         next_report = (
             (curve.rows[-1]["number"] // REPORT_EVERY + 1) * REPORT_EVERY if curve.rows else REPORT_EVERY
         )
-        saved = time.monotonic()
+        prunes = phase == "search" and not isinstance(trial.study.pruner, NopPruner)
+        # A model is kept only of a trial that beats all before it: below that its weights needn't be copied.
+        to_beat = self._to_beat(trial) if phase == "search" else math.inf
+        saved = recorded = time.monotonic()
 
         for evaluation in training:
-            curve.rows.append(evaluation.as_row())
+            improved = curve.append(evaluation.as_row())
             if training.outcome == "diverged":
                 return TrialState.PRUNED, "diverged"
-            if phase == "search" and evaluation.valid_loss <= curve.best:
+            if phase == "search" and improved and evaluation.valid_loss <= to_beat:
                 curve.weights = weights_of(training)
             if target is not None and curve.test_loss is None and evaluation.valid_loss <= target:
                 curve.test_loss = training.evaluate(self.data.test, TEST_IMAGES).loss
@@ -148,10 +168,8 @@ class Objective:
             beyond_cap = cap is not None and self.grid[evaluation.number] > cap
             if evaluation.number >= next_report or beyond_cap:
                 next_report = (evaluation.number // REPORT_EVERY + 1) * REPORT_EVERY
-                claim.record(curve.unwritten())
-                if evaluation.number not in claim.reported:
-                    trial.report(evaluation.valid_loss, step=evaluation.number)
-                if training.outcome == "running" and (phase == "search" or capped):
+                claim.report(evaluation.valid_loss, evaluation.number)
+                if training.outcome == "running" and (prunes or capped):
                     if trial.should_prune():
                         return TrialState.PRUNED, "capped" if capped else "pruned"
                     cap = self._cap(trial) if capped else None
@@ -160,9 +178,13 @@ class Objective:
                     self._save(claim, training, curve)
                     claim.release()
                     raise Interrupted
-                if time.monotonic() - saved > SAVE_SECONDS:
+                now = time.monotonic()
+                if now - saved > SAVE_SECONDS:
                     self._save(claim, training, curve)
-                    saved = time.monotonic()
+                    saved = recorded = now
+                elif now - recorded > RECORD_SECONDS:
+                    claim.record(curve.unwritten())
+                    recorded = now
         return TrialState.COMPLETE, training.outcome
 
     def _cap(self, trial: optuna.Trial) -> float | None:
@@ -200,7 +222,7 @@ class Objective:
             trial.set_user_attr("seed", training.recipe.seed)  # the other phases were enqueued with theirs
         trial.set_user_attr("outcome", outcome)
         trial.set_user_attr("seconds", round(training.train_seconds, 3))
-        value = curve.best if _finite(curve.best) else None
+        value = curve.best if math.isfinite(curve.best) else None
         if attrs["phase"] == "search" and state == TrialState.COMPLETE and value is not None:
             self._keep_if_best(claim, training, curve, value)
         claim.finish(
@@ -219,13 +241,13 @@ class Objective:
         )
         self._state_path(claim).unlink(missing_ok=True)
 
+    def _to_beat(self, trial: optuna.Trial) -> float:
+        """The best value of the study's complete trials."""
+        done = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return min((other.value for other in done if other.value is not None), default=math.inf)
+
     def _keep_if_best(self, claim: Claim, training: Training, curve: _Curve, value: float) -> None:
-        values = [
-            other.value
-            for other in claim.trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if other.value is not None
-        ]
-        if value <= min(values, default=float("inf")):
+        if curve.weights is not None and value <= self._to_beat(claim.trial):
             path = model_path(self.artifacts, claim.study_name, claim.number)
             save_model(path, training, self.data, curve.weights)
 
@@ -289,7 +311,3 @@ def versions() -> dict[str, str]:
     """Versions of what a curve depends on."""
     names = ("torch", "optuna", "numpy", "vae-study")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and bool(np.isfinite(value))

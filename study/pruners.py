@@ -31,6 +31,7 @@ class RememberingStudy(Study):
     def forget(self) -> None:
         """Read anew at the next look: at a trial's start, so that one worker alone is deterministic."""
         self._remembered = None
+        self._thread_local.cached_all_trials = None
 
     def get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -40,7 +41,9 @@ class RememberingStudy(Study):
             return super().get_trials(deepcopy, states)
         now = time.monotonic()
         if self._remembered is None or now - self._remembered[0] > REMEMBERED_SECONDS:
-            self._remembered = (now, super().get_trials(deepcopy=False, states=states))
+            # After `forget` they are read once, for the sampler and for the pruner.
+            just_read = self._remembered is None
+            self._remembered = (now, self._get_trials(deepcopy=False, states=states, use_cache=just_read))
         return self._remembered[1]
 
 

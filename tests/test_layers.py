@@ -96,9 +96,10 @@ def test_files_can_be_read_in_one_sitting(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_optuna_suggests_and_reports_in_its_rooms(path: Path) -> None:
-    """`trial.suggest_*` is in study/space.py, `trial.report` in study/objective.py, `optimizer.step()` in vae."""
+    """`trial.suggest_*` is in study/space.py, reports in study/objective.py, `optimizer.step()` in vae."""
     name = str(path.relative_to(ROOT))
     text = path.read_text(encoding="utf-8")
     assert ".suggest_" not in text or name == "study/space.py"
-    assert "trial.report(" not in text or name in ("study/objective.py", "study/replay.py")
+    assert "trial.report(" not in text
+    assert "claim.report(" not in text or name == "study/objective.py"
     assert "optimizer.step()" not in text or name.startswith("vae/")

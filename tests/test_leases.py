@@ -51,6 +51,32 @@ def test_a_claim_runs_in_optuna(store: Store, owners: list[str]) -> None:
     assert study.trials[0].intermediate_values == {5: 3.0}
 
 
+def test_reports_are_written_with_the_next_rows(store: Store, owners: list[str]) -> None:
+    """A report is there for the trial's own pruner at once and for others with the next record or the finish;
+    as Optuna's, with infinities and NaN; what an earlier attempt has reported isn't reported again."""
+    study = plan(store, "digits/a", 1)
+    first = take(store, owners[0])
+    first.report(4.0, 10)
+    first.report(math.inf, 20)
+    assert first.trial._get_latest_trial().intermediate_values == {10: 4.0, 20: math.inf}
+    assert study.trials[0].intermediate_values == {}
+    first.record([row(0)])
+    assert study.trials[0].intermediate_values == {10: 4.0, 20: math.inf}
+    first.report(3.0, 30)
+    expire(store)
+    second = take(store, owners[1])
+    for step, value in ((10, 5.0), (30, 3.5), (40, math.nan), (50, 3.25)):
+        second.report(value, step)
+    with pytest.raises(LeaseLost):
+        first.record([row(1)])
+    second.finish(state=TrialState.PRUNED, value=None, outcome="pruned")
+    reported = study.trials[0].intermediate_values
+    assert math.isnan(reported.pop(40))
+    assert reported == {10: 4.0, 20: math.inf, 30: 3.5, 50: 3.25}
+    assert study.trials[0].value == 3.25  # Optuna gives a pruned trial its last report
+    assert optuna.load_study(study_name="digits/a", storage=store.optuna).trials[0].last_step == 50
+
+
 def test_a_trial_that_plain_optuna_runs_is_left_alone(store: Store, owners: list[str]) -> None:
     """A trial that somebody runs through Optuna without us is neither taken nor waited for."""
     study = plan(store, "digits/a", 1)

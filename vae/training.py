@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae.backprop import Backprop
 from vae.data import Dataset, Split
 from vae.elbo import active_units, elbo_terms, likelihood
 from vae.grid import evaluation_grid
@@ -123,7 +124,9 @@ class Training:
                 torch.manual_seed(init_seed)
                 model = build(recipe, data.size, pixel_mean)
         self.model: nn.Module = model.to(self.device)
-        self.model.train()
+        # A gradient made by hand has no use for a module's mode, and changing it takes longer than a small step.
+        self._has_mode = not Backprop.covers(self.model)
+        self.model.train(self._has_mode)
         self._step = build_step(self.model, self.likelihood, recipe)
         self._random = RandomState(step_seed, self.device)
 
@@ -270,12 +273,14 @@ class Training:
     def evaluated_weights(self) -> Iterator[nn.Module]:
         """The model in evaluation mode with the one weight set the recipe declares: the average where
         there is an EMA, schedule-free's evaluation weights, else the current ones."""
-        self.model.eval()
+        if self._has_mode:
+            self.model.eval()
         try:
             with self._step.evaluated():
                 yield self.model
         finally:
-            self.model.train()
+            if self._has_mode:
+                self.model.train()
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
