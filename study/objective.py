@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import platform
@@ -106,7 +107,26 @@ class Objective:
         return RememberingStudy(study_name, self.store.optuna, sampler=sampler, pruner=pruner)
 
     def run(self, claim: Claim, stop_requested: Callable[[], bool]) -> None:
-        """Train the claimed trial to its end and finish it, or save it and raise Interrupted."""
+        """Train the claimed trial to its end and finish it, or save it and raise Interrupted.
+
+        Raises MemoryError, with what it was that didn't fit and its memory freed, where the device has too little.
+        """
+        try:
+            self._run(claim, stop_requested)
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Only now, with the error gone, nothing holds the model any more.
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise MemoryError(
+            f"out of memory on {self.device}: {reason.rstrip('.')}. Fewer --workers or a smaller batch_size help."
+        )
+
+    def _run(self, claim: Claim, stop_requested: Callable[[], bool]) -> None:
         trial, attrs = claim.trial, claim.trial.user_attrs
         phase, target = attrs["phase"], attrs.get("target")
         assert isinstance(trial.study, RememberingStudy)
@@ -304,6 +324,13 @@ def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         with quiet_about_experiments():
             return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
     raise ValueError(f"no sampler '{name}'")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The allocators of the CPU and of mps have no class of their own for it.
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 @lru_cache

@@ -34,7 +34,7 @@ Storage = Annotated[
 Artifacts = Annotated[Path, typer.Option("--artifacts", help="Folder for models, states and images.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core.")
+    int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per GPU or core.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Seed = Annotated[
@@ -107,9 +107,9 @@ def fixed_fields(assignments: list[str] | None) -> dict[str, Any]:
 
 def place_of(storage: str, artifacts: Path, data_dir: Path | None, device: str, workers: int | None) -> Place:
     """Where the command works."""
-    from study.session import Place, cores
+    from study.session import Place, default_workers
 
-    return Place(storage, artifacts, data_dir, device, workers or cores())
+    return Place(storage, artifacts, data_dir, device, workers or default_workers(device))
 
 
 def again(command: str) -> str:

@@ -113,9 +113,8 @@ class Session:
 
     def work(self, stop: threading.Event, sampler_seed: int, until: Callable[[], bool] | None = None) -> int:
         """Run waiting trials in this process until none is left (see `study.workers.work`)."""
-        objective = Objective(
-            self.store, self.experiment, self.data, pick_device(self.place.device), self.place.artifacts
-        )
+        device = pick_device(self.place.device, worker=sampler_seed)
+        objective = Objective(self.store, self.experiment, self.data, device, self.place.artifacts)
         return work(
             self.store,
             self.experiment.name,
@@ -230,12 +229,13 @@ def winning_recipes(experiment: Experiment, state: State) -> dict[str, Recipe]:
     }
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; auto: cuda, then mps, then cpu. Raises UserError for one that is not there."""
+def pick_device(name: str, worker: int = 0) -> torch.device:
+    """The device of that name; auto: cuda, then mps, then cpu. Of several GPUs a name without an index means
+    another one for each worker (counted from 0). Raises UserError for one that is not there."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise UserError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.")
     if name.startswith("cuda"):
@@ -244,7 +244,16 @@ def pick_device(name: str) -> torch.device:
             raise UserError(f"--device {name}: this torch sees {n} CUDA devices. Use --device cpu or auto.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this torch sees no Apple GPU. Use --device cpu.")
-    return torch.device(name)
+    return torch.device(f"cuda:{worker % n}" if name == "cuda" else name)
+
+
+def default_workers(device: str) -> int:
+    """One worker a GPU where a GPU is meant, else one a core. A device that isn't there is refused later."""
+    if device == "mps" or device.startswith("cuda:"):
+        return 1
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return 1 if device == "auto" and torch.backends.mps.is_available() else cores()
 
 
 def cores() -> int:
