@@ -1,5 +1,6 @@
-"""Muon in float32: the same rule as torch's, without its bfloat16 rounding."""
+"""Muon: the same rule as torch's, in the faster dtype of a processor."""
 
+import pytest
 import torch
 
 from vae.muon import Muon, newton_schulz
@@ -39,3 +40,25 @@ def test_steps_agree_with_torch() -> None:
     moved = (ends[1] - start).norm()
     assert (ends[0] - ends[1]).norm() < 0.02 * moved
     assert moved > 0.5
+
+
+@pytest.mark.parametrize(
+    ("native", "shape", "same"),
+    [(True, (128, 150), False), (True, (64, 150), True), (False, (128, 150), True)],
+)
+def test_bfloat16_only_where_it_is_native_and_pays(
+    monkeypatch: pytest.MonkeyPatch, native: bool, shape: tuple[int, int], same: bool
+) -> None:
+    """A wide matrix is orthogonalised in bfloat16 on a processor that multiplies it natively, else in float32;
+    either way to bfloat16's rounding of the same update."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    weight.grad = torch.randn(shape)
+    Muon([weight], lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+    update = weight.grad * 0.05 + weight.grad * 0.95 * 0.05  # Nesterov's, whose scale the iteration removes
+    exact = -newton_schulz(update, COEFFICIENTS, 5, 1e-7) * 0.2 * max(shape) ** 0.5
+    assert weight.dtype == torch.float32
+    error = float((weight.detach() - exact).norm() / exact.norm())
+    assert (error < 1e-4) == same
+    assert error < 0.03

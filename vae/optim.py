@@ -96,7 +96,7 @@ class Optimizer:
     - sgd; momentum and nesterov: momentum 0.9 (torch.optim.SGD).
     - rmsprop: alpha 0.99 (torch.optim.RMSprop).
     - adam, adamw: betas 0.9 and 0.999, one rule, since the decay is decoupled (torch.optim.AdamW's).
-    - muon: torch.optim.Muon, in float32 on the CPU (momentum 0.95, Nesterov, 5 Newton-Schulz steps), for the
+    - muon: torch.optim.Muon, see `vae.muon` for the CPU (momentum 0.95, Nesterov, 5 Newton-Schulz steps), for the
       weights of hidden layers, AdamW for the readouts and the biases. Its updates are scaled to AdamW's root
       mean square (Liu et al. 2025, "match_rms_adamw"), so that one lr and one schedule serve both. The first
       layers of encoder and decoder count as hidden: their inputs are dense, unlike the embeddings that Jordan
