@@ -164,7 +164,8 @@ def calibrate_target(
 
     The tuning target lies `TUNING_HEADROOM` standard deviations of those running minima lower, but no lower
     than every seed gets within tau. A point that is tuned on one seed to just touch the target misses it on
-    every other fresh seed: a decay that ends there above all, for nothing moves beyond its horizon.
+    every other fresh seed: a decay that ends there above all, for nothing moves beyond its horizon. A raised
+    target is the worst seed's already, and is aimed at itself.
 
     The slope is the least-squares slope of the loss on log2(examples) within half a doubling either side
     of the median E, median over seeds.
@@ -182,7 +183,7 @@ def calibrate_target(
         raised = any(curve.best() > target for curve in healthy)
         if raised:
             target = float(values.max())
-    headroom = TUNING_HEADROOM * float(values.std(ddof=1)) if values.size > 1 else 0.0
+    headroom = TUNING_HEADROOM * float(values.std(ddof=1)) if values.size > 1 and not raised else 0.0
     attained = max((curve.best() for curve in healthy), default=target)
     tuning_target = min(target, max(target - headroom, attained))
     E, hit = targets_reached(curves, target)

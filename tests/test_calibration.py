@@ -101,10 +101,9 @@ def test_tuning_aims_below_the_target():
     assert calibrate_target(curves, tau=100).tuning_target == pytest.approx(2.1 - 2 * np.std(at_75, ddof=1))
     curves = [Curve(x, [5, 4, y, y - d]) for y, d in zip(at_75, (1.0, 1.0, 0.15), strict=True)]
     assert calibrate_target(curves, tau=100).tuning_target == pytest.approx(2.05)  # the third seed's best
-    flat = [Curve(x, [5, 4, y, y]) for y in at_75]
-    result = calibrate_target(flat, tau=100)
-    assert result.raised
-    assert result.tuning_target == result.target == 2.2
+    raised = calibrate_target([Curve(x, [5, 4, y, y - 0.05]) for y in at_75], tau=100)
+    assert raised.raised
+    assert raised.tuning_target == raised.target == 2.2
     assert calibrate_target(curves[:1], tau=100).tuning_target == 2.0  # no spread of one seed
 
 
