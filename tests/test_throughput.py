@@ -1,0 +1,201 @@
+"""The protocol of `python -m benchmarks throughput`: who is skipped, who crashed, and what a ratio is."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks isn't installed
+
+from benchmarks import throughput, throughput_peers
+from benchmarks.throughput_peers import CONTESTANTS, Contestant, Process
+from benchmarks.throughput_table import TITLES, Result, ratios, render, rows
+from vae.errors import UserError
+
+PLAIN = Contestant("plain", "benchmarks.peers.plain")
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    """Random images of 16 pixels, two batches of 8."""
+    images = np.random.default_rng(0).integers(0, 256, (24, 16)).astype(np.uint8)
+    np.savez(tmp_path / "tiny.npz", train=images[:16], valid=images[16:])
+    return ["--data", str(tmp_path / "tiny.npz"), "--hidden", "4", "--latent", "2", "--batch", "8"]
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """Contestants on the standard library and numpy alone."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return Scripted(tmp_path)
+
+
+class Scripted:
+    """Makes contestants whose slice is the given code."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def contestant(self, name: str, slice_of: str) -> Contestant:
+        (self.folder / f"{name}.py").write_text(
+            "import subprocess, sys, time\n"
+            "from benchmarks.peers.protocol import start\n"
+            "_, channel = start()\n"
+            f"def train():\n    {slice_of}\n    return 100\n"
+            "channel.ready(parameters=1)\n"
+            "channel.serve(train, lambda: 1.5)\n",
+            encoding="utf-8",
+        )
+        return Contestant(name, name)
+
+
+def rounds_of(name: str, *seconds: float) -> Result:
+    """Rounds of 100 examples in that many seconds each."""
+    return Result(name, slices=[{"examples": 100, "seconds": s} for s in seconds])
+
+
+def test_plain_and_ours_train_the_same_model_on_as_many_examples(options: list[str]) -> None:
+    """A first slice that isn't counted, the rounds, then a finite loss after all of them."""
+    ours = next(contestant for contestant in CONTESTANTS if contestant.name == "ours")
+    results = throughput.run([PLAIN, ours], options, rounds=2)
+    for result in results.values():
+        assert result.error is None
+        assert [answer["examples"] for answer in result.slices] == [16, 16]
+        assert result.examples == 48
+        assert result.loss is not None
+        assert math.isfinite(result.loss)
+        assert result.parameters == (16 * 4 + 4) + 2 * (4 * 2 + 2) + (2 * 4 + 4) + (4 * 16 + 16)
+        assert (result.rates > 0).all()
+        assert result.first_seconds > 0
+
+
+def test_a_missing_contestant_is_skipped_by_name(
+    options: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says how to install it, and the others run."""
+    there = scripted.contestant("there", "pass")
+    absent = Contestant("absent", "nowhere", packages=("no_such_package",))
+    results = throughput.run([absent, there], options, rounds=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"absent: skipped, no_such_package not installed: {throughput_peers.HOW_TO_INSTALL}"]
+    assert results["absent"].error == "not installed"
+    assert [row[0] for row in rows(results)] == ["there"]
+
+
+def test_a_crash_is_told_with_its_last_line_and_ends_nothing(
+    options: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In training as in starting, the others go on to their losses."""
+    team = [
+        scripted.contestant("unlucky", "print('a library speaks'); raise ValueError('no luck')"),
+        Contestant("unborn", "no_such_module"),
+        scripted.contestant("steady", "print('on stdout')"),
+    ]
+    results = throughput.run(team, options, rounds=1)
+    told = capsys.readouterr().out
+    assert "unlucky: crashed: ValueError: no luck\n" in told
+    assert "unborn: crashed: " in told
+    assert "No module named" in told
+    assert results["unlucky"].error == "ValueError: no luck"
+    assert results["steady"].loss == 1.5
+    assert results["steady"].examples == 200
+
+
+def test_ratios_pair_the_slices_of_one_round() -> None:
+    """A round that was slow for both leaves the ratio as it was; a slice that one lacks is left out."""
+    plain, ours = rounds_of("plain", 2.0, 8.0, 2.0), rounds_of("ours", 1.0, 4.0)
+    assert ratios(ours, plain) == pytest.approx([2.0, 2.0])
+    assert ratios(ours, None) is None
+    assert ratios(ours, rounds_of("limit")) is None
+
+
+def test_shares_are_of_the_limit_in_the_same_arithmetic() -> None:
+    """A bf16 contestant is held against the bf16 limit."""
+    results = {
+        result.name: result
+        for result in [
+            rounds_of("ours", 2.0),
+            rounds_of("ours-bf16-compiled", 1.0),
+            rounds_of("limit", 1.0),
+            rounds_of("limit-bf16", 0.25),
+        ]
+    }
+    told = {row[0]: row for row in rows(results)}
+    share = TITLES.index("of the limit")
+    assert told["ours"][share] == "50% [50%, 50%]"
+    assert told["ours-bf16-compiled"][share] == "25% [25%, 25%]"
+    assert told["ours"][TITLES.index("x plain")] == "-"
+    header, rule, *body = render([TITLES, *told.values()], markdown=True).splitlines()
+    assert header.count("|") == rule.count("|") == body[0].count("|") == len(TITLES) + 1
+
+
+def test_an_interrupt_ends_every_process(
+    options: list[str], scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a contestant trains: it and what it started are gone, and so are those that wait."""
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid"
+    trace = tmp_path / "child"
+    busy = scripted.contestant("busy", f"open({str(trace)!r}, 'w').write(str({child})); time.sleep(600)")
+    pids: list[int] = []
+
+    def interrupted(process: Process) -> dict[str, object]:
+        pids.append(process.pid)
+        if len(pids) <= 2:  # both come up
+            return real_answer(process)
+        wait_until(lambda: trace.exists() and trace.read_text() != "")
+        raise KeyboardInterrupt
+
+    real_answer = Process.answer
+    monkeypatch.setattr(Process, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        throughput.run([busy, scripted.contestant("idle", "pass")], options, rounds=1)
+    for pid in {*pids, int(trace.read_text())}:
+        wait_until(lambda pid=pid: not runs(pid))
+
+
+def test_the_end_of_the_benchmark_ends_a_waiting_contestant(options: list[str], scripted: Scripted) -> None:
+    """Even when the benchmark is killed: its end of the pipe closes, and the contestant leaves by itself."""
+    process = Process(scripted.contestant("waiting", "pass"), sys.executable, options)
+    process.ready()
+    assert process._process.stdin is not None
+    process._process.stdin.close()
+    assert process._process.wait(10) == 0
+    process.close()
+
+
+def test_an_unknown_contestant_is_refused_with_the_nearest() -> None:
+    """As everywhere: rule, value, way out."""
+    with pytest.raises(UserError, match=r"No contestant 'our'.*ours"):
+        throughput.choose("plain,our")
+
+
+def test_every_round_has_another_first() -> None:
+    """Each contestant once in each place."""
+    names = ["a", "b", "c"]
+    orders = [throughput.rotated(names, by) for by in range(3)]
+    assert [order[0] for order in orders] == names
+    assert all(sorted(order) == names for order in orders)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and not merely waiting to be reaped."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
