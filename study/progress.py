@@ -94,7 +94,7 @@ def estimated_minutes(experiment: Experiment, data: Dataset, place: Place) -> fl
     """A first guess of the wall time: every planned trial to tau, from a few timed steps of the baseline."""
     import torch
 
-    from study.session import pick_device
+    from vae.devices import pick_device
     from vae.training import train
 
     torch.set_num_threads(place.threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from study.storage import Store
 from study.timing import time_arms
 from study.workers import launch, work
 from vae.data import Dataset, load
+from vae.devices import pick_device
 from vae.errors import UserError
 from vae.recipe import Recipe
 from vae.training import GRID_IMAGES
@@ -227,24 +227,6 @@ def winning_recipes(experiment: Experiment, state: State) -> dict[str, Recipe]:
         for arm in ("baseline", *experiment.arms, "article", "search-best")
         if arm in recipes
     }
-
-
-def pick_device(name: str, worker: int = 0) -> torch.device:
-    """The device of that name; auto: cuda, then mps, then cpu. Of several GPUs a name without an index means
-    another one for each worker (counted from 0). Raises UserError for one that is not there."""
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-        name = "cuda"
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise UserError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.")
-    if name.startswith("cuda"):
-        n, index = torch.cuda.device_count(), int(name[5:] or 0)
-        if index >= n:
-            raise UserError(f"--device {name}: this torch sees {n} CUDA devices. Use --device cpu or auto.")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: this torch sees no Apple GPU. Use --device cpu.")
-    return torch.device(f"cuda:{worker % n}" if name == "cuda" else name)
 
 
 def default_workers(device: str) -> int:

@@ -13,7 +13,8 @@ import torch
 from test_search import prepare
 
 from study import objective
-from study.session import cores, default_workers, pick_device
+from study.session import cores, default_workers
+from vae.devices import pick_device
 from vae.errors import UserError
 from vae.training import Training
 

@@ -94,6 +94,8 @@ def test_trains_an_exported_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         (["evaluate", "nowhere.safetensors"], "No model at nowhere.safetensors", 2),
         (["train", "--out", "m", "--set", "lr"], "FIELD=VALUE", 2),
+        (["train", "--out", "m", "--device", "gpu"], "choose auto, cpu, cuda", 2),
+        (["train", "--out", "m", "--device", "cuda:99"], "CUDA devices. Use --device cpu or auto", 2),
         (["train", "--out", "m", "--set", "lrr=1"], "Did you mean 'lr'?", 2),
         (["train", "--out", "m", "--set", "lr=-1"], "lr = -1: must be greater than 0", 2),
         (["train", "--out", "m", "--recipe", "none.toml"], "none.toml can't be read", 2),

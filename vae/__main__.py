@@ -13,6 +13,7 @@ import typer
 
 from vae.checkpoint import TrainedModel, load_model, save_model
 from vae.data import Dataset, load
+from vae.devices import pick_device
 from vae.elbo import elbo_terms, iwae_bound
 from vae.errors import FailureError, UserError
 from vae.likelihoods import likelihood
@@ -44,9 +45,11 @@ def train_command(
     ] = None,
     budget: Annotated[float, typer.Option("--budget", min=0.0, help="Epochs.")] = 10.0,
     data_dir: DataDir = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Seed = 0,
 ) -> None:
     """Train one recipe on one data set and write the model."""
+    on = pick_device(device)
     chosen = Recipe.load(recipe) if recipe else Recipe()
     for assignment in fix or []:
         field, equals, text = assignment.partition("=")
@@ -55,7 +58,7 @@ def train_command(
         chosen = chosen.replace(**{field: parse_value(field, text)})
     dataset = load(data, seed=seed, likelihood=chosen.likelihood, data_dir=data_dir)
     tau = max(1, round(budget * len(dataset.train)))
-    training = train(chosen, dataset, tau)
+    training = train(chosen, dataset, tau, on)
     last = -10
     for evaluation in training:
         if evaluation.number - last >= 10 or training.outcome != "running":

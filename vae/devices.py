@@ -1,0 +1,27 @@
+"""The device that a name means."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from vae.errors import UserError
+
+
+def pick_device(name: str, worker: int = 0) -> torch.device:
+    """The device of that name; auto: cuda, then mps, then cpu. Of several GPUs a name without an index means
+    another one for each worker (counted from 0). Raises UserError for one that is not there."""
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: choose auto, cpu, cuda, cuda:N or mps.")
+    if name.startswith("cuda"):
+        n, index = torch.cuda.device_count(), int(name[5:] or 0)
+        if index >= n:
+            raise UserError(f"--device {name}: this torch sees {n} CUDA devices. Use --device cpu or auto.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this torch sees no Apple GPU. Use --device cpu.")
+    return torch.device(f"cuda:{worker % n}" if name == "cuda" else name)
