@@ -48,6 +48,9 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads each; default: all cores.")] = None,
     only: Annotated[str | None, typer.Option(help="Contestants, separated by commas.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=BATCH, help="Training images; default: the whole split.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write raw figures to this file.")] = None,
     workers_together: Annotated[bool, typer.Option(help="Then one-thread processes side by side.")] = True,
@@ -64,7 +67,7 @@ def main(
     raw = {"cpu": cpu_name(), "threads": threads, "rounds": rounds}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npz"
-        n = write_arrays(path, "fashion-mnist", BATCH)
+        n = write_arrays(path, "fashion-mnist", BATCH, examples)
         typer.echo(
             f"{raw['cpu']}, {threads} threads, {rounds} rounds of {n:,} examples after one that isn't counted"
         )
@@ -91,10 +94,10 @@ def choose(only: str | None) -> list[Contestant]:
     return [by_name[name] for name in names]
 
 
-def write_arrays(path: Path, source: str, batch: int) -> int:
+def write_arrays(path: Path, source: str, batch: int, limit: int | None = None) -> int:
     """Write the project's own split as uint8, the training images cut to full batches; how many those are."""
     data = load(source)
-    n = len(data.train) // batch * batch
+    n = min(len(data.train), limit or len(data.train)) // batch * batch
     np.savez(path, train=_pixels(data.train, n), valid=_pixels(data.valid, GRID_IMAGES))
     return n
 
@@ -144,6 +147,7 @@ def run(contestants: list[Contestant], options: list[str], rounds: int) -> dict[
     """A first slice of each, then the rounds, then every loss."""
     with started(contestants, options) as (processes, results):
         for round_number in range(rounds + 1):
+            typer.echo(f"round {round_number} of {rounds}", err=True)
             for name in rotated(list(processes), round_number):
                 result = results[name]
                 with _crash_told(processes, result):
@@ -175,7 +179,9 @@ def tell(results: dict[str, Result], *, markdown: bool) -> None:
     typer.echo(
         f"Python {platform.python_version()}, " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
     )
-    typer.echo("Medians [least, most] over rounds; ratios are of the same round.\n")
+    typer.echo(
+        "Medians [least, most] over rounds; ratios are of the same round; compiled from an empty cache.\n"
+    )
     typer.echo(render([TITLES, *rows(results)], markdown=markdown) + "\n")
     ran = [result for result in results.values() if result.slices]
     sizes = {result.parameters for result in ran}
@@ -220,12 +226,15 @@ def together(team: list[Contestant], options: list[str], rounds: int) -> list[fl
     with started(team, options) as (processes, _):
         if len(processes) < len(team):
             return []
-        for _ in range(rounds + 1):
-            for process in processes.values():
-                process.ask("train")
-            answers = [process.answer() for process in processes.values()]
-            examples = sum(answer["examples"] for answer in answers)
-            rates.append(examples / max(answer["seconds"] for answer in answers))
+        try:
+            for _ in range(rounds + 1):
+                for process in processes.values():
+                    process.ask("train")
+                answers = [process.answer() for process in processes.values()]
+                examples = sum(answer["examples"] for answer in answers)
+                rates.append(examples / max(answer["seconds"] for answer in answers))
+        except CrashError as crash:
+            typer.echo(f"{team[0].name}: crashed: {crash}")
     return rates[1:]
 
 

@@ -61,12 +61,14 @@ class Process:
 
     def __init__(self, contestant: Contestant, interpreter: str, options: Iterable[str]) -> None:
         self.name = contestant.name
+        self._cache = tempfile.TemporaryDirectory()  # of compiled graphs: compiling is timed from nothing
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
         self._began = time.perf_counter()
         # A session of its own: Ctrl-C reaches this process only, which then ends the contestant's whole group.
         self._process = subprocess.Popen(
             [interpreter, "-m", contestant.module, *options, *contestant.arguments],
             cwd=ROOT,
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": self._cache.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -116,6 +118,7 @@ class Process:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._cache.cleanup()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             assert stream is not None
             try:
