@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vae.likelihoods import Likelihood, at_least_fp32
 from vae.model import ACTIVATIONS, VAE
+from vae.products import linear_by_onednn, onednn_is_faster
 from vae.recipe import Recipe
 
 _aten = torch.ops.aten
@@ -66,8 +67,8 @@ class Knobs(NamedTuple):
 class _Linear:
     """A linear layer: forward, and backward into the given gradients.
 
-    With gradients given, results stay in the layer's own memory until its next call; without, all tensors are
-    new, as a compiler wants them.
+    With gradients given, MKL's results stay in the layer's own memory until its next call; without, all tensors
+    are new, as a compiler wants them.
     """
 
     def __init__(self, name: str, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
@@ -76,25 +77,39 @@ class _Linear:
         self._transposed = self.weight.t()
         self.d_weight, self.d_bias = gradients.get(f"{name}.weight"), gradients.get(f"{name}.bias")
         self._reuses = bool(gradients)
+        self._n_batch = -1
+        self._onednn = False
         self._out: Tensor | None = None
         self._d_in: Tensor | None = None
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, n_in) -> (B, n_out)."""
-        if self._reuses and (self._out is None or self._out.shape[0] != h.shape[0]):
-            self._out = h.new_empty(h.shape[0], self.weight.shape[0])
+        if h.shape[0] != self._n_batch:
+            self._n_batch, self._onednn = h.shape[0], onednn_is_faster(h, self.weight)
+            reuses = self._reuses and not self._onednn
+            self._out = h.new_empty(self._n_batch, self.weight.shape[0]) if reuses else None
+        if self._onednn:
+            return linear_by_onednn(h, self.weight, self.bias)
         if self.bias is None:
             return torch.mm(h, self._transposed, out=self._out)
         return torch.addmm(self.bias, h, self._transposed, out=self._out)
 
     def backward(self, g: Tensor, h: Tensor) -> None:
-        """g: (B, n_out), gradient of the output. h: (B, n_in), the input."""
-        self.d_weight = torch.mm(g.t(), h, out=self.d_weight)
+        """g: (B, n_out), gradient of the output. h: (B, n_in), the input of the last forward."""
+        if not self._onednn:
+            self.d_weight = torch.mm(g.t(), h, out=self.d_weight)
+        elif self._reuses:
+            assert self.d_weight is not None
+            self.d_weight.copy_(linear_by_onednn(g.t(), h.t()))
+        else:
+            self.d_weight = linear_by_onednn(g.t(), h.t())
         if self.bias is not None:
             self.d_bias = torch.sum(g, 0, out=self.d_bias)
 
     def to_input(self, g: Tensor) -> Tensor:
         """Gradient of the output (B, n_out) -> of the input (B, n_in)."""
+        if self._onednn:
+            return linear_by_onednn(g, self._transposed)
         if self._reuses and (self._d_in is None or self._d_in.shape[0] != g.shape[0]):
             self._d_in = g.new_empty(g.shape[0], self.weight.shape[1])
         return torch.mm(g, self.weight, out=self._d_in)

@@ -12,6 +12,7 @@ from vae.elbo import reparameterise
 from vae.errors import UserError
 from vae.init import initialise
 from vae.likelihoods import at_least_fp32, likelihood
+from vae.products import Linear
 from vae.recipe import Recipe
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,10 +54,10 @@ class Network(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.dropout = dropout
         sizes = list(zip((n_inputs, *widths), widths, strict=False))
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in sizes)
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in sizes)
         blocks = sizes[1:] if residual else []
         self.shortcuts = nn.ModuleList(
-            nn.Identity() if a == b else nn.Linear(a, b, bias=False) for a, b in blocks
+            nn.Identity() if a == b else Linear(a, b, bias=False) for a, b in blocks
         )
 
     def forward(self, h: Tensor) -> Tensor:
@@ -97,9 +98,9 @@ class VAE(nn.Module):
         self.latent_size = latent_size
         self.parameters_per_pixel = parameters_per_pixel
         self.encoder = Network(data_size, hidden, activation, dropout, residual)
-        self.posterior = nn.Linear(hidden[-1], 2 * latent_size)
+        self.posterior = Linear(hidden[-1], 2 * latent_size)
         self.decoder = Network(latent_size, hidden[::-1], activation, dropout, residual)
-        self.output = nn.Linear(hidden[0], parameters_per_pixel * data_size)
+        self.output = Linear(hidden[0], parameters_per_pixel * data_size)
 
     @property
     def readouts(self) -> dict[nn.Linear, int]:
