@@ -25,13 +25,14 @@ import typer
 from benchmarks.throughput_peers import (
     CONTESTANTS,
     HOW_TO_INSTALL,
+    WAITING,
     Contestant,
     CrashError,
     Process,
     install,
     interpreter_for,
 )
-from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, spread
+from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, spread, versions_told
 from vae.data import Split, load
 from vae.errors import UserError, did_you_mean
 from vae.training import GRID_IMAGES
@@ -42,6 +43,8 @@ OURS = "benchmarks.peers.ours"
 DIGITS_STEPS = 2_000
 #: Share of a slice's time that a waiting process may have used up before it is told.
 IDLE_SHARE = 0.01
+#: What decides how OpenMP's threads wait, told above the table.
+OPENMP_WAITING = (*WAITING, "GOMP_SPINCOUNT")
 
 
 def main(
@@ -69,7 +72,8 @@ def main(
         path = Path(folder) / "images.npz"
         n = write_arrays(path, "fashion-mnist", BATCH, examples)
         typer.echo(
-            f"{raw['cpu']}, {threads} threads, {rounds} rounds of {n:,} examples after one that isn't counted"
+            f"{raw['cpu']}, {threads} threads, torch {torch.__version__}, {rounds} rounds of {n:,} examples "
+            "after one that isn't counted"
         )
         options = ["--data", str(path), "--threads", str(threads), *cpu_options(threads)]
         results = run(chosen, options, rounds)
@@ -166,21 +170,19 @@ def run(contestants: list[Contestant], options: list[str], rounds: int) -> dict[
 
 
 def rotated(names: list[str], by: int) -> list[str]:
-    """The names in the order of one round: nobody always follows the same neighbour's heat from first place."""
+    """The names in the order of one round: each comes first in its turn, so a drift within rounds favours nobody."""
     by %= max(1, len(names))
     return names[by:] + names[:by]
 
 
 def tell(results: dict[str, Result], *, markdown: bool) -> None:
     """Versions, the table, and whatever makes it unfair."""
-    versions: dict[str, str] = {}
-    for result in results.values():
-        versions |= result.versions
-    typer.echo(
-        f"Python {platform.python_version()}, " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
-    )
+    typer.echo(f"Python {platform.python_version()}, {versions_told(results.values())}")
+    waiting = {name: value for name, value in (WAITING | os.environ).items() if name in OPENMP_WAITING}
+    typer.echo(f"Threads wait with {', '.join(f'{k}={v}' for k, v in sorted(waiting.items()))}")
     typer.echo(
         "Medians [least, most] over rounds; ratios are of the same round; compiled from an empty cache.\n"
+        "Validation loss: negative ELBO at beta 1, nats per example, after the same number of examples.\n"
     )
     typer.echo(render([TITLES, *rows(results)], markdown=markdown) + "\n")
     ran = [result for result in results.values() if result.slices]

@@ -24,6 +24,11 @@ ROOT = Path(__file__).parents[1]
 #: An environment for contestants whose packages this one lacks; made by `--install`, ignored by git.
 ENVIRONMENT = ROOT / ".bench" / "venv"
 HOW_TO_INSTALL = "pip install -e '.[bench]', or --install for an environment of its own"
+#: Threads without work sleep. OpenMP's would first spin: beside other work on the same processors contestants on
+#: torch then fell below half of their rate. What the caller has set stays; GOMP_SPINCOUNT=300000 is torch's default.
+WAITING = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+#: Seconds that a contestant which closed its output has for leaving.
+GRACE = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Process:
         self._process = subprocess.Popen(
             [interpreter, "-m", contestant.module, *options, *contestant.arguments],
             cwd=ROOT,
-            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": self._cache.name},
+            env=WAITING | os.environ | {"TORCHINDUCTOR_CACHE_DIR": self._cache.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -107,11 +112,19 @@ class Process:
         return answer
 
     def _last_words(self) -> str:
-        self._process.wait()
+        try:
+            code = self._process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            return f"closed its output and runs on; {self._last_line()}"
+        if code < 0:  # no word of its own: out of memory, say
+            return f"killed by {signal.Signals(-code).name}; {self._last_line()}"
+        return self._last_line()
+
+    def _last_line(self) -> str:
         self._stderr.seek(0)
         lines = [line.strip() for line in self._stderr.read().decode(errors="replace").splitlines()]
         said = [line for line in lines if line]
-        return said[-1] if said else f"ended with {self._process.returncode} without a word"
+        return said[-1] if said else f"status {self._process.returncode} without a word"
 
     def close(self) -> None:
         """Kill it and whatever it started."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,16 @@ def spread(values: np.ndarray | None, form: str = "{:.2f}") -> str:
 
 
 #: Column titles of the main table.
-TITLES = ("", "examples/s", "x plain", "x ours", "of the limit", "start-up s", "compile s", "loss, nats")
+TITLES = (
+    "contestant",
+    "examples/s",
+    "x plain",
+    "x ours",
+    "of the limit",
+    "start-up, s",
+    "compile and warm-up, s",
+    "validation loss, nats",
+)
 
 
 def rows(results: Mapping[str, Result]) -> list[tuple[str, ...]]:
@@ -81,6 +90,15 @@ def rows(results: Mapping[str, Result]) -> list[tuple[str, ...]]:
             )
         )
     return told
+
+
+def versions_told(results: Iterable[Result]) -> str:
+    """Every library with its version; with each of them where contestants don't have the same."""
+    versions: dict[str, set[str]] = {}
+    for result in results:
+        for library, version in result.versions.items():
+            versions.setdefault(library, set()).add(version)
+    return ", ".join(f"{library} {' and '.join(sorted(told))}" for library, told in sorted(versions.items()))
 
 
 def render(table: Sequence[Sequence[str]], *, markdown: bool) -> str:

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks isn't installed
-
 from benchmarks import throughput, throughput_peers
 from benchmarks.throughput_peers import CONTESTANTS, Contestant, Process
-from benchmarks.throughput_table import TITLES, Result, ratios, render, rows
+from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, versions_told
 from vae.errors import UserError
 
 PLAIN = Contestant("plain", "benchmarks.peers.plain")
@@ -106,6 +104,50 @@ def test_a_crash_is_told_with_its_last_line_and_ends_nothing(
     assert results["unlucky"].error == "ValueError: no luck"
     assert results["steady"].loss == 1.5
     assert results["steady"].examples == 200
+
+
+def test_a_contestant_that_was_killed_is_told_as_that(
+    options: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last words, a warning perhaps, aren't passed off as the cause."""
+    killed = scripted.contestant(
+        "killed", "import os; print('a warning', flush=True); os.kill(os.getpid(), 9)"
+    )
+    throughput.run([killed], options, rounds=1)
+    assert "killed: crashed: killed by SIGKILL; a warning\n" in capsys.readouterr().out
+
+
+def test_waiting_threads_sleep_unless_the_caller_says_otherwise(
+    options: list[str], scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenMP reads its settings when it is loaded, so they stand in the process's environment from the start."""
+    code = "import os; return ['passive', 'active'].index(os.environ['OMP_WAIT_POLICY'])"
+    asked = scripted.contestant("asked", code)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for index, policy in enumerate((None, "active")):
+        if policy is not None:
+            monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+        assert throughput.run([asked], options, rounds=1)["asked"].examples == 2 * index
+
+
+def test_a_team_counts_what_all_did_in_the_time_of_the_slowest(
+    options: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both train at once, so two sleeps last as long as one; a crash ends the team and is told."""
+    quick, slow = scripted.contestant("quick", "pass"), scripted.contestant("slow", "time.sleep(0.1)")
+    (rate,) = throughput.together([quick, slow], options, rounds=1)
+    assert 0 < rate <= 200 / 0.1
+    assert throughput.together([quick, scripted.contestant("ill", "1 / 0")], options, rounds=1) == []
+    assert "crashed: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_versions_that_differ_are_all_told() -> None:
+    """Contestants may live in two environments."""
+    here, there = (
+        Result("here", versions={"torch": "2"}),
+        Result("there", versions={"torch": "3", "jax": "1"}),
+    )
+    assert versions_told([here, there]) == "jax 1, torch 2 and 3"
 
 
 def test_ratios_pair_the_slices_of_one_round() -> None:

@@ -57,6 +57,9 @@ def main() -> None:
         return float(model.compute_loss(valid, None, model(valid)))
 
     class Gate(keras.callbacks.Callback):
+        def on_train_begin(self, *_: Any) -> None:  # what `fit` does before is start-up
+            channel.ready("keras", "tensorflow", parameters=model.count_params())
+
         def on_epoch_begin(self, *_: Any) -> None:
             channel.wait_for_train(loss)
 
@@ -64,7 +67,6 @@ def main() -> None:
             channel.trained(task.epoch_steps * task.batch)
 
     model.compile(optimizer=keras.optimizers.Adam(task.lr, epsilon=1e-8))
-    channel.ready("keras", "tensorflow", parameters=model.count_params())
     model.fit(train, batch_size=task.batch, epochs=10**9, verbose=0, callbacks=[Gate()])
 
 

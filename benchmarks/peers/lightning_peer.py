@@ -46,6 +46,9 @@ def main() -> None:
             return probabilities, x, mean, log_var
 
     class Gate(lightning.Callback):
+        def on_train_start(self, *_: Any) -> None:  # what `fit` does before is start-up
+            channel.ready("lightning", "torch", parameters=sum(p.numel() for p in module.parameters()))
+
         def on_train_epoch_start(self, *_: Any) -> None:
             channel.wait_for_train(module.loss)
 
@@ -64,7 +67,6 @@ def main() -> None:
         enable_model_summary=False,
         callbacks=[Gate()],
     )
-    channel.ready("lightning", "torch", parameters=sum(p.numel() for p in module.parameters()))
     trainer.fit(module, DataLoader(images, batch_size=task.batch, shuffle=True))
 
 

@@ -69,7 +69,6 @@ def main() -> None:
             no_cuda=True,
         )
         trainer = BaseTrainer(model, images, training_config=config, callbacks=[gate(channel, task, model)])
-        channel.ready("torch", parameters=sum(p.numel() for p in model.parameters()))
         trainer.train()
 
 
@@ -87,6 +86,9 @@ def gate(channel: Channel, task: Task, model: Any) -> Any:
 
     class Gate(TrainingCallback):
         steps = 0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:  # what `train` does before is start-up
+            channel.ready("torch", parameters=sum(p.numel() for p in model.parameters()))
 
         def on_train_step_begin(self, *_: Any, **__: Any) -> None:  # an epoch's begin, once
             self.steps = 0
