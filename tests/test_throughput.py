@@ -130,6 +130,20 @@ def test_waiting_threads_sleep_unless_the_caller_says_otherwise(
         assert throughput.run([asked], options, rounds=1)["asked"].examples == 2 * index
 
 
+def test_only_a_contestant_that_goes_on_working_is_told_as_a_disturbance(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Milliseconds of spinning fall into the pause before the next slice; more would slow the others."""
+    results = {name: rounds_of(name, 1.0, 1.0) for name in ("calm", "restless")}
+    for name, idle in (("calm", 0.04), ("restless", 0.5)):
+        for answer in results[name].slices:
+            answer |= {"cpu_seconds": 1.0, "idle_cpu_seconds": idle}
+    throughput.tell(results, markdown=False)
+    told = capsys.readouterr().out
+    assert "restless used 1.00 s of processor while it waited" in told
+    assert "calm used" not in told
+
+
 def test_a_team_counts_what_all_did_in_the_time_of_the_slowest(
     options: list[str], scripted: Scripted, capsys: pytest.CaptureFixture[str]
 ) -> None:
