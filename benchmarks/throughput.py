@@ -35,7 +35,7 @@ from benchmarks.throughput_peers import (
 )
 from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, spread, versions_told
 from vae.data import Split, load
-from vae.errors import UserError, did_you_mean
+from vae.errors import FailureError, UserError, did_you_mean
 from vae.training import GRID_IMAGES
 
 BATCH = 256
@@ -66,9 +66,16 @@ def main(
     ] = False,
 ) -> None:
     """Examples per second against other libraries and the machine's own limit, in interleaved rounds."""
-    chosen = choose(only)
-    if install_peers and any(interpreter_for(contestant) is None for contestant in chosen):
-        install()
+    try:
+        chosen = choose(only)
+        if install_peers and any(interpreter_for(contestant) is None for contestant in chosen):
+            install()
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    except FailureError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
     threads = threads or available_cpus()
     raw = {"cpu": cpu_name(), "threads": threads, "rounds": rounds}
     with tempfile.TemporaryDirectory() as folder:

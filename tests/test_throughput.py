@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks import throughput, throughput_peers
+from benchmarks.__main__ import app
 from benchmarks.throughput_peers import CONTESTANTS, Contestant, Process
 from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, versions_told
 from vae.errors import UserError
@@ -230,6 +232,9 @@ def test_an_unknown_contestant_is_refused_with_the_nearest() -> None:
     """As everywhere: rule, value, way out."""
     with pytest.raises(UserError, match=r"No contestant 'our'.*ours"):
         throughput.choose("plain,our")
+    refused = CliRunner().invoke(app, ["throughput", "--only", "plain,our"])
+    assert refused.exit_code == 2
+    assert refused.output.splitlines() == ["No contestant 'our'. Did you mean 'ours'?"]
 
 
 def test_every_round_has_another_first() -> None:
