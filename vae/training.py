@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae.allocator import keep_freed_memory
 from vae.backprop import Backprop
 from vae.data import Dataset, Split
 from vae.elbo import active_units, elbo_terms, likelihood
@@ -111,6 +112,8 @@ class Training:
     ) -> None:
         self.recipe = recipe
         self.device = device or torch.device("cpu")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.tau = tau
         self.likelihood = likelihood(recipe.likelihood)
         self.batch_size = recipe.batch(len(data.train))
