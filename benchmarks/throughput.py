@@ -26,7 +26,6 @@ import typer
 from benchmarks.throughput_peers import (
     CONTESTANTS,
     HOW_TO_INSTALL,
-    WAITING,
     Contestant,
     CrashError,
     Process,
@@ -47,7 +46,7 @@ IDLE_SHARE = 0.01
 #: Seconds before a slice: OpenMP's threads spin for some milliseconds after the one before.
 SETTLE = 0.05
 #: What decides how OpenMP's threads wait, told above the table.
-OPENMP_WAITING = (*WAITING, "GOMP_SPINCOUNT")
+OPENMP_WAITING = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_SPINCOUNT")
 
 
 def main(
@@ -189,8 +188,9 @@ def rotated(names: list[str], by: int) -> list[str]:
 def tell(results: dict[str, Result], *, markdown: bool) -> None:
     """Versions, the table, and whatever makes it unfair."""
     typer.echo(f"Python {platform.python_version()}, {versions_told(results.values())}")
-    waiting = {name: value for name, value in (WAITING | os.environ).items() if name in OPENMP_WAITING}
-    typer.echo(f"Threads wait with {', '.join(f'{k}={v}' for k, v in sorted(waiting.items()))}")
+    waiting = [f"{name}={os.environ[name]}" for name in OPENMP_WAITING if name in os.environ]
+    if waiting:
+        typer.echo(f"Threads wait with {', '.join(waiting)}")
     typer.echo(
         "Medians [least, most] over rounds; ratios are of the same round; compiled from an empty cache.\n"
         "Validation loss: negative ELBO at beta 1, nats per example, after the same number of examples.\n"

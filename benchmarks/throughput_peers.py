@@ -24,9 +24,6 @@ ROOT = Path(__file__).parents[1]
 #: An environment for contestants whose packages this one lacks; made by `--install`, ignored by git.
 ENVIRONMENT = ROOT / ".bench" / "venv"
 HOW_TO_INSTALL = "pip install -e '.[bench]', or --install for an environment of its own"
-#: Threads without work sleep. OpenMP's would first spin: beside other work on the same processors contestants on
-#: torch then fell below half of their rate. What the caller has set stays; GOMP_SPINCOUNT=300000 is torch's default.
-WAITING = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 #: Seconds that a contestant which closed its output has for leaving.
 GRACE = 10.0
 
@@ -73,7 +70,7 @@ class Process:
         self._process = subprocess.Popen(
             [interpreter, "-m", contestant.module, *options, *contestant.arguments],
             cwd=ROOT,
-            env=WAITING | os.environ | {"TORCHINDUCTOR_CACHE_DIR": self._cache.name},
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": self._cache.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -119,19 +119,6 @@ def test_a_contestant_that_was_killed_is_told_as_that(
     assert "killed: crashed: killed by SIGKILL; a warning\n" in capsys.readouterr().out
 
 
-def test_waiting_threads_sleep_unless_the_caller_says_otherwise(
-    options: list[str], scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """OpenMP reads its settings when it is loaded, so they stand in the process's environment from the start."""
-    code = "import os; return ['passive', 'active'].index(os.environ['OMP_WAIT_POLICY'])"
-    asked = scripted.contestant("asked", code)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    for index, policy in enumerate((None, "active")):
-        if policy is not None:
-            monkeypatch.setenv("OMP_WAIT_POLICY", policy)
-        assert throughput.run([asked], options, rounds=1)["asked"].examples == 2 * index
-
-
 def test_only_a_contestant_that_goes_on_working_is_told_as_a_disturbance(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
