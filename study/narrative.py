@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -41,6 +42,8 @@ def sentences(comparison: Comparison) -> list[str]:
         f"{'does' if other == 1 else 'do'} not reach the target on every seed (margin "
         f"{comparison.experiment.margin:.0%}, simultaneous 95 % intervals{_scope(comparison)})."
     )
+    if not comparison.combined.empty:
+        said += _together(comparison)
     if not comparison.article.empty:
         said += _article(comparison)
     return said
@@ -91,6 +94,34 @@ def _article(comparison: Comparison) -> list[str]:
         f"nats) is reached by {who} in 1/{row['sooner']:.1f}{interval} of the examples{time} "
         f"({int(row['seeds'])} seeds, 0 censored)."
     ]
+
+
+def _together(comparison: Comparison) -> list[str]:
+    """Whether the combined arm's parts add up, and whether one of them is better left out."""
+    rows = {str(row["arm"]): row for row in comparison.combined.to_dict("records")}
+    combined, addition = rows.get("combined"), comparison.addition
+    if combined is None or math.isnan(combined["speed_up"]) or addition is None or math.isnan(addition.low):
+        return []
+    parts = [arm for arm in rows if not arm.startswith("combined")]
+    if addition.high < 1.0:
+        sum_up = "they gain less than that"
+    else:
+        sum_up = "they gain more than that" if addition.low > 1.0 else "not distinguishable from it"
+    said = (
+        f"Together {', '.join(parts[:-1])} and {parts[-1]} are {_shown(combined)} as fast in examples "
+        f"({combined['seeds']} fresh seeds, {combined['seeds'] - combined['hits']} censored), "
+        f"{ratio(addition.ratio, addition.low, addition.high)} of the product of their own speed-ups: {sum_up}"
+    )
+    better = [row for row in rows.values() if row["low"] > combined["high"]]
+    if better:
+        best = max(better, key=lambda row: float(row["speed_up"]))
+        left_out = str(best["arm"]).removeprefix("combined-without-")
+        said += f". {'Without ' if left_out != best['arm'] else 'Alone '}{left_out} it is {_shown(best)}"
+    return [f"{said}."]
+
+
+def _shown(row: dict[Hashable, Any]) -> str:
+    return ratio(row["speed_up"], row["low"], row["high"])
 
 
 def notes(comparison: Comparison, state: State) -> list[str]:

@@ -20,10 +20,16 @@ from study.reading import best_recipe, comparison_of, experiment_of
 from study.session import Place
 from study.storage import Store
 from study.techniques import Technique
+from study.verdicts import NOT_MEASURED
 from vae.data import Dataset
 
 #: Verdicts for a terminal of 80 columns.
-_SHORT = {"not distinguishable": "n.d.", "never reaches the target": "never", "unreliable": "unrel."}
+_SHORT = {
+    "not distinguishable": "n.d.",
+    "never reaches the target": "never",
+    "unreliable": "unrel.",
+    NOT_MEASURED: "open",
+}
 
 
 def print_plan(console: Console, experiment: Experiment, data: Dataset, place: Place, minutes: float) -> None:
@@ -109,7 +115,8 @@ def print_comparison(console: Console, store: Store, name: str) -> None:
     console.print(forest_table(comparison, wide))
     if not wide:
         console.print(
-            "n.d.: not distinguishable; unrel.: some seeds never reach the target; never: none does"
+            "n.d.: not distinguishable; unrel.: some seeds never reach the target; never: none does; open: "
+            "not measured yet"
         )
     for sentence in comparison.sentences:
         console.print(sentence, markup=False)
@@ -146,17 +153,21 @@ def forest_table(comparison: Comparison, wide: bool) -> Table:
                 cells += ["1", ""]
             else:
                 cells.append(ratio(get(f"speed_up{unit}"), get(f"low{unit}"), get(f"high{unit}")))
-                words = _cell(row.get(f"verdict{unit}"))
-                cells.append(words if wide else _SHORT.get(words.split(" (")[0], words))
+                cells.append(_verdict(_cell(row.get(f"verdict{unit}")), wide))
         table.add_row(*cells)
     return table
 
 
+def _verdict(words: str, wide: bool) -> str:
+    return words if wide else _SHORT.get(words.split(" (")[0], words)
+
+
 def print_combined(console: Console, comparison: Comparison) -> None:
     """The combine block's table and whether the parts add up."""
-    table = Table(title="Combined, on fresh seeds (a family of its own)", title_justify="left")
+    table = Table(title="Combined, on fresh seeds (a family of its own)", title_justify="left", box=None)
+    wide = console.width >= 120
     for column in ("arm", "hits", "speed-up, examples", "adj. p", "verdict"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for row in comparison.combined.to_dict("records"):
         shown = ratio(row["speed_up"], row["low"], row["high"])
         table.add_row(
@@ -164,7 +175,7 @@ def print_combined(console: Console, comparison: Comparison) -> None:
             f"{row['hits']}/{row['seeds']}",
             shown,
             _cell(row["p_adjusted"], ".3f"),
-            row["verdict"],
+            _verdict(row["verdict"], wide),
         )
     console.print(table)
     if comparison.addition is not None:

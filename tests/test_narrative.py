@@ -102,6 +102,33 @@ def test_no_arm_stands_out(comparison: Comparison) -> None:
     assert "reached by the tuned baseline in 1/" in last
 
 
+@pytest.mark.parametrize(
+    ("addition", "without", "words"),
+    [
+        ((0.5, 0.4, 0.6), 3.9, "they gain less than that. Without half-more it is 3.90x [3.80, 4.00]."),
+        ((0.5, 0.4, 0.6), 2.0, "they gain less than that."),
+        ((1.0, 0.9, 1.1), 2.0, "not distinguishable from it."),
+        ((1.5, 1.2, 1.9), 2.0, "they gain more than that."),
+    ],
+)
+def test_the_combined_arm_is_said(
+    comparison: Comparison, addition: tuple[float, float, float], without: float, words: str
+) -> None:
+    """What the parts are together, against the product of their own speed-ups, and which is better left out."""
+    ratios = {"twice": 2.0, "half-more": 1.5, "combined": 3.0, "combined-without-half-more": without}
+    rows = [
+        {"arm": arm, "hits": 6, "seeds": 6, "speed_up": at, "low": at - 0.1, "high": at + 0.1}
+        for arm, at in ratios.items()
+    ]
+    known = SimpleNamespace(ratio=addition[0], low=addition[1], high=addition[2])
+    said = sentences(replace(comparison, combined=pd.DataFrame(rows), addition=cast(Any, known)))[2]
+    shown = f"{addition[0]:.2f}x [{addition[1]:.2f}, {addition[2]:.2f}] of the product of their own speed-ups"
+    assert said == (
+        f"Together twice and half-more are 3.00x [2.90, 3.10] as fast in examples (6 fresh seeds, 0 censored), "
+        f"{shown}: {words}"
+    )
+
+
 def test_the_article_is_the_headline(comparison: Comparison) -> None:
     """How much sooner the best arm has the article's loss: 1/x of the examples, with interval and seeds."""
     last = comparison.sentences[-1]
