@@ -36,7 +36,7 @@ from vae.training import Training, train
 #: Optuna gets a report at every tenth grid point; the curve table has every point.
 REPORT_EVERY = 10
 #: Seconds between two writes of the curve's new rows: for those who watch, and all that a kill -9 can take of them.
-RECORD_SECONDS = 0.5
+RECORD_SECONDS = 1.0
 #: Seconds between two saves of a running trial's state: what a kill -9 can cost.
 SAVE_SECONDS = 10.0
 #: Images of the test split that a hit is checked on.
