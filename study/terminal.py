@@ -50,7 +50,7 @@ def print_plan(console: Console, experiment: Experiment, data: Dataset, place: P
     parts = ", ".join(f"{n} {phase}" for phase, n in plan.items() if n)
     parts += ", and then the combined arm" if experiment.combine else ""
     console.print(
-        f"{sum(plan.values())} trials ({parts}), at most about {max(minutes, 0.1):.1f} minutes",
+        f"{sum(plan.values())} trials ({parts}), at most about {max(minutes, 0.1):.1f} minutes of training",
         soft_wrap=True,
     )
 
