@@ -144,7 +144,12 @@ class Objective:
         began = time.monotonic()
         training = train(recipe, self.data, self.tau, self.device)
         curve = self._resume(claim, training)
-        state, outcome = self._train(claim, training, curve, stop_requested)
+        try:
+            state, outcome = self._train(claim, training, curve, stop_requested)
+        except Exception:
+            if claim.open:  # how far it came belongs to a failed trial too
+                claim.record(curve.unwritten())
+            raise
         self._finish(claim, training, curve, state, outcome, time.monotonic() - began)
 
     def _recipe(self, trial: optuna.Trial) -> Recipe:
