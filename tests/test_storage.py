@@ -238,7 +238,7 @@ def test_deletion_and_writing_do_not_meet_in_a_deadlock(store: Store, owners: li
 
         def write(claim: Claim = claim, writing: threading.Event = writing, lost: list[bool] = lost) -> None:
             try:
-                for number in range(1000):
+                for number in range(100_000):  # until the deletion has come through
                     claim.record([row(number)])
                     writing.set()
             except LeaseLost:

@@ -49,8 +49,8 @@ def test_compresses_and_decompresses(
     assert decoded.shape == original.shape
     mean = data.pixel_mean().numpy().reshape(8, 8)
     assert ((decoded - original) ** 2).mean() < 0.95 * ((mean - original) ** 2).mean()
-    stored = np.load(codes)
-    assert (stored["labels"] == data.test.labels.numpy()).all()
+    with np.load(codes) as stored:
+        assert (stored["labels"] == data.test.labels.numpy()).all()
 
 
 def test_evaluates_with_a_tighter_bound(

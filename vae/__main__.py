@@ -200,7 +200,11 @@ def _images(
 def _read_codes(path: Path, latent_size: int) -> torch.Tensor:
     try:
         loaded: Any = np.load(path, allow_pickle=False)
-        array = loaded["mean"] if path.suffix == ".npz" else loaded
+        if isinstance(loaded, np.ndarray):
+            array = loaded
+        else:  # a file of several arrays, read as they are asked for
+            with loaded:
+                array = loaded["mean"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} holds no codes ({error}): give an .npz of `encode` or an .npy.") from None
     if array.ndim != 2 or array.shape[1] != latent_size or not np.isfinite(array).all():
