@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
+import time
 import wsgiref.util
 from typing import Any
 
@@ -25,6 +26,7 @@ def test_experiments_round_trip(store: Store) -> None:
     """A spec comes back as it was saved, saving again replaces it, and names keep their order."""
     spec = {"data": "digits", "budget": 40, "arms": ["baseline", "naïve"], "lr": 1e-3, "target": None}
     store.save_experiment("b", {"old": True})
+    time.sleep(0.01)  # SQLite's clock counts milliseconds
     store.save_experiment("a", {})
     store.save_experiment("b", spec)
     assert store.load_experiment("b") == spec
