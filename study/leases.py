@@ -53,6 +53,7 @@ class Claim:
         self.open = True
         #: Steps that an earlier attempt has reported to Optuna, which warns about repeats.
         self.reported = frozenset(trial._cached_frozen_trial.intermediate_values)
+        self._unwritten_rows: list[dict[str, Any]] = []
         self._unwritten_reports: list[tuple[int, float]] = []
         self._store = store
 
@@ -68,9 +69,14 @@ class Claim:
             self.trial._cached_frozen_trial.intermediate_values[step] = value
             self._unwritten_reports.append((step, value))
 
-    def record(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows to the curve and renew the lease, in one transaction."""
-        furthest = max((row["number"] for row in rows), default=-1)
+    def append(self, row: dict[str, Any]) -> None:
+        """A row of the curve, which is written with the next `record` or with the result, whatever that is."""
+        self._unwritten_rows.append(row)
+
+    def record(self, rows: Iterable[dict[str, Any]] = ()) -> None:
+        """Write the rows and reports since the last time, and these rows, and renew the lease, in one transaction."""
+        self._unwritten_rows += rows
+        furthest = max((row["number"] for row in self._unwritten_rows), default=-1)
         is_new = trial_run.c.furthest < furthest
         progress = {
             "died": case((is_new, 0), else_=trial_run.c.died),
@@ -78,7 +84,7 @@ class Claim:
         }
         with self._store.write() as connection:
             self._fence(connection, progress)
-            self._append(connection, rows)
+            self._write_curve(connection)
 
     def truncate(self, after_number: int) -> None:
         """Drop the curve rows numbered above `after_number`: those past the checkpoint that is resumed."""
@@ -108,9 +114,10 @@ class Claim:
         if state is TrialState.COMPLETE and (value is None or math.isnan(value)):
             raise ValueError(f"A complete trial needs a value, not {value}.")
         result = {"state": state.name, "value": value, "outcome": outcome, "finished": unix_now()}
+        self._unwritten_rows += rows
         with self._store.write() as connection:
             self._fence(connection, columns | result)
-            self._append(connection, list(rows))
+            self._write_curve(connection)
         self.open = False
         tell(self.trial.study, self.trial, state, value)
 
@@ -148,16 +155,16 @@ class Claim:
         if changed.rowcount != 1:
             raise LeaseLost(f"trial {self.number} of {self.study_name}")
 
-    def _append(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
+    def _write_curve(self, connection: Connection) -> None:
+        # Taken out first: what can't be written must not fail the next write too.
+        rows, self._unwritten_rows = self._unwritten_rows, []
+        reports, self._unwritten_reports = self._unwritten_reports, []
         if rows:
             connection.execute(
                 curve.insert(), [without_nan(row) | {"trial_id": self.trial_id} for row in rows]
             )
-        if self._unwritten_reports:
-            connection.execute(
-                insert(TrialIntermediateValueModel), [self._stored(*at) for at in self._unwritten_reports]
-            )
-            self._unwritten_reports = []
+        if reports:
+            connection.execute(insert(TrialIntermediateValueModel), [self._stored(*at) for at in reports])
 
     def _stored(self, step: int, value: float) -> dict[str, Any]:
         number, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)

@@ -48,7 +48,6 @@ class _Curve:
     """The trial so far: the record, and what the rules for stopping need of it."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    written: int = 0
     test_loss: float | None = None
     weights: dict[str, torch.Tensor] | None = None
     """Of a search trial that may become the study's best: the weights at its best evaluation."""
@@ -75,10 +74,6 @@ class _Curve:
         """Grid points since the best validation loss, or since the start where none is finite."""
         first = self.rows[0]["number"] if self.best_number < 0 else self.best_number
         return int(self.rows[-1]["number"] - first)
-
-    def unwritten(self) -> list[dict[str, Any]]:
-        rows, self.written = self.rows[self.written :], len(self.rows)
-        return rows
 
 
 class Objective:
@@ -144,12 +139,7 @@ class Objective:
         began = time.monotonic()
         training = train(recipe, self.data, self.tau, self.device)
         curve = self._resume(claim, training)
-        try:
-            state, outcome = self._train(claim, training, curve, stop_requested)
-        except Exception:
-            if claim.open:  # how far it came belongs to a failed trial too
-                claim.record(curve.unwritten())
-            raise
+        state, outcome = self._train(claim, training, curve, stop_requested)
         self._finish(claim, training, curve, state, outcome, time.monotonic() - began)
 
     def _recipe(self, trial: optuna.Trial) -> Recipe:
@@ -179,7 +169,9 @@ class Objective:
         saved = recorded = time.monotonic()
 
         for evaluation in training:
-            improved = curve.append(evaluation.as_row())
+            row = evaluation.as_row()
+            claim.append(row)
+            improved = curve.append(row)
             if training.outcome == "diverged":
                 return TrialState.PRUNED, "diverged"
             if phase == "search" and improved and evaluation.valid_loss <= to_beat:
@@ -208,7 +200,7 @@ class Objective:
                     self._save(claim, training, curve)
                     saved = recorded = now
                 elif now - recorded > RECORD_SECONDS:
-                    claim.record(curve.unwritten())
+                    claim.record()
                     recorded = now
         return TrialState.COMPLETE, training.outcome
 
@@ -254,7 +246,6 @@ class Objective:
             state=state,
             value=value,
             outcome=outcome,
-            rows=curve.unwritten(),
             valid_loss=last["valid_loss"],
             best_valid_loss=value,
             test_loss=curve.test_loss,
@@ -281,7 +272,7 @@ class Objective:
 
     def _save(self, claim: Claim, training: Training, curve: _Curve) -> None:
         # Rows first: a state must never be ahead of the record it continues.
-        claim.record(curve.unwritten())
+        claim.record()
         extra = {"evaluations": len(curve.rows), "test_loss": curve.test_loss, "weights": curve.weights}
         save_state(self._state_path(claim), training, **extra)
 
@@ -301,7 +292,7 @@ class Objective:
                     training.load_state_dict(state["training"])
                     claim.truncate(number)
                     extra = state["extra"]
-                    return _Curve(rows, len(rows), extra["test_loss"], extra["weights"])
+                    return _Curve(rows, extra["test_loss"], extra["weights"])
         except (UserError, ValueError, KeyError):
             # A damaged state, or another recipe's: the trial runs again from its start, to the same curve.
             path.unlink(missing_ok=True)
