@@ -19,17 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from study.objective import REPORT_EVERY
 from vae.data import Dataset, load
 from vae.elbo import elbo_terms, likelihood, objective
 from vae.grid import evaluation_grid
 from vae.model import VAE, build
 from vae.optim import BETA1, BETA2, EPSILON, lr_factor
 from vae.recipe import Recipe
-
-#: Evaluations between two reports to Optuna, as the harness has it.
-REPORT_EVERY = 10
-#: Images of the validation split that a curve is made on.
-VALIDATION_IMAGES = 2_000
+from vae.training import GRID_IMAGES
 
 
 def main(path: Path) -> None:
@@ -78,7 +75,7 @@ def run(trial: optuna.Trial, recipe: Recipe, data: Dataset, tau: int, examples: 
     optimizers = build_optimizers(model, recipe)
     images = torch.as_tensor(data.train.all(None)).float()
     loader = DataLoader(TensorDataset(images), recipe.batch(len(images)), shuffle=True, drop_last=True)
-    valid = of.prepare_eval(data.valid.all(VALIDATION_IMAGES), torch.Generator().manual_seed(0))
+    valid = of.prepare_eval(data.valid.all(GRID_IMAGES), torch.Generator().manual_seed(0))
     noise = torch.randn(len(valid), recipe.latent_size, generator=torch.Generator().manual_seed(1))
     grid, point, seen, best = evaluation_grid(tau), 0, 0, float("inf")
     while True:

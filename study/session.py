@@ -230,12 +230,11 @@ def winning_recipes(experiment: Experiment, state: State) -> dict[str, Recipe]:
 
 
 def default_workers(device: str) -> int:
-    """One worker a GPU where a GPU is meant, else one a core. A device that isn't there is refused later."""
-    if device == "mps" or device.startswith("cuda:"):
-        return 1
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return 1 if device == "auto" and torch.backends.mps.is_available() else cores()
+    """One worker a GPU where that is what the device means, else one a core. Raises UserError."""
+    kind = pick_device(device).type
+    if kind == "cpu":
+        return cores()
+    return torch.cuda.device_count() if kind == "cuda" and ":" not in device else 1
 
 
 def cores() -> int:

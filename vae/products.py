@@ -72,10 +72,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, n_in) -> (B, n_out)."""
-        if not torch.is_grad_enabled() and onednn_is_faster(x, self.weight) and not _is_autocast():
+        wanted_as_it_is = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        if not wanted_as_it_is and onednn_is_faster(x, self.weight):
             return linear_by_onednn(x, self.weight, self.bias)
         return super().forward(x)
-
-
-def _is_autocast() -> bool:
-    return torch.is_autocast_enabled("cpu")
