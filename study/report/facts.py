@@ -131,10 +131,14 @@ def _target_words(evidence: Evidence) -> str:
         if calibration.hits > 1
         else ""
     )
+    aim = (
+        f" Tuning aims at {calibration.tuning_target:.2f}, so that a winner reaches the target on fresh seeds too."
+        if calibration.tuning_target < calibration.target
+        else ""
+    )
     return (
         f"The target, {comparison.target:.2f} nats, is {how} loss at 75 % of the budget: the loss falls "
-        f"{abs(calibration.slope):.2f} nats per doubling of examples there{spread}. Tuning aims at "
-        f"{calibration.tuning_target:.2f}, so that a winner reaches the target on fresh seeds too."
+        f"{abs(calibration.slope):.2f} nats per doubling of examples there{spread}.{aim}"
     )
 
 
