@@ -100,6 +100,23 @@ def test_a_model_of_ones_own_compiles_too() -> None:
     assert _graphs() == before + 1
 
 
+@pytest.mark.usefixtures("traced")
+def test_a_compiled_steps_moments_lose_what_is_tiny() -> None:
+    """As an eager step's (`test_no_moment_stays_subnormal`); what isn't tiny stays to the last bit."""
+    recipe = recipe_of(compile=True)
+    step = build_step(model_of(recipe), likelihood(recipe.likelihood), recipe)
+    take(step, 2)
+    moments = list(step._moments())
+    before = [moment.clone() for moment in moments]
+    for moment in moments:
+        moment[:5] = 1e-36
+    step.remove_tiny()
+    assert len(moments) == 2
+    for moment, old in zip(moments, before, strict=True):
+        assert moment[:5].tolist() == [0.0] * 5
+        assert torch.equal(moment[5:], old[5:])
+
+
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.script_method. is deprecated"
 )  # torch's own import of inductor

@@ -176,10 +176,10 @@ def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest
     monkeypatch.setattr(training.time, "perf_counter", lambda: now)
     step, scores = EagerStep.__call__, Training._scores
 
-    def slow_step(*arguments: Any) -> Taken:
+    def slow_step(*arguments: Any, **named: Any) -> Taken:
         nonlocal now
         now += 1.0
-        return step(*arguments)
+        return step(*arguments, **named)
 
     def slow_scores(*arguments: Any) -> Scores:
         nonlocal now
@@ -193,6 +193,32 @@ def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest
         assert evaluation.train_seconds == evaluation.steps
     assert now > 1000.0
     assert run.advance(7) == 7.0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum", "muon", "rmsprop"])
+def test_no_moment_stays_subnormal(digits: Dataset, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    """A moment without gradient fades to 0 and not to the subnormal numbers that processors are slow with; the
+    weights are bitwise those of a training that leaves it there."""
+    runs = []
+    for every in (training.TINY_EVERY, 10**9):
+        monkeypatch.setattr(training, "TINY_EVERY", every)
+        run = train(recipe_of(optimizer=optimizer), digits, TAU)
+        run.advance(8)
+        for moment in run._step._moments():
+            # As if the pixel in the corner, black in every image, had once been lit.
+            moment.view(-1)[:: digits.size][:4] = 1.2e-38
+        run.advance(192)
+        runs.append(run)
+    clean, faded = runs
+    assert torch.equal(clean._step.flat.values, faded._step.flat.values)
+    assert sum(_subnormal(moment) for moment in faded._step._moments()) > 0
+    assert sum(_subnormal(moment) for moment in clean._step._moments()) == 0
+
+
+def _subnormal(x: Tensor) -> int:
+    """How many of its numbers are, by their bits: the processor may be set to take them for 0."""
+    bits = x.detach().contiguous().view(torch.int32)
+    return int((((bits & 0x7F80_0000) == 0) & ((bits & 0x007F_FFFF) != 0)).sum())
 
 
 def test_train_loss_is_the_mean_objective(digits: Dataset) -> None:

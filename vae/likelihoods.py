@@ -107,9 +107,12 @@ class Bernoulli:
         logits = at_least_fp32(parameters)
         p = torch.sigmoid(logits)
         # x a - ln(1 + e^a) = x a - max(a, 0) + ln sigmoid(|a|). The last is the log of max(p, 1 - p), at least
-        # 1/2: torch's log takes a sixth of the time of its log1p and loses nothing there.
-        log_prob = torch.maximum(p, 1.0 - p).log_().sub_(logits.relu()).addcmul_(logits, x)
-        return log_prob.sum(), x - p
+        # 1/2: torch's log takes a sixth of the time of its log1p and loses nothing there. Each part is summed by
+        # itself, and in place where it can be: what counts is how much memory is touched.
+        q = 1.0 - p
+        total = torch.maximum(p, q, out=q).log_().sum()
+        total += torch.dot(logits.flatten(), x.flatten()) - logits.relu().sum()
+        return total, torch.sub(x, p, out=p)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(at_least_fp32(parameters))

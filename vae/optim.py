@@ -192,6 +192,13 @@ class Optimizer:
             parameter.copy_(kept)
         self._training_weights = None
 
+    def moments(self) -> list[Tensor]:
+        """The tensors that its rules keep, one number a parameter each."""
+        states = [state for rule in self._rules for state in rule.state.values()]
+        return [
+            kept for state in states for kept in state.values() if torch.is_tensor(kept) and kept.ndim > 0
+        ]
+
     def state_dict(self) -> dict[str, Any]:
         """All that, with the parameters, lets a run go on bitwise. Tensors are shared, not copied."""
         return {

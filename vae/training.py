@@ -25,7 +25,7 @@ from vae.model import Model, build
 from vae.optim import lr_factor
 from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
-from vae.step import build_step
+from vae.step import TINY_EVERY, build_step
 
 #: Images of the validation split that every evaluation on the grid uses, the same for all recipes.
 GRID_IMAGES = 2_000
@@ -178,15 +178,18 @@ class Training:
 
     def _take(self, n_steps: int) -> _Steps:
         """Train n_steps >= 1 steps."""
-        total, norm = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        lr, beta = self.lr, self.beta
+        total, last = torch.zeros((), device=self.device), self.steps + n_steps
+        lr, beta, norm = self.lr, self.beta, None
         for start in range(0, n_steps, self._draw_batches):
             for x, noise in self._draw(min(self._draw_batches, n_steps - start)):
                 lr, beta = self.lr, self.beta
-                loss, norm = self._step(x, noise, lr, beta)
-                total += loss
                 self.steps += 1
                 self.examples += self.batch_size
+                loss, norm = self._step(x, noise, lr, beta, with_norm=self.steps == last)
+                total += loss
+                if self.steps % TINY_EVERY == 0:
+                    self._step.remove_tiny()
+        assert norm is not None
         return _Steps(float(total) / n_steps, float(norm), lr, beta)
 
     def _draw(self, n_batches: int) -> Iterator[tuple[Tensor, Tensor]]:
