@@ -1,9 +1,9 @@
 """What the harness adds to a trial: Optuna, claims, reports, curve rows and pruning, as a share of the trial.
 
-Each trial is run by the harness (one worker, in this process) and then, with the same recipe and to the same
-number of examples, by the bare loop `for evaluation in train(...)`: A B A B, so drift is common to both. A
-difference of one percent is below what a noisy machine shows that way; so the seconds that the harness's trial
-spends outside of the training itself are counted apart, within the same trial.
+Each trial is run by the harness (one worker, in this process) and, with the same recipe and to the same number
+of examples, by the bare loop `for evaluation in train(...)`: A B B A, so that drift is common to both and neither
+gains by its place. A difference of one percent is below what a noisy machine shows that way; so the seconds that
+the harness's trial spends outside of the training itself are counted apart, within the same trial.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -52,31 +52,51 @@ def main(
             session = Session.prepare(place, values, {"optimizer": "adam", "batch_size": 64}, "benchmark")
             session.planner.advance()
             harness, bare, outside = _measure(session)
+            added = harness / bare - 1
             typer.echo(
                 f"{data}, {budget:g} epochs, pruner {pruner}: {len(bare)} trials, harness {harness.mean():.3f} s, "
                 f"bare loop {bare.mean():.3f} s a trial; the harness adds {harness.sum() / bare.sum() - 1:.1%} "
-                f"(median over trials {np.median(harness / bare) - 1:.1%}); outside of the training itself "
-                f"{outside.mean():.3f} s a trial, {outside.sum() / harness.sum():.2%}"
+                f"(trials: median {np.median(added):.1%}, {added.min():.1%} to {added.max():.1%}); outside of the "
+                f"training itself {outside.mean():.3f} s a trial, {outside.sum() / harness.sum():.2%}"
             )
 
 
-def _measure(session: Session) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seconds of each trial with all that the harness does for it, of its bare loop, and of the first what was
-    spent outside of the training."""
+class _Measured(NamedTuple):
+    """Seconds of each trial, (n_trials,)."""
+
+    harness: np.ndarray  # with all that the harness does for it
+    bare: np.ndarray  # of its bare loop
+    outside: np.ndarray  # of the first, what was spent outside of the training
+
+
+def _measure(session: Session) -> _Measured:
     runner = Objective(
         session.store, session.experiment, session.data, torch.device("cpu"), session.place.artifacts
     )
-    harness: list[float] = []
-    bare: list[float] = []
-    outside: list[float] = []
+    seconds: list[tuple[float, float, float]] = []
     inside = 0.0
+    bare: list[tuple[int, float]] = []
     mark = time.perf_counter()
     iterate = Training.__iter__
 
-    def make(*arguments: Any) -> Training:
-        nonlocal inside
+    def run_bare(recipe: Recipe) -> None:
+        """The same training by itself; it takes nothing of the harness's time."""
+        nonlocal mark
         began = time.perf_counter()
-        training = train(*arguments)
+        bare.clear()
+        bare.extend(
+            (evaluation.examples, time.perf_counter() - began)
+            for evaluation in train(recipe, session.data, session.tau)
+        )
+        mark += time.perf_counter() - began
+
+    def make(recipe: Recipe, *arguments: Any) -> Training:
+        nonlocal inside
+        if len(seconds) % 2:
+            with mock.patch.object(Training, "__iter__", iterate):
+                run_bare(recipe)
+        began = time.perf_counter()
+        training = train(recipe, *arguments)
         inside += time.perf_counter() - began
         return training
 
@@ -99,16 +119,14 @@ def _measure(session: Session) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             mock.patch.object(Training, "__iter__", timed),
         ):
             runner.run(claim, stop_requested)
-        harness.append(time.perf_counter() - mark)
-        outside.append(harness[-1] - inside)
+        taken = time.perf_counter() - mark
         table = session.store.trials(session.experiment.name).set_index("trial_id")
         row = table.loc[claim.trial_id]
-        recipe = Recipe.from_json(row["recipe"])
-        mark = time.perf_counter()
-        for evaluation in train(recipe, session.data, session.tau):
-            if evaluation.examples >= row["examples"]:
-                break
-        bare.append(time.perf_counter() - mark)
+        if len(seconds) % 2 == 0:
+            run_bare(Recipe.from_json(row["recipe"]))
+        # The harness may have pruned: only as much of the bare loop counts.
+        alone = next(at for examples, at in bare if examples >= row["examples"])
+        seconds.append((taken, alone, taken - inside))
         mark = time.perf_counter()
 
     work(
@@ -120,4 +138,4 @@ def _measure(session: Session) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         stop=threading.Event(),
     )
     # The first trial pays for imports and warm-up.
-    return np.array(harness[1:]), np.array(bare[1:]), np.array(outside[1:])
+    return _Measured(*np.array(seconds[1:]).T)
