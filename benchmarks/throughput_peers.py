@@ -40,6 +40,7 @@ class Contestant:
 
 CONTESTANTS = (
     Contestant("plain", "benchmarks.peers.plain"),
+    Contestant("plain-tensors", "benchmarks.peers.plain", ("--tensors",)),
     Contestant("pythae", "benchmarks.peers.pythae_peer", packages=("pythae",)),
     Contestant("lightning", "benchmarks.peers.lightning_peer", packages=("lightning",)),
     Contestant("keras", "benchmarks.peers.keras_peer", packages=("keras", "tensorflow")),

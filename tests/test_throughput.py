@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from benchmarks import throughput, throughput_peers
 from benchmarks.__main__ import app
-from benchmarks.throughput_peers import CONTESTANTS, Contestant, Process
+from benchmarks.peers.plain import Images, Tensors
+from benchmarks.throughput_peers import Contestant, Process
 from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, versions_told
 from vae.errors import UserError
-
-PLAIN = Contestant("plain", "benchmarks.peers.plain")
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def rounds_of(name: str, *seconds: float) -> Result:
 
 def test_plain_and_ours_train_the_same_model_on_as_many_examples(options: list[str]) -> None:
     """A first slice that isn't counted, the rounds, then a finite loss after all of them."""
-    ours = next(contestant for contestant in CONTESTANTS if contestant.name == "ours")
-    results = throughput.run([PLAIN, ours], options, rounds=2)
+    results = throughput.run(throughput.choose("plain,plain-tensors,ours"), options, rounds=2)
+    assert list(results) == ["plain", "plain-tensors", "ours"]
     for result in results.values():
         assert result.error is None
         assert [answer["examples"] for answer in result.slices] == [16, 16]
@@ -74,6 +74,16 @@ def test_plain_and_ours_train_the_same_model_on_as_many_examples(options: list[s
         assert result.parameters == (16 * 4 + 4) + 2 * (4 * 2 + 2) + (2 * 4 + 4) + (4 * 16 + 16)
         assert (result.rates > 0).all()
         assert result.first_seconds > 0
+
+
+def test_a_plain_image_is_its_tensor() -> None:
+    """The example's way over an image ends at the same pixels, in the shape that torchvision gives."""
+    pixels = np.arange(48, dtype=np.uint8).reshape(3, 16) * 5
+    images, tensors = Images(pixels), Tensors(pixels)
+    assert len(images) == len(tensors) == 3
+    assert images[1].shape == (1, 1, 16)
+    assert torch.equal(images[1].view(-1), tensors[1])
+    assert torch.equal(tensors[1] * 255, torch.from_numpy(pixels[1]).float())
 
 
 def test_a_missing_contestant_is_skipped_by_name(

@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--cpus", type=lambda text: {int(cpu) for cpu in text.split(",")}, default=None)
     parse.add_argument("--bf16", action="store_true")
     parse.add_argument("--compile", action="store_true")
+    parse.add_argument("--tensors", action="store_true", help="plain: samples are tensors, not images")
     return parse
 
 
