@@ -30,12 +30,15 @@ from study.options import (
     Patience,
     Pruner,
     Sampler,
+    SearchTrials,
     Seed,
     Seeds,
     Set,
     StopAtTarget,
     Storage,
     Target,
+    TuneSeeds,
+    TuneTrials,
     Workers,
     again,
     fixed_fields,
@@ -65,12 +68,9 @@ def run_command(
     data: Data = None,
     name: Name = None,
     file: File = None,
-    search_trials: Annotated[
-        int | None, typer.Option("--search-trials", help="Total trials of the search; default: 30.")
-    ] = None,
-    tune_trials: Annotated[
-        int | None, typer.Option("--tune-trials", help="K: tuning points per arm.")
-    ] = None,
+    search_trials: SearchTrials = None,
+    tune_trials: TuneTrials = None,
+    tune_seeds: TuneSeeds = None,
     arms: Arms = None,
     seeds: Seeds = None,
     blocks: Blocks = None,
@@ -90,7 +90,8 @@ def run_command(
 ) -> None:
     """Search, compare and report; resumes where it stopped."""
     values = values_of(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
-    values |= given(tune_trials=tune_trials, arms=arms, target=target, margin=margin, seed=seed)
+    values |= given(tune_trials=tune_trials, tune_seeds=tune_seeds, arms=arms, target=target, margin=margin)
+    values |= given(seed=seed)
     values["search"] = values.get("search", {}) | given(trials=search_trials)
     values["fallback"] = {"arms": "default", "search_trials": 30}
     place = place_of(storage, artifacts, data_dir, device, workers)
@@ -136,6 +137,7 @@ def compare(
     file: File = None,
     arms: Arms = None,
     trials: Annotated[int | None, typer.Option("--trials", help="K: tuning points per arm.")] = None,
+    tune_seeds: TuneSeeds = None,
     seeds: Seeds = None,
     blocks: Blocks = None,
     combine: Combine = None,
@@ -161,8 +163,8 @@ def compare(
 ) -> None:
     """The comparison alone: tune each arm, confirm on fresh seeds, estimate speed-ups."""
     values = values_of(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
-    values |= given(tune_trials=trials, arms=arms, target=target, margin=margin, seed=seed)
-    values |= given(stop_at_target=stop_at_target)
+    values |= given(tune_trials=trials, tune_seeds=tune_seeds, arms=arms, target=target, margin=margin)
+    values |= given(seed=seed, stop_at_target=stop_at_target)
     values.pop("search", None)
     place = place_of(storage, artifacts, data_dir, device, workers)
     if aa is not None:
@@ -262,9 +264,7 @@ def report(
     format: Annotated[str, typer.Option("--format", help="html, or md: the tables, printed.")] = "html",
     figures: Annotated[
         Path | None,
-        typer.Option(
-            "--figures", metavar="DIR", help="Also write every figure as PNG and SVG (needs [figures])."
-        ),
+        typer.Option("--figures", metavar="DIR", help="Also PNG and SVG files (needs [figures])."),
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -14,7 +14,7 @@ import optuna
 
 from study.estimates import combined_choice
 from study.experiment import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, SMALL_DATA, Experiment
-from study.runs import Run, State
+from study.runs import Run, State, final_index
 from study.space import Space, plain, resolve, sobol_points
 from study.storage import Store
 from vae.recipe import Recipe
@@ -88,7 +88,7 @@ class Planner:
         if not self.experiment.arms:
             return
         yield from self._tune(state, "baseline", 1)
-        if state.calibration_winner is None:
+        if state.calibration_finalists is None:
             return
         if self.experiment.target is None:
             yield from self._calibrate(state)
@@ -99,6 +99,7 @@ class Planner:
             for arm in arms:
                 if (arm, block) != ("baseline", 1):
                     yield from self._tune(state, arm, block)
+                yield from self._finals(state, state.finalists(arm, block))
                 best = state.winner(arm, block)
                 if best is not None:
                     yield from self._confirm(state, arm, block, best)
@@ -145,9 +146,21 @@ class Planner:
                 params = {field: value for field, value in params.items() if field != "horizon"}
             yield self._trial(arm, block, "tune", index, params, base, **more)
 
+    def _finals(self, state: State, finalists: list[Run] | None) -> Iterable[Planned]:
+        """An arm's best points again, on the other tuning seeds."""
+        for run in finalists or []:
+            if not self.experiment.finalists(run.arm):
+                continue
+            # As their tuning was: the baseline's first block to tau, for from it the target is made.
+            more = {"target": state.tuning_target} if "target" in run.attrs else {}
+            for i, seed in enumerate(self.experiment.final_seeds(run.arm, run.block)):
+                yield self._again(run, "final", final_index(run, i), seed=seed, **more)
+
     def _calibrate(self, state: State) -> Iterable[Planned]:
+        yield from self._finals(state, state.calibration_finalists)
         best = state.calibration_winner
-        assert best is not None
+        if best is None:
+            return
         for index, seed in enumerate(self.experiment.seed_set("calibration", CALIBRATION_SEEDS)):
             yield self._again(best, "calibration", index, seed=seed)
 
@@ -206,6 +219,7 @@ class Planner:
         for arm in chosen:
             shared = self.experiment.known[arm].in_place(shared)
         yield from self._points(state, "combined", 1, recipe, shared, {}, parts=chosen)
+        yield from self._finals(state, state.finalists("combined", 1))
         best = state.winner("combined", 1)
         if best is None:
             return
@@ -246,6 +260,10 @@ def describe_plan(experiment: Experiment) -> dict[str, int]:
     arms = ("baseline", *experiment.arms)
     reference_arms = 2 if experiment.search.trials else 1
     plan["tune"] = experiment.blocks * sum(map(experiment.points, arms))
+    again = experiment.tune_seeds - 1
+    plan["final"] = experiment.blocks * again * sum(map(experiment.finalists, arms))
+    if experiment.target is None:  # the baseline's best by final loss needn't be its best by score
+        plan["final"] += again * experiment.finalists("baseline")
     plan["calibration"] = CALIBRATION_SEEDS if experiment.target is None else 0
     plan["confirm"] = (len(arms) + reference_arms) * experiment.seeds
     return plan

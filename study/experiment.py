@@ -27,10 +27,20 @@ PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "pa
 #: Training sets below this size get the defaults made for digits: a small network and more epochs.
 SMALL_DATA = 10_000
 #: A seed set starts at its offset plus its index, so that the sets never share a seed.
-SEED_SETS = {"search": 0, "tune": 10_000, "calibration": 20_000, "confirm": 30_000, "combine": 40_000}
+SEED_SETS = {
+    "search": 0,
+    "tune": 10_000,
+    "calibration": 20_000,
+    "confirm": 30_000,
+    "combine": 40_000,
+    "final": 50_000,
+}
 #: What is tuned independently of the other arms, in an A/A test, has its seeds this far apart from theirs.
 INDEPENDENT_SEEDS = 5_000
 CALIBRATION_SEEDS = 5
+#: Tuning points of an arm that are judged by more seeds than one.
+FINALISTS = 2
+MAX_TUNE_SEEDS = 5
 #: Likelihoods that give probabilities, or a cross-entropy, and not densities: no loss is below 0 nats.
 NON_NEGATIVE = frozenset({"cross_entropy", "bernoulli", "dynamic_bernoulli"})
 
@@ -70,6 +80,8 @@ class Experiment(BaseModel):
     """Techniques compared with the baseline, which is always there. Empty: no comparison."""
     tune_trials: Count = 8
     """K: tuning points per arm and block."""
+    tune_seeds: Annotated[int, Field(ge=1, le=MAX_TUNE_SEEDS)] = 3
+    """Seeds on which an arm's two best tuning points are judged; 1: the first alone."""
     seeds: Count = 10
     """S: confirmation seeds per arm, shared out over the blocks."""
     blocks: Count = 1
@@ -142,6 +154,16 @@ class Experiment(BaseModel):
         """Tuning points of an arm: K, or one where --set has left nothing to tune."""
         shared, own = self.spaces(arm, small_data=True)
         return self.tune_trials if shared or own else 1
+
+    def finalists(self, arm: str) -> int:
+        """Tuning points of an arm that are run again on other seeds; 0: the best by the first seed wins."""
+        return FINALISTS if self.tune_seeds > 1 and self.points(arm) > 1 else 0
+
+    def final_seeds(self, arm: str, block: int) -> list[int]:
+        """The seeds on which a block's finalists are run again, the same in every arm."""
+        technique, each = self.technique(arm), MAX_TUNE_SEEDS - 1
+        apart = INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
+        return self.seed_set("final", self.tune_seeds - 1, each * (block - 1 + apart))
 
     def seed_set(self, phase: str, n: int, first: int = 0) -> list[int]:
         """n seeds of a phase; sets of different phases and of different experiment seeds are disjoint."""

@@ -20,7 +20,7 @@ import torch
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
-from study.experiment import Experiment
+from study.experiment import FINALISTS, Experiment
 from study.pruners import CappingPruner, RememberingStudy, build_pruner, quiet_about_experiments
 from study.space import Dimension, suggest
 from study.storage import Claim, Store
@@ -98,7 +98,8 @@ class Objective:
             pruner = build_pruner(search.pruner, len(self.grid))
         else:
             # The parameters of these trials were fixed when they were enqueued.
-            sampler, pruner = optuna.samplers.RandomSampler(seed=sampler_seed), CappingPruner(self.grid)
+            sampler = optuna.samplers.RandomSampler(seed=sampler_seed)
+            pruner = CappingPruner(self.grid, keep=FINALISTS if self.experiment.tune_seeds > 1 else 1)
         return RememberingStudy(study_name, self.store.optuna, sampler=sampler, pruner=pruner)
 
     def run(self, claim: Claim, stop_requested: Callable[[], bool]) -> None:
@@ -157,7 +158,7 @@ class Objective:
         trial, attrs = claim.trial, claim.trial.user_attrs
         phase, target = attrs["phase"], attrs.get("target")
         capped = attrs.get("capped", False)
-        stops_at_target = capped or (phase != "search" and self.experiment.stop_at_target)
+        stops_at_target = capped or phase == "final" or (phase != "search" and self.experiment.stop_at_target)
         patience = self.experiment.search.patience if phase == "search" else 0
         cap = self._cap(trial) if capped else None
         next_report = (
@@ -207,7 +208,7 @@ class Objective:
     def _cap(self, trial: optuna.Trial) -> float | None:
         pruner = trial.study.pruner
         assert isinstance(pruner, CappingPruner)
-        return pruner.best(trial.study, trial.user_attrs["block"])
+        return pruner.cap(trial.study, trial.user_attrs["block"])
 
     def _finish(
         self,

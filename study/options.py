@@ -51,6 +51,13 @@ Arms = Annotated[
     str | None,
     typer.Option("--arms", help="Comma-separated techniques; 'default' and 'all' are sets of them."),
 ]
+SearchTrials = Annotated[
+    int | None, typer.Option("--search-trials", help="Total trials of the search; default: 30.")
+]
+TuneTrials = Annotated[int | None, typer.Option("--tune-trials", help="K: tuning points per arm.")]
+TuneSeeds = Annotated[
+    int | None, typer.Option("--tune-seeds", help="Seeds that judge an arm's two best points; 1: no rerun.")
+]
 Seeds = Annotated[int | None, typer.Option("--seeds", help="S: confirmation seeds per arm.")]
 Blocks = Annotated[int | None, typer.Option("--blocks", help="R: times that tuning is repeated.")]
 Target = Annotated[

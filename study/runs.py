@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from study.experiment import CALIBRATION_SEEDS, SMALL_DATA, Experiment
+from study.experiment import CALIBRATION_SEEDS, MAX_TUNE_SEEDS, SMALL_DATA, Experiment
 from study.overview import attributes, parameters
 from study.storage import Store
 from study.survival import Calibration, Curve, calibrate_target, tuning_score, winner
@@ -76,13 +77,23 @@ class State:
         return runs if len(runs) == n and all(run.finished for run in runs) else None
 
     @cached_property
-    def calibration_winner(self) -> Run | None:
-        """Step 1: the baseline's best point by final loss."""
+    def calibration_finalists(self) -> list[Run] | None:
+        """Step 1: the baseline's best points by final loss; None before all K have ended."""
         runs = self.complete("baseline", "tune", 1, self.experiment.points("baseline"))
         if runs is None:
             return None
-        losses = [run.valid_loss if run.outcome in ("completed", "collapsed") else np.inf for run in runs]
-        return runs[int(np.argmin(losses))]
+        return _best(runs, _final_losses(runs), max(1, self.experiment.finalists("baseline")))
+
+    @cached_property
+    def calibration_winner(self) -> Run | None:
+        """The best of them by the mean of its final loss over the tuning seeds."""
+        losses = []
+        for run in self.calibration_finalists or []:
+            again = self.finals(run)
+            if again is None:
+                return None
+            losses.append(float(np.mean(_final_losses([run, *again]))))
+        return self.calibration_finalists[int(np.argmin(losses))] if self.calibration_finalists else None
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -123,23 +134,46 @@ class State:
                 self._curves.setdefault(run.trial_id, Curve(examples[mine], losses[mine], diverged))
         return [self._curves[run.trial_id] for run in runs]
 
-    def winner(self, arm: str, block: int) -> Run | None:
-        """Step 2: the arm's best point by its score, once all K have ended. The baseline's first block is
-        rescored from its curves, by the same score.
+    def finalists(self, arm: str, block: int) -> list[Run] | None:
+        """Step 2: the arm's best points by their score on the first tuning seed, once all K have ended.
 
-        A capped or failed trial has no score and never wins; a diverged one only where no other ended well:
-        then the arm is confirmed as what it is. None where every trial failed."""
+        A capped or failed trial has no score and is none; a diverged one only where too few others ended well.
+        Empty where every trial failed."""
         runs = self.complete(arm, "tune", block, self.experiment.points(arm))
         if runs is None or self.tuning_target is None:
             return None
-        scores = np.array([run.score for run in runs])
-        if (arm, block) == ("baseline", 1):
-            scores = np.array(
-                [tuning_score(curve, self.tuning_target, self.tau) for curve in self.curves(runs)]
-            )
-            scores[[run.outcome == "failed" for run in runs]] = np.nan
+        return _best(runs, self._scores(runs), max(1, self.experiment.finalists(arm)))
+
+    def finals(self, finalist: Run) -> list[Run] | None:
+        """A finalist's runs on the other tuning seeds, once all have ended; none where one seed is enough."""
+        n = self.experiment.tune_seeds - 1 if self.experiment.finalists(finalist.arm) else 0
+        wanted = {final_index(finalist, i) for i in range(n)}
+        runs = [run for run in self.of(finalist.arm, "final", finalist.block) if run.index in wanted]
+        return runs if len(runs) == n and all(run.finished for run in runs) else None
+
+    def winner(self, arm: str, block: int) -> Run | None:
+        """The best of the arm's finalists by its mean score over the tuning seeds; None before that is known,
+        and where every trial failed."""
+        finalists = self.finalists(arm, block)
+        scores = []
+        for run in finalists or []:
+            again = self.finals(run)
+            if again is None:
+                return None
+            of_seeds = self._scores([run, *again])
+            scores.append(float(np.nanmean(of_seeds)))  # the first seed's is a number
         best = winner(scores)
-        return None if best is None else runs[best]
+        return None if best is None or finalists is None else finalists[best]
+
+    def _scores(self, runs: list[Run]) -> np.ndarray:
+        """Scores of an arm's tuning trials, NaN where there is none. The baseline's first block was run before
+        there was a target: it is scored from its curves."""
+        assert self.tuning_target is not None
+        if (runs[0].arm, runs[0].block) != ("baseline", 1):
+            return np.array([run.score for run in runs])
+        scores = [tuning_score(curve, self.tuning_target, self.tau) for curve in self.curves(runs)]
+        failed = [run.outcome == "failed" for run in runs]
+        return np.where(failed, np.nan, scores)
 
     @cached_property
     def search_winner(self) -> Run | None:
@@ -162,6 +196,23 @@ class State:
             if len(runs) < experiment.seeds or not all(run.finished for run in runs):
                 return False
         return True
+
+
+def final_index(finalist: Run, i: int) -> int:
+    """The index of a finalist's run on the i-th of the other tuning seeds."""
+    return finalist.index * (MAX_TUNE_SEEDS - 1) + i
+
+
+def _best(runs: list[Run], scores: npt.ArrayLike, n: int) -> list[Run]:
+    """The n with the lowest scores, best first; a tie goes to the lower index, and NaN is none."""
+    values = np.asarray(scores, dtype=np.float64)
+    order = np.argsort(values, kind="stable")  # NaN last
+    return [runs[i] for i in order[:n] if not np.isnan(values[i])]
+
+
+def _final_losses(runs: list[Run]) -> np.ndarray:
+    """Validation losses at tau; infinite for what didn't get there."""
+    return np.array([run.valid_loss if run.outcome in ("completed", "collapsed") else np.inf for run in runs])
 
 
 def _run(row: dict[Hashable, Any], attrs: dict[str, Any], params: dict[str, Any]) -> Run:

@@ -133,6 +133,8 @@ class Store:
         if spec is None:
             return None
         loaded: dict[str, Any] = json.loads(spec)
+        # What was compared before there were finalists keeps its winners, and so its confirmation runs.
+        loaded["experiment"].setdefault("tune_seeds", 1)
         return loaded
 
     def experiments(self) -> list[str]:

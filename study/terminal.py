@@ -13,7 +13,7 @@ from rich.table import Table
 
 from study.comparison import describe_plan
 from study.estimates import Comparison
-from study.experiment import Experiment
+from study.experiment import FINALISTS, Experiment
 from study.narrative import ratio
 from study.overview import counts
 from study.reading import best_recipe, comparison_of, experiment_of
@@ -42,8 +42,11 @@ def print_plan(console: Console, experiment: Experiment, data: Dataset, place: P
         soft_wrap=True,
     )
     if experiment.arms:
+        finals = (
+            f", the best {FINALISTS} on {experiment.tune_seeds} seeds" if experiment.tune_seeds > 1 else ""
+        )
         console.print(
-            f"arms: baseline, {', '.join(experiment.arms)}; K = {experiment.tune_trials} tuning points, "
+            f"arms: baseline, {', '.join(experiment.arms)}; K = {experiment.tune_trials} tuning points{finals}, "
             f"S = {experiment.seeds} seeds, R = {experiment.blocks}",
             soft_wrap=True,
         )

@@ -144,7 +144,7 @@ def prepare(folder: Path, **values: Any) -> Session:
     """A session of a comparison on the file, in a folder of its own."""
     place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 1)
     given = {"data": pixels(folder), "name": "fake", "budget": 1000.0, "techniques": TECHNIQUES}
-    given |= {"recipe": {"batch_size": 8}, "tune_trials": 3, "seeds": 6, "arms": ["twice"]}
+    given |= {"recipe": {"batch_size": 8}, "tune_trials": 3, "tune_seeds": 1, "seeds": 6, "arms": ["twice"]}
     return Session.prepare(place, given | values, {}, "test")
 
 
@@ -199,7 +199,12 @@ def recipes(trials: pd.DataFrame) -> list[Recipe]:
 
 
 #: Five arms with known answers, one block, and the combined arm.
-FIVE_ARMS: dict[str, Any] = {"arms": ["twice", "half-more", "same", "never", "flaky"], "combine": True}
+FIVE_ARMS: dict[str, Any] = {
+    "arms": ["twice", "half-more", "same", "never", "flaky"],
+    "combine": True,
+    "tune_trials": 4,
+    "tune_seeds": 2,
+}
 #: Two blocks of two seeds each; one arm is a second baseline, as of an A/A test.
 TWO_BLOCKS: dict[str, Any] = {
     "arms": ["twice", "again"],

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.experiment import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, SEED_SETS, Experiment
+from study.aa import NULL, NULL_ARM
+from study.experiment import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, MAX_TUNE_SEEDS, SEED_SETS, Experiment
 from study.resolve import build, read_toml
 from study.session import Place, check, least_loss
 from study.techniques import BUILT_IN
@@ -80,6 +81,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         budget = 5
         arms = ["cosine", "mine"]
         tune_trials = 4
+        tune_seeds = 2
         seeds = 6
         blocks = 2
         target = 30
@@ -105,7 +107,8 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     assert set(values) == set(Experiment.model_fields)
     experiment = build(values, {}, True, None, "test.toml")
     assert (experiment.name, experiment.seed, experiment.budget, experiment.target) == ("mine", 3, 5.0, 30.0)
-    assert (experiment.tune_trials, experiment.seeds, experiment.blocks) == (4, 6, 2)
+    assert (experiment.tune_trials, experiment.tune_seeds) == (4, 2)
+    assert (experiment.seeds, experiment.blocks) == (6, 2)
     assert experiment.arms == ("cosine", "mine")
     assert experiment.recipe == Recipe(hidden=(128,), latent_size=8, batch_size=32)
     assert set(experiment.spaces("cosine", True)[0]) == {"beta"}  # lr is fixed
@@ -257,9 +260,16 @@ def test_seed_sets_never_meet(seed: int, n: int) -> None:
     ranges = []
     for phase in SEED_SETS:
         count = {"search": 9_999, "calibration": CALIBRATION_SEEDS}.get(phase, n)
-        apart = {"tune": (0, INDEPENDENT_SEEDS), "confirm": (0, INDEPENDENT_SEEDS)}.get(phase, (0,))
+        apart = {"tune": (0, INDEPENDENT_SEEDS), "confirm": (0, INDEPENDENT_SEEDS), "final": ()}.get(
+            phase, (0,)
+        )
         starts = [experiment.seed_set(phase, 1, first)[0] for first in apart]
         ranges += [(start, start + count) for start in starts]
+    judged = make(seed=seed, tune_seeds=MAX_TUNE_SEEDS, techniques=NULL)
+    for arm in ("baseline", NULL_ARM):
+        for first, last in ((1, 1), (2, n)):  # no block shares a seed with another
+            begin, end = judged.final_seeds(arm, first)[0], judged.final_seeds(arm, last)[-1] + 1
+            ranges += [(begin, end)] if first <= last else []
     ranges.append((make(seed=seed + 1).seed_set("search", 1)[0],) * 2 if seed < 9_999 else (2**31, 2**31))
     ranges.sort()
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(ranges))

@@ -91,7 +91,7 @@ def bomb(monkeypatch: pytest.MonkeyPatch) -> Bomb:
     return bomb
 
 
-VALUES: dict[str, Any] = {"arms": ["twice", "never"], "seeds": 2, "tune_trials": 2}
+VALUES: dict[str, Any] = {"arms": ["twice", "never"], "seeds": 2, "tune_trials": 2, "tune_seeds": 2}
 #: The target is given, so there is no calibration.
 SMALL: dict[str, Any] = {"arms": ["twice"], "tune_trials": 1, "target": 20.0}
 

@@ -238,7 +238,7 @@ def test_an_arm_tuned_in_vain_is_noted(comparison: Comparison) -> None:
     assert "Tuning found no point" not in noted(comparison)
     text = noted(comparison, winner=winner)
     assert (
-        "Tuning found no point that reaches the tuning target for never: with more than K = 3 points" in text
+        "Tuning found no point that reaches the tuning target for never: with more than K = 4 points" in text
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import fake_training
 import numpy as np
+import pandas as pd
 import pytest
 from fake_training import FakeTraining, Finished, of, recipes, rerun, share_to
 
@@ -42,6 +45,75 @@ def test_the_baseline_is_rescored(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert state.calibration_winner.params["lr"] > 1e-3
     for arm in ("baseline", "same"):
         assert {run.params["lr"] < 1e-3 for run in state.of(arm, "confirm")} == {True}
+
+
+def test_a_point_that_was_lucky_on_one_seed_does_not_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every arm's best two points run again on two more tuning seeds, the same in all arms, and the better mean
+    wins: not a point that is fastest on the first seed and misses on others. The target, too, is that of a point
+    that is good on every seed."""
+    plain = fake_training.loss_at
+
+    def lucky(recipe: Recipe, share: float) -> float:
+        if not 2e-3 < recipe.lr < 5e-3:
+            return plain(recipe, share)
+        first = recipe.seed // 5_000 % 10 == 2  # tuning's own
+        return plain(recipe, share) - 5.0 if first else plain(recipe, share) + 9.0
+
+    monkeypatch.setattr(fake_training, "loss_at", lucky)
+    values: dict[str, Any] = {"arms": ["same"], "seeds": 2, "stop_at_target": True}
+    (tmp_path / "one").mkdir()
+    (tmp_path / "three").mkdir()
+    deceived = state_of(tmp_path / "one", monkeypatch, **values, tune_seeds=1)
+    state = state_of(tmp_path / "three", monkeypatch, **values, tune_seeds=3)
+    for arm in ("baseline", "same"):
+        assert all(2e-3 < run.params["lr"] < 5e-3 for run in deceived.of(arm, "confirm"))
+        assert not any(2e-3 < run.params["lr"] < 5e-3 for run in state.of(arm, "confirm"))
+        finalists = state.finalists(arm, 1)
+        assert finalists is not None
+        assert len(finalists) == 2
+        assert 2e-3 < finalists[0].params["lr"] < 5e-3
+    assert state.calibration_winner is not None
+    assert not 2e-3 < state.calibration_winner.params["lr"] < 5e-3
+    same, baseline = (state.of(arm, "final") for arm in ("same", "baseline"))
+    assert [run.recipe.seed for run in same if run.recipe] == state.experiment.final_seeds("same", 1) * 2
+    assert {run.recipe.seed for run in baseline if run.recipe} == set(state.experiment.final_seeds("same", 1))
+    # The baseline's are what a target is made from: they run to tau; an arm's end at the target.
+    assert {run.outcome for run in baseline} == {"completed"}
+    assert "hit" in {run.outcome for run in same}
+
+
+def test_the_mean_over_seeds_leaves_a_failed_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalist is judged by the seeds that it has; that one of them failed is no verdict on it."""
+
+    def crash(training: FakeTraining) -> None:
+        if training.recipe.init == "orthogonal" and training.recipe.seed // 10_000 == 5:
+            raise ArithmeticError("no")
+
+    monkeypatch.setattr(FakeTraining, "hook", staticmethod(crash))
+    state = state_of(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=20.0, tune_seeds=2)
+    finalists = state.finalists("twice", 1)
+    assert finalists is not None
+    assert [run.outcome for run in state.of("twice", "final")] == ["failed", "failed"]
+    assert state.winner("twice", 1) is finalists[0]
+
+
+def test_what_was_compared_before_there_were_finalists_keeps_its_winners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An experiment stored without `tune_seeds` goes on with one: nothing of it is run again."""
+    trials, _ = rerun(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=20.0)
+    with Finished(tmp_path, {}).open() as (store, _):
+        spec = store.load_experiment("fake")
+    assert spec is not None
+    del spec["experiment"]["tune_seeds"]
+    database = sqlite3.connect(tmp_path / "optuna.db")
+    with database:
+        database.execute("UPDATE experiment SET spec = ? WHERE name = 'fake'", (json.dumps(spec),))
+    database.close()
+    again, _ = rerun(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=20.0)
+    pd.testing.assert_frame_equal(again, trials)
 
 
 @pytest.mark.parametrize("ending", ["diverged", "failed"])

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
+from study.experiment import FINALISTS
 from study.report.blocks import Cell, Table
 from study.report.evidence import Evidence
 from study.report.tables import brief
@@ -27,6 +28,7 @@ LIKELIHOODS = {
 PHASES = {
     "search": "search trials",
     "tune": "tuning trials",
+    "final": "finalists' reruns",
     "calibration": "calibration runs",
     "confirm": "confirmation runs",
 }
@@ -49,7 +51,9 @@ def workload(evidence: Evidence) -> str:
         f"budget {experiment.budget:g} epoch{'' if experiment.budget == 1 else 's'} ({evidence.tau:,} examples)",
     ]
     if experiment.arms:
-        shared = f"{experiment.tune_trials} tuning points and {experiment.seeds} seeds an arm"
+        finalists = f"the best {FINALISTS} on {experiment.tune_seeds} seeds"
+        finalists = f" ({finalists})" if experiment.tune_seeds > 1 else ""
+        shared = f"{experiment.tune_trials} tuning points{finalists} and {experiment.seeds} seeds an arm"
         parts.append(shared + (f" in {experiment.blocks} blocks" if experiment.blocks > 1 else ""))
     devices = sorted(evidence.trials["device"].dropna().unique())
     return "; ".join([*parts, *map(str, devices)]) + "."

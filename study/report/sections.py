@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from study.experiment import FINALISTS
 from study.report import display, facts, figures_arms, figures_forest, figures_tuning, sections_search
 from study.report.blocks import Block, Figure, Notes, Panel, Section
 from study.report.evidence import Evidence
@@ -171,9 +172,11 @@ def _tuning(evidence: Evidence) -> Section:
         narrow = {"annotations": [], "margin.r": 10, "yaxis.tickfont.size": 11}
         panel = Panel("winners", "", figure, narrow=narrow)
         blocks.append(Figure("winners", "Where winners lie in their space", caption, [panel]))
+    seeds = experiment.tune_seeds
+    finals = f": of its best {FINALISTS} the one with the better mean over {seeds} seeds" if seeds > 1 else ""
     lead = (
         "Every arm gets the same number of points of one Sobol sequence over its own range, and its own winner is what "
-        "was confirmed."
+        f"was confirmed{finals}."
     )
     return Section("tuning", title, lead, blocks)
 
