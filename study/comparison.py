@@ -253,17 +253,15 @@ def _recipe(run: Run) -> Recipe:
 
 
 def describe_plan(experiment: Experiment) -> dict[str, int]:
-    """How many trials each part will run, at most; those of the combined arm depend on what is found."""
+    """How many trials each part will run. What depends on what is found isn't counted: the combined arm's, and
+    reruns of baseline points that are among the best by score but not by final loss."""
     plan = {"search": experiment.search.trials}
     if not experiment.arms:
         return plan
     arms = ("baseline", *experiment.arms)
     reference_arms = 2 if experiment.search.trials else 1
     plan["tune"] = experiment.blocks * sum(map(experiment.points, arms))
-    again = experiment.tune_seeds - 1
-    plan["final"] = experiment.blocks * again * sum(map(experiment.finalists, arms))
-    if experiment.target is None:  # the baseline's best by final loss needn't be its best by score
-        plan["final"] += again * experiment.finalists("baseline")
+    plan["final"] = experiment.blocks * (experiment.tune_seeds - 1) * sum(map(experiment.finalists, arms))
     plan["calibration"] = CALIBRATION_SEEDS if experiment.target is None else 0
     plan["confirm"] = (len(arms) + reference_arms) * experiment.seeds
     return plan

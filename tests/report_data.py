@@ -54,7 +54,7 @@ def large_experiment(
         "seeds": seeds,
         "recipe": {},
     }
-    values |= {"target": TARGET, "search": {"trials": search_trials, "space": _SPACE}}
+    values |= {"target": TARGET, "tune_seeds": 1, "search": {"trials": search_trials, "space": _SPACE}}
     experiment = Experiment.from_values(values, "test")
     store = Store.open(url, create=True)
     spec = {"experiment": experiment.to_json(), "data_fingerprint": "0" * 64, "n_train": N_TRAIN}

@@ -70,7 +70,7 @@ class Evidence:
 
     @property
     def planned(self) -> dict[str, tuple[int, int]]:
-        """phase -> (trials finished, trials planned at most), phases that are planned only."""
+        """phase -> (trials finished, trials planned), phases that are planned only."""
         done = self.trials[self.trials["outcome"].notna()].groupby("phase").size()
         plan = describe_plan(self.experiment)
         return {phase: (int(done.get(phase, 0)), n) for phase, n in plan.items() if n}
