@@ -111,7 +111,7 @@ def _refuse_changes(stored: Experiment, wanted: Experiment) -> None:
             for field in Recipe.model_fields
         ]
     if stored.arms:
-        keys = ("tune_trials", "tune_seeds", "blocks", "target", "stop_at_target", "fixed")
+        keys = ("tune_trials", "tune_seeds", "blocks", "target", "target_at", "stop_at_target", "fixed")
         fixed += [(key, getattr(stored, key), getattr(wanted, key)) for key in keys]
         fixed += _ranges("space", stored.space, wanted.space)
         fixed += [

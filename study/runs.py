@@ -103,7 +103,7 @@ class State:
         if runs is None:
             return None
         try:
-            return calibrate_target(self.curves(runs), self.tau, target=experiment.target)
+            return calibrate_target(self.curves(runs), self.tau, experiment.target_at, experiment.target)
         except ValueError as error:
             raise UserError(
                 f"No target can be calibrated for '{experiment.name}': {error}. Check the baseline's recipe and "

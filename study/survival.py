@@ -153,11 +153,11 @@ class Calibration:
 
 
 def calibrate_target(
-    curves: Sequence[Curve], tau: float, at: float = 0.75, target: float | None = None
+    curves: Sequence[Curve], tau: float, at: float, target: float | None = None
 ) -> Calibration:
     """The target from the baseline's calibration curves (one a seed, run to tau).
 
-    The median over seeds of the running minimum at `at` of tau. If a seed misses that over its whole
+    The median over seeds of the running minimum at `at` of tau, a share. If a seed misses that over its whole
     curve, the target is the worst seed's running minimum at `at` of tau, so that every seed has
     room to reach it. A diverged seed takes no part in either (its value would put the target where it
     broke down) and is counted. `target` overrides the rule; slope, spread and hits are then about it.

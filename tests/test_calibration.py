@@ -79,7 +79,7 @@ def test_calibration_by_hand():
     """The median over seeds of the running minimum at 75 % of tau; here (2.0, 2.2, 3.0) at 75 of 100."""
     x = [25, 50, 75, 100]
     curves = [Curve(x, y) for y in ([4, 2.0, 2.5, 1.5], [5, 3, 2.2, 2.1], [6, 5, 3.0, 2.15])]
-    result = calibrate_target(curves, tau=100)
+    result = calibrate_target(curves, tau=100, at=0.75)
     assert result.target == 2.2
     assert not result.raised
     assert result.hits == 3
@@ -98,20 +98,24 @@ def test_tuning_aims_below_the_target():
     x = [25, 50, 75, 100]
     at_75 = (2.0, 2.1, 2.2)
     curves = [Curve(x, [5, 4, y, y - 1.0]) for y in at_75]
-    assert calibrate_target(curves, tau=100).tuning_target == pytest.approx(2.1 - 2 * np.std(at_75, ddof=1))
+    assert calibrate_target(curves, tau=100, at=0.75).tuning_target == pytest.approx(
+        2.1 - 2 * np.std(at_75, ddof=1)
+    )
     curves = [Curve(x, [5, 4, y, y - d]) for y, d in zip(at_75, (1.0, 1.0, 0.15), strict=True)]
-    assert calibrate_target(curves, tau=100).tuning_target == pytest.approx(2.05)  # the third seed's best
-    raised = calibrate_target([Curve(x, [5, 4, y, y - 0.05]) for y in at_75], tau=100)
+    assert calibrate_target(curves, tau=100, at=0.75).tuning_target == pytest.approx(
+        2.05
+    )  # the third seed's best
+    raised = calibrate_target([Curve(x, [5, 4, y, y - 0.05]) for y in at_75], tau=100, at=0.75)
     assert raised.raised
     assert raised.tuning_target == raised.target == 2.2
-    assert calibrate_target(curves[:1], tau=100).tuning_target == 2.0  # no spread of one seed
+    assert calibrate_target(curves[:1], tau=100, at=0.75).tuning_target == 2.0  # no spread of one seed
 
 
 def test_a_seed_that_misses_raises_the_target():
     """A seed never at the median: the target is the worst seed's value at 75 % of tau, and all reach it."""
     x = [25, 50, 75, 100]
     curves = [Curve(x, y) for y in ([4, 2.0, 2.0, 1.5], [5, 3, 2.2, 2.1], [6, 5, 3.0, 2.5])]
-    result = calibrate_target(curves, tau=100)
+    result = calibrate_target(curves, tau=100, at=0.75)
     assert result.target == 3.0
     assert result.raised
     assert result.hits == 3
@@ -122,7 +126,7 @@ def test_a_seed_that_misses_raises_the_target():
 def test_every_calibration_seed_reaches_the_target(seeds):
     """Whatever the curves, each healthy seed hits, and at least half of them by 75 % of tau."""
     curves = [Curve([10, 20, 40, 60, 70, 80], loss) for loss in seeds]
-    result = calibrate_target(curves, tau=80)
+    result = calibrate_target(curves, tau=80, at=0.75)
     assert result.hits == len(seeds)
     assert np.sum(np.array(result.examples) <= 60.0) * 2 >= len(seeds)
 
@@ -131,11 +135,14 @@ def test_a_diverged_seed_sets_no_target():
     """A seed that broke down neither moves the median nor raises the target; it is counted."""
     healthy = [exponential(E, 15.0) for E in (7000.0, 7500.0, 8000.0)]
     broken = Curve([50.0, 60.0], [80.0, NAN])
-    plain, result = calibrate_target(healthy, 10_000), calibrate_target([*healthy, broken], 10_000)
+    plain, result = (
+        calibrate_target(healthy, 10_000, at=0.75),
+        calibrate_target([*healthy, broken], 10_000, at=0.75),
+    )
     assert result.target == plain.target
     assert (result.diverged, result.hits) == (1, 3)
     with pytest.raises(ValueError, match="75 of tau"):
-        calibrate_target([broken], 10_000)
+        calibrate_target([broken], 10_000, at=0.75)
 
 
 def test_slope_spread_and_plateau():
@@ -143,19 +150,19 @@ def test_slope_spread_and_plateau():
     20 % is."""
     x = evaluation_grid(10_000).astype(float)
     curves = [Curve(x, 50.0 - 3.0 * np.log2(x * scale)) for scale in (0.95, 1.0, 1.05)]
-    result = calibrate_target(curves, 10_000)
+    result = calibrate_target(curves, 10_000, at=0.75)
     assert result.slope == pytest.approx(-3.0)
     assert result.spread == pytest.approx(0.05, rel=0.02)
     assert not result.plateau
     wide = [Curve(x, 50.0 - 3.0 * np.log2(x * scale)) for scale in (0.82, 1.0, 1.2)]
-    assert calibrate_target(wide, 10_000).plateau
+    assert calibrate_target(wide, 10_000, at=0.75).plateau
 
 
 def test_the_slope_is_local():
     """On an exponential decay it is the slope at the target, not the steep one from the start: by hand
     -(15 - 10) ln(90 / 5) ln 2 = -10.0 nats per doubling."""
     slope = calibrate_target(
-        [exponential(E, 15.0) for E in (6900.0, 7000.0, 7100.0)], 10_000, target=15.0
+        [exponential(E, 15.0) for E in (6900.0, 7000.0, 7100.0)], 10_000, target=15.0, at=0.75
     ).slope
     assert slope == pytest.approx(-5 * math.log(18) * math.log(2), rel=0.1)
 
@@ -163,11 +170,11 @@ def test_the_slope_is_local():
 def test_a_given_target_is_kept():
     """`target` overrides the rule; one that nobody reaches has no hits, no slope and no spread."""
     curves = [exponential(E, 15.0) for E in (7000.0, 7500.0)]
-    easy = calibrate_target(curves, 10_000, target=15.0)
+    easy = calibrate_target(curves, 10_000, target=15.0, at=0.75)
     assert easy.target == 15.0
     assert not easy.raised
     assert easy.examples == pytest.approx((7000.0, 7500.0), rel=1e-3)
-    never = calibrate_target(curves, 10_000, target=9.0)
+    never = calibrate_target(curves, 10_000, target=9.0, at=0.75)
     assert never.hits == 0
     assert math.isnan(never.slope)
     assert math.isnan(never.spread)

@@ -85,6 +85,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         seeds = 6
         blocks = 2
         target = 30
+        target_at = 0.6
         margin = 0.1
         stop_at_target = true
         combine = true

@@ -141,8 +141,8 @@ def _target_words(evidence: Evidence) -> str:
         else ""
     )
     return (
-        f"The target, {comparison.target:.2f} nats, is {how} loss at 75 % of the budget: the loss falls "
-        f"{abs(calibration.slope):.2f} nats per doubling of examples there{spread}.{aim}"
+        f"The target, {comparison.target:.2f} nats, is {how} loss at {comparison.experiment.target_at:.0%} of the "
+        f"budget: the loss falls {abs(calibration.slope):.2f} nats per doubling of examples there{spread}.{aim}"
     )
 
 
