@@ -61,7 +61,9 @@ class Planner:
     def advance(self) -> bool:
         """Enqueue what has become possible; True when nothing is left to plan or to run."""
         progress = self.store.progress(self.experiment.name)
-        if progress == self._progress and self.store.remaining(self.experiment.name):
+        # Counted before the look at what has been run: a trial that ends after it may make more possible.
+        remaining = self.store.remaining(self.experiment.name)
+        if progress == self._progress and remaining:
             return False
         with self.store.setup_lock():
             state = self.observe()
@@ -70,7 +72,7 @@ class Planner:
                 study = self._study(trial.study)
                 study.enqueue_trial(trial.params, user_attrs=trial.attrs)
         self._progress = progress
-        return not missing and not self.store.remaining(self.experiment.name)
+        return not missing and not remaining
 
     def observe(self) -> State:
         """What the database holds of this experiment now."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import fake_training
 import numpy as np
@@ -202,6 +204,32 @@ def test_a_finished_comparison_has_nothing_to_do(compared: Finished, tmp_path: P
         before = len(store.trials("fake"))
         assert Planner(store, session.experiment, 64).advance()
         assert len(store.trials("fake")) == before
+
+
+def test_a_trial_that_ends_while_the_planner_looks_is_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last trials of a phase end after the planner has read what was run, before it asks whether any is left:
+    it doesn't take that for the end, and plans the next phase at its next look."""
+    fake_training.install(monkeypatch)
+    session = fake_training.prepare(tmp_path, arms=["twice"], seeds=2)
+    planner = session.planner
+    with session.store as store:
+        assert not planner.advance()
+        real = planner.observe
+
+        def slow() -> Any:
+            state = real()
+            assert session.work(threading.Event(), sampler_seed=0) == 3
+            return state
+
+        planner._progress = -1
+        monkeypatch.setattr(planner, "observe", slow)
+        assert not planner.advance()
+        assert store.remaining("fake") == 0
+        monkeypatch.setattr(planner, "observe", real)
+        assert not planner.advance()
+        assert store.remaining("fake") == 5  # calibration
 
 
 def test_topping_up_keeps_what_was_run(
