@@ -69,16 +69,17 @@ def examples_to(
         logits = decoder(mean + torch.exp(log_var / 2) * eps)
         distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
         kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum(1)
-        return (distortion + kl).mean()
+        mean_loss: torch.Tensor = (distortion + kl).mean()
+        return mean_loss
 
     seen, before = 0, (0.0, math.inf)
     next_look = 0.005 * epochs * len(train)
     for _ in range(epochs):
-        for rows in torch.randperm(len(train)).split(64):
+        for rows in torch.split(torch.randperm(len(train)), 64):
             if len(rows) < 64:
                 continue
             optimizer.zero_grad()
-            loss(train[rows], torch.randn(64, 8)).backward()
+            torch.autograd.backward(loss(train[rows], torch.randn(64, 8)))
             optimizer.step()
             seen += 64
             if seen >= next_look:

@@ -123,7 +123,7 @@ def _measure(session: Session) -> _Measured:
         table = session.store.trials(session.experiment.name).set_index("trial_id")
         row = table.loc[claim.trial_id]
         if len(seconds) % 2 == 0:
-            run_bare(Recipe.from_json(row["recipe"]))
+            run_bare(Recipe.from_json(str(row["recipe"])))
         # The harness may have pruned: only as much of the bare loop counts.
         alone = next(at for examples, at in bare if examples >= row["examples"])
         seconds.append((taken, alone, taken - inside))

@@ -166,7 +166,7 @@ def _verdict(words: str, wide: bool) -> str:
 
 
 def print_combined(console: Console, comparison: Comparison) -> None:
-    """The combine block's table and whether the parts add up."""
+    """The combine block's table; whether the parts add up is among the sentences."""
     table = Table(title="Combined, on fresh seeds (a family of its own)", title_justify="left", box=None)
     wide = console.width >= 120
     for column in ("arm", "hits", "speed-up, examples", "adj. p", "verdict"):
@@ -181,9 +181,6 @@ def print_combined(console: Console, comparison: Comparison) -> None:
             _verdict(row["verdict"], wide),
         )
     console.print(table)
-    if comparison.addition is not None:
-        e = comparison.addition
-        console.print(f"Combined over the product of its parts: {ratio(e.ratio, e.low, e.high)}.")
 
 
 def sorted_arms(arms: pd.DataFrame) -> pd.DataFrame:
