@@ -35,7 +35,9 @@ from vae.training import Evaluation, Training, train
 def main(
     data: Annotated[str, typer.Option(help="Data set.")] = "digits",
     budget: Annotated[float, typer.Option(help="Epochs a trial lasts.")] = 40.0,
-    trials: Annotated[int, typer.Option(help="Trials of each kind.")] = 20,
+    trials: Annotated[
+        int, typer.Option(min=2, help="Trials of each kind; the first, which warms up, isn't counted.")
+    ] = 20,
     storage: Annotated[
         str | None, typer.Option(help="Database URL; default: a SQLite file of its own.")
     ] = None,

@@ -7,10 +7,13 @@ measured includes the luck of tuning (METHOD: "why a naive search can't answer t
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +94,7 @@ def run_aa(
 def _in_processes(tasks: list[tuple[Place, dict[str, Any], dict[str, Any]]], workers: int) -> Iterator[AA]:
     # Spawned, not forked: torch's thread pools don't survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(_one, *task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -99,6 +102,19 @@ def _in_processes(tasks: list[tuple[Place, dict[str, Any], dict[str, Any]]], wor
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """From now on this process ends as soon as the one that started it is gone, however that ended: its next tasks
+    are in a queue already."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _one(place: Place, values: dict[str, Any], fixed: dict[str, Any]) -> AA:

@@ -61,7 +61,8 @@ class Planner:
     def advance(self) -> bool:
         """Enqueue what has become possible; True when nothing is left to plan or to run."""
         progress = self.store.progress(self.experiment.name)
-        # Counted before the look at what has been run: a trial that ends after it may make more possible.
+        # Counted before the look at what has been run: a trial that ends after it may make more possible. And that
+        # look counts too: another planner may have enqueued the next phase meanwhile.
         remaining = self.store.remaining(self.experiment.name)
         if progress == self._progress and remaining:
             return False
@@ -72,7 +73,7 @@ class Planner:
                 study = self._study(trial.study)
                 study.enqueue_trial(trial.params, user_attrs=trial.attrs)
         self._progress = progress
-        return not missing and not remaining
+        return not missing and not remaining and all(run.finished for run in state.runs)
 
     def observe(self) -> State:
         """What the database holds of this experiment now."""
@@ -153,8 +154,9 @@ class Planner:
         for run in finalists or []:
             if not self.experiment.finalists(run.arm):
                 continue
-            # As their tuning was: the baseline's first block to tau, for from it the target is made.
-            more = {"target": state.tuning_target} if "target" in run.attrs else {}
+            # Where the target is yet to be made, or was made, from the baseline's first block that runs to tau.
+            to_tau = self.experiment.target is None and "target" not in run.attrs
+            more = {} if to_tau else {"target": state.tuning_target}
             for i, seed in enumerate(self.experiment.final_seeds(run.arm, run.block)):
                 yield self._again(run, "final", final_index(run, i), seed=seed, **more)
 

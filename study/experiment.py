@@ -163,6 +163,11 @@ class Experiment(BaseModel):
         """Tuning points of an arm that are run again on other seeds; 0: the best by the first seed wins."""
         return FINALISTS if self.tune_seeds > 1 and self.points(arm) > 1 else 0
 
+    @property
+    def has_finalists(self) -> bool:
+        """Whether any arm's tuning is judged by more seeds than one."""
+        return any(map(self.finalists, ("baseline", *self.arms)))
+
     def final_seeds(self, arm: str, block: int) -> list[int]:
         """The seeds on which a block's finalists are run again, the same in every arm."""
         technique, each = self.technique(arm), MAX_TUNE_SEEDS - 1

@@ -100,10 +100,12 @@ def _together(comparison: Comparison) -> list[str]:
     """Whether the combined arm's parts add up, and whether one of them is better left out."""
     rows = {str(row["arm"]): row for row in comparison.combined.to_dict("records")}
     combined, addition = rows.get("combined"), comparison.addition
-    if combined is None or math.isnan(combined["speed_up"]) or addition is None or math.isnan(addition.low):
+    if combined is None or math.isnan(combined["speed_up"]) or addition is None:
         return []
     parts = [arm for arm in rows if not arm.startswith("combined")]
-    if addition.high < 1.0:
+    if math.isnan(addition.low):
+        sum_up = "not enough seeds to judge that"
+    elif addition.high < 1.0:
         sum_up = "they gain less than that"
     else:
         sum_up = "they gain more than that" if addition.low > 1.0 else "not distinguishable from it"
@@ -168,7 +170,9 @@ def notes(comparison: Comparison, state: State) -> list[str]:
                 f"{row['arm']} {row[column]} of {row['seeds']}" for row in some.to_dict("records")
             )
             found.append(f"Confirmation runs that {word}: {listed}.")
-    lost = [run for run in state.runs if run.phase == "tune" and run.outcome in ("diverged", "failed")]
+    lost = [
+        run for run in state.runs if run.phase in ("tune", "final") and run.outcome in ("diverged", "failed")
+    ]
     if lost:
         counts = pd.Series([run.arm for run in lost]).value_counts()
         found.append(
@@ -225,12 +229,15 @@ def _never_tuned(comparison: Comparison, state: State) -> list[str]:
         if arm not in experiment.arms:
             continue
         winners = [state.winner(arm, block) for block in range(1, experiment.blocks + 1)]
-        if any(best is not None and not best.hit for best in winners):
+        # The winner has the fewest misses: where it has one, so has every other point.
+        tuned = [[best, *(state.finals(best) or [])] for best in winners if best is not None]
+        if any(not run.hit for runs in tuned for run in runs):
             missed.append(arm)
     if not missed:
         return []
+    on_all = " on each of its seeds" if experiment.has_finalists else ""
     return [
-        f"Tuning found no point that reaches the tuning target for {', '.join(missed)}: with more than "
+        f"Tuning found no point that reaches the tuning target{on_all} for {', '.join(missed)}: with more than "
         f"K = {experiment.tune_trials} points it might, so their misses are no verdict on the technique."
     ]
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from study.experiment import CALIBRATION_SEEDS, MAX_TUNE_SEEDS, SMALL_DATA, Experiment
 from study.overview import attributes, parameters
 from study.storage import Store
-from study.survival import Calibration, Curve, calibrate_target, tuning_score, winner
+from study.survival import MISS, Calibration, Curve, best_points, calibrate_target, tuning_score
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -82,18 +81,13 @@ class State:
         runs = self.complete("baseline", "tune", 1, self.experiment.points("baseline"))
         if runs is None:
             return None
-        return _best(runs, _final_losses(runs), max(1, self.experiment.finalists("baseline")))
+        best = best_points(_final_losses(runs), max(1, self.experiment.finalists("baseline")))
+        return [runs[i] for i in best] or runs[:1]  # where all failed calibration will say so
 
     @cached_property
     def calibration_winner(self) -> Run | None:
-        """The best of them by the mean of its final loss over the tuning seeds."""
-        losses = []
-        for run in self.calibration_finalists or []:
-            again = self.finals(run)
-            if again is None:
-                return None
-            losses.append(float(np.mean(_final_losses([run, *again]))))
-        return self.calibration_finalists[int(np.argmin(losses))] if self.calibration_finalists else None
+        """The best of them by its final loss over the tuning seeds; None before that is known."""
+        return self._judged(self.calibration_finalists or [], _final_losses, np.inf)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -142,28 +136,57 @@ class State:
         runs = self.complete(arm, "tune", block, self.experiment.points(arm))
         if runs is None or self.tuning_target is None:
             return None
-        return _best(runs, self._scores(runs), max(1, self.experiment.finalists(arm)))
+        return [runs[i] for i in best_points(self._scores(runs), max(1, self.experiment.finalists(arm)))]
 
     def finals(self, finalist: Run) -> list[Run] | None:
         """A finalist's runs on the other tuning seeds, once all have ended; none where one seed is enough."""
         n = self.experiment.tune_seeds - 1 if self.experiment.finalists(finalist.arm) else 0
-        wanted = {final_index(finalist, i) for i in range(n)}
-        runs = [run for run in self.of(finalist.arm, "final", finalist.block) if run.index in wanted]
-        return runs if len(runs) == n and all(run.finished for run in runs) else None
+        runs = [self._final(finalist, i) for i in range(n)]
+        ended = [run for run in runs if run is not None and run.finished]
+        return ended if len(ended) == n else None
+
+    def _final(self, finalist: Run, i: int) -> Run | None:
+        """A finalist's run on the i-th of the other tuning seeds, if it is planned yet."""
+        index = final_index(finalist, i)
+        runs = self.of(finalist.arm, "final", finalist.block)
+        return next((run for run in runs if run.index == index), None)
 
     def winner(self, arm: str, block: int) -> Run | None:
-        """The best of the arm's finalists by its mean score over the tuning seeds; None before that is known,
-        and where every trial failed."""
-        finalists = self.finalists(arm, block)
-        scores = []
-        for run in finalists or []:
+        """The best of the arm's finalists by its scores over the tuning seeds; None before that is known, and
+        where every trial failed."""
+        return self._judged(self.finalists(arm, block) or [], self._scores, MISS)
+
+    def _judged(
+        self, finalists: list[Run], scores_of: Callable[[list[Run]], np.ndarray], miss: float
+    ) -> Run | None:
+        """Which finalist is best over its seeds: fewest scores of `miss` or worse, then the lowest mean; the first
+        of equals. Failed runs (NaN) are left out, but one that failed on every other seed comes last."""
+        judged: list[tuple[bool, int, float]] = []
+        for run in finalists:
             again = self.finals(run)
             if again is None:
                 return None
-            of_seeds = self._scores([run, *again])
-            scores.append(float(np.nanmean(of_seeds)))  # the first seed's is a number
-        best = winner(scores)
-        return None if best is None or finalists is None else finalists[best]
+            scores = scores_of([run, *again])
+            scores = scores[~np.isnan(scores)]
+            alone = bool(again) and len(scores) < 2
+            judged.append(
+                (alone, int((scores >= miss).sum()), float(scores.mean()) if len(scores) else np.inf)
+            )
+        return finalists[min(range(len(judged)), key=judged.__getitem__)] if judged else None
+
+    @property
+    def reruns(self) -> tuple[int, int]:
+        """How many of the finalists' reruns have ended, and how many are due in all; of a finalist that isn't known
+        yet none has. The combined arm is left out."""
+        ended = due = 0
+        for arm in ("baseline", *self.experiment.arms):
+            for block in range(1, self.experiment.blocks + 1):
+                finalists, n = self.finalists(arm, block), self.experiment.finalists(arm)
+                due += (self.experiment.tune_seeds - 1) * (n if finalists is None else min(n, len(finalists)))
+                for run in finalists or []:
+                    again = (self._final(run, i) for i in range(self.experiment.tune_seeds - 1))
+                    ended += sum(found is not None and found.finished for found in again)
+        return ended, due
 
     def _scores(self, runs: list[Run]) -> np.ndarray:
         """Scores of an arm's tuning trials, NaN where there is none. The baseline's first block was run before
@@ -203,16 +226,15 @@ def final_index(finalist: Run, i: int) -> int:
     return finalist.index * (MAX_TUNE_SEEDS - 1) + i
 
 
-def _best(runs: list[Run], scores: npt.ArrayLike, n: int) -> list[Run]:
-    """The n with the lowest scores, best first; a tie goes to the lower index, and NaN is none."""
-    values = np.asarray(scores, dtype=np.float64)
-    order = np.argsort(values, kind="stable")  # NaN last
-    return [runs[i] for i in order[:n] if not np.isnan(values[i])]
-
-
 def _final_losses(runs: list[Run]) -> np.ndarray:
-    """Validation losses at tau; infinite for what didn't get there."""
-    return np.array([run.valid_loss if run.outcome in ("completed", "collapsed") else np.inf for run in runs])
+    """Validation losses at tau; infinite for what diverged before, NaN for what failed."""
+    there = {"completed", "collapsed"}
+    return np.array(
+        [
+            run.valid_loss if run.outcome in there else np.inf if run.outcome == "diverged" else np.nan
+            for run in runs
+        ]
+    )
 
 
 def _run(row: dict[Hashable, Any], attrs: dict[str, Any], params: dict[str, Any]) -> Run:

@@ -133,8 +133,9 @@ class Store:
         if spec is None:
             return None
         loaded: dict[str, Any] = json.loads(spec)
-        # What was compared before there were these keeps its target and its winners, and so all its runs.
-        loaded["experiment"] = {"tune_seeds": 1, "target_at": 0.75} | loaded["experiment"]
+        if loaded["experiment"].get("arms"):
+            # What was compared before there were these keeps its target and its winners, and so all its runs.
+            loaded["experiment"] = {"tune_seeds": 1, "target_at": 0.75} | loaded["experiment"]
         return loaded
 
     def experiments(self) -> list[str]:

@@ -16,7 +16,8 @@ from scipy import special
 Array = npt.NDArray[np.float64]
 Hits = npt.NDArray[np.bool_]
 
-#: Scores of a tuning trial that missed lie in (2, WORST_MISS]; a diverged one has DIVERGED.
+#: Scores of a tuning trial that missed lie in (MISS, WORST_MISS]; a diverged one has DIVERGED.
+MISS = 2.0
 WORST_MISS = 9.0
 DIVERGED = 10.0
 #: Above this coefficient of variation of E over the calibration seeds, the target lies on a plateau.
@@ -125,16 +126,15 @@ def tuning_score(curve: Curve, target: float, tau: float) -> float:
     best = curve.best()
     if curve.diverged or np.isnan(best):
         return DIVERGED
-    return min(2.0 + (best - target) / (abs(target) or 1.0), WORST_MISS)
+    return min(MISS + (best - target) / (abs(target) or 1.0), WORST_MISS)
 
 
-def winner(scores: npt.ArrayLike) -> int | None:
-    """Index of the lowest score (K,); a tie goes to the lower index; NaN (failed) never wins; None if all
-    are NaN or there are none."""
+def best_points(scores: npt.ArrayLike, n: int) -> list[int]:
+    """Indices of the n lowest scores (K,), best first; a tie goes to the lower index, and NaN (capped, failed) is
+    none of them."""
     values = np.asarray(scores, dtype=np.float64)
-    if not values.size or np.isnan(values).all():
-        return None
-    return int(np.nanargmin(values))  # argmin returns the first of equals
+    order = np.argsort(values, kind="stable")  # NaN last
+    return [int(i) for i in order[:n] if not np.isnan(values[i])]
 
 
 @dataclass(frozen=True)

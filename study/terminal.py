@@ -43,7 +43,7 @@ def print_plan(console: Console, experiment: Experiment, data: Dataset, place: P
     )
     if experiment.arms:
         finals = (
-            f", the best {FINALISTS} on {experiment.tune_seeds} seeds" if experiment.tune_seeds > 1 else ""
+            f", the best {FINALISTS} on {experiment.tune_seeds} seeds" if experiment.has_finalists else ""
         )
         console.print(
             f"arms: baseline, {', '.join(experiment.arms)}; K = {experiment.tune_trials} tuning points{finals}, "

@@ -210,6 +210,7 @@ TWO_BLOCKS: dict[str, Any] = {
     "arms": ["twice", "again"],
     "techniques": TECHNIQUES | {"again": {"family": "null", "independent": True}},
     "tune_trials": 2,
+    "tune_seeds": 2,
     "seeds": 4,
     "blocks": 2,
 }

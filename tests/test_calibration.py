@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.survival import Curve, calibrate_target, examples_to_target, tuning_score, winner
+from study.survival import Curve, best_points, calibrate_target, examples_to_target, tuning_score
 from vae.grid import evaluation_grid
 
 NAN = float("nan")
@@ -66,10 +66,11 @@ def test_hits_before_misses_before_breakdowns(loss, target):
 
 def test_ties_go_to_the_lower_number():
     """Equal scores: the earlier trial; a failed trial (NaN) never wins; nobody wins an empty round."""
-    assert winner([2.0, 0.5, 0.5, 0.7]) == 1
-    assert winner([NAN, 10.0, 10.0]) == 1
-    assert winner([NAN, NAN]) is None
-    assert winner([]) is None
+    assert best_points([2.0, 0.5, 0.5, 0.7], 1) == [1]
+    assert best_points([2.0, 0.5, 0.5, 0.7], 3) == [1, 2, 3]
+    assert best_points([NAN, 10.0, 10.0], 2) == [1, 2]
+    assert best_points([NAN, 10.0], 2) == [1]
+    assert best_points([NAN, NAN], 2) == best_points([], 2) == []
 
 
 # calibration

@@ -55,6 +55,7 @@ def test_the_plan_says_how_many(compared: Finished, trials: pd.DataFrame) -> Non
     """The plan printed beforehand counts exactly the trials that were run, but for the combined arm's."""
     with compared.open() as (_, state):
         plan = describe_plan(state.experiment)
+        assert state.reruns == (plan["final"], plan["final"])
     ran = trials[(trials["arm"] != "combined") & (trials["phase"] != "combine")]
     assert {phase: n for phase, n in plan.items() if n} == dict(Counter(ran["phase"]))
 
@@ -104,7 +105,7 @@ def test_the_target_is_calibrated_on_the_best_point(compared: Finished, trials: 
 
 
 def test_arms_are_tuned_under_the_cap_to_the_target(compared: Finished, trials: pd.DataFrame) -> None:
-    """Every tuning trial of an arm aims a little below the target, stops there, and is cut once it can't win."""
+    """Every tuning trial of an arm aims a little below the target, stops there, and is cut once two others have won."""
     with compared.open() as (_, state):
         target = state.tuning_target
     assert target is not None
@@ -230,6 +231,29 @@ def test_a_trial_that_ends_while_the_planner_looks_is_not_the_end(
         monkeypatch.setattr(planner, "observe", real)
         assert not planner.advance()
         assert store.remaining("fake") == 5  # calibration
+
+
+def test_what_another_planner_enqueues_meanwhile_is_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two launchers on one name: the other plans the next phase after this one has counted what is left and before
+    it has the lock. This one then finds nothing to plan, and isn't done."""
+    fake_training.install(monkeypatch)
+    session = fake_training.prepare(tmp_path, arms=["twice"], seeds=2)
+    other = fake_training.prepare(tmp_path, arms=["twice"], seeds=2)
+    with session.store as store, other.store:
+        assert not session.planner.advance()
+        assert session.work(threading.Event(), sampler_seed=0) == 3
+        real = store.remaining
+
+        def remaining(name: str) -> int:
+            n = real(name)
+            assert not other.planner.advance()
+            return n
+
+        monkeypatch.setattr(store, "remaining", remaining)
+        assert not session.planner.advance()
+        assert real("fake") == 5  # calibration
 
 
 def test_topping_up_keeps_what_was_run(

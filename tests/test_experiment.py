@@ -108,7 +108,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     assert set(values) == set(Experiment.model_fields)
     experiment = build(values, {}, True, None, "test.toml")
     assert (experiment.name, experiment.seed, experiment.budget, experiment.target) == ("mine", 3, 5.0, 30.0)
-    assert (experiment.tune_trials, experiment.tune_seeds) == (4, 2)
+    assert (experiment.tune_trials, experiment.tune_seeds, experiment.target_at) == (4, 2, 0.6)
     assert (experiment.seeds, experiment.blocks) == (6, 2)
     assert experiment.arms == ("cosine", "mine")
     assert experiment.recipe == Recipe(hidden=(128,), latent_size=8, batch_size=32)

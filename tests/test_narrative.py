@@ -42,7 +42,7 @@ def noted(comparison: Comparison, *tuning: tuple[str, str], **state: Any) -> str
     """The notes, one a line; `tuning` are (arm, outcome) of tuning trials, `state` more of what was run."""
     runs = [SimpleNamespace(phase="tune", arm=arm, outcome=outcome) for arm, outcome in tuning]
     plain: dict[str, Any] = {"runs": runs, "search_winner": None}
-    plain |= {"of": lambda arm, phase: [], "winner": lambda arm, block: None}  # noqa: ARG005
+    plain |= {"of": lambda arm, phase: [], "winner": lambda arm, block: None, "finals": lambda run: []}  # noqa: ARG005
     return "\n".join(notes(comparison, cast(State, SimpleNamespace(**plain | state))))
 
 
@@ -230,16 +230,19 @@ def test_grey_pixels_are_no_likelihood(comparison: Comparison) -> None:
 
 
 def test_an_arm_tuned_in_vain_is_noted(comparison: Comparison) -> None:
-    """Where none of an arm's K points reached the target its misses say little about the technique."""
+    """Where the best of an arm's K points missed the target on one of its tuning seeds, the arm's misses say little
+    about the technique."""
 
     def winner(arm: str, block: int) -> Any:  # noqa: ARG001
-        return SimpleNamespace(hit=arm != "never")
+        return SimpleNamespace(arm=arm, hit=arm != "never")
 
+    def finals(run: Any) -> list[Any]:
+        return [SimpleNamespace(hit=True), SimpleNamespace(hit=run.arm != "flaky")]
+
+    words = "Tuning found no point that reaches the tuning target on each of its seeds for"
     assert "Tuning found no point" not in noted(comparison)
-    text = noted(comparison, winner=winner)
-    assert (
-        "Tuning found no point that reaches the tuning target for never: with more than K = 4 points" in text
-    )
+    assert f"{words} never: with more than K = 4 points" in noted(comparison, winner=winner)
+    assert f"{words} never, flaky: with" in noted(comparison, winner=winner, finals=finals)
 
 
 def test_a_search_topped_up_is_noted(comparison: Comparison) -> None:

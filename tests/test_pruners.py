@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from study.experiment import PrunerName
 from study.pruners import REMEMBERED_SECONDS, CappingPruner, RememberingStudy, build_pruner
-from study.survival import Curve, examples_to_target, tuning_score, winner
+from study.survival import Curve, best_points, examples_to_target, tuning_score
 from vae.grid import evaluation_grid
 
 TAU = 1_000
@@ -148,7 +148,7 @@ def test_capping_never_changes_the_best(keep: int) -> None:
         rng = np.random.default_rng(seed)
         tuning = random_tuning(rng)
         scores, _ = capped_scores(tuning, rng, keep)
-        assert best(scores, keep) == best(tuning.scores, keep), seed
+        assert best_points(scores, keep) == best_points(tuning.scores, keep), seed
         total += len(scores)
         capped += int(np.isnan(scores).sum())
         hit += sum(score < 2 for score in scores)
@@ -167,16 +167,7 @@ def test_the_pruner_is_that_rule(seed: int) -> None:
     by_optuna = capped_by_optuna(tuning, np.random.default_rng(seed), keep)
     np.testing.assert_array_equal(by_optuna[0], by_rule[0])
     assert by_optuna[1] == by_rule[1]
-    assert best(by_optuna[0], keep) == best(tuning.scores, keep)
-
-
-def best(scores: list[float], n: int) -> list[int]:
-    """Indices of the n lowest scores, best first, by `winner` alone."""
-    left, found = list(scores), []
-    while len(found) < n and (i := winner(left)) is not None:
-        found.append(i)
-        left[i] = float("nan")
-    return found
+    assert best_points(by_optuna[0], keep) == best_points(tuning.scores, keep)
 
 
 def study_with(*others: dict[str, Any], keep: int = 1) -> tuple[optuna.Study, optuna.Trial]:

@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fake_training
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 from fake_training import FakeTraining, Finished, of, recipes, rerun, share_to
 
 from study.runs import State
-from study.survival import winner
+from study.survival import MISS
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -99,21 +99,63 @@ def test_the_mean_over_seeds_leaves_a_failed_run_out(tmp_path: Path, monkeypatch
     assert state.winner("twice", 1) is finalists[0]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "best"),
+    [
+        ((0.2, 0.2, 2.01), (0.8, 0.9, 0.8), 1),  # fewer misses before a better mean
+        ((2.0, 2.0, 2.9), (2.1, 2.1, 2.1), 1),  # as many misses: the mean
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0),  # equals: the better on the first seed
+        ((0.2, np.nan, np.nan), (0.3, 0.3, 0.3), 1),  # all its reruns failed: one lucky seed is no judgement
+        ((0.2, np.nan, 0.2), (0.3, 0.3, 0.3), 0),  # one failed: judged by the others
+        ((10.0, 10.0, 10.0), (9.0, 2.0, 2.0), 1),  # a breakdown is the worst miss
+    ],
+)
+def test_finalists_are_judged_by_misses_then_by_the_mean(
+    first: tuple[float, ...], second: tuple[float, ...], best: int
+) -> None:
+    """What misses the target on a tuning seed would miss it on fresh ones."""
+    scores = dict(enumerate((*first, *second)))
+
+    class Judged(State):
+        def __init__(self) -> None:
+            """Nothing was run."""
+
+        def finals(self, finalist: Any) -> Any:
+            return [finalist + 1, finalist + 2]
+
+    found = Judged()._judged(
+        cast(Any, [0, 3]), lambda runs: np.array([scores[cast(Any, r)] for r in runs]), MISS
+    )
+    assert found == 3 * best
+
+
 def test_what_was_compared_before_there_were_finalists_keeps_its_winners(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An experiment stored without `tune_seeds` goes on with one: nothing of it is run again."""
-    trials, _ = rerun(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=20.0)
+    """An experiment stored without `tune_seeds` and `target_at` goes on with those of its time: nothing of it is run
+    again. Where only a search was stored a comparison begins with today's."""
+    values: dict[str, Any] = {"arms": ["twice"], "seeds": 2, "tune_seeds": 1, "target_at": 0.75}
+    trials, comparison = rerun(tmp_path, monkeypatch, **values)
     with Finished(tmp_path, {}).open() as (store, _):
         spec = store.load_experiment("fake")
     assert spec is not None
-    del spec["experiment"]["tune_seeds"]
-    database = sqlite3.connect(tmp_path / "optuna.db")
-    with database:
-        database.execute("UPDATE experiment SET spec = ? WHERE name = 'fake'", (json.dumps(spec),))
-    database.close()
-    again, _ = rerun(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=20.0)
+
+    def store_as_before(arms: list[str]) -> None:
+        assert spec is not None
+        experiment = {k: v for k, v in spec["experiment"].items() if k not in ("tune_seeds", "target_at")}
+        before = json.dumps(spec | {"experiment": experiment | {"arms": arms}})
+        database = sqlite3.connect(tmp_path / "optuna.db")
+        with database:
+            database.execute("UPDATE experiment SET spec = ? WHERE name = 'fake'", (before,))
+        database.close()
+
+    store_as_before(["twice"])
+    again, now = rerun(tmp_path, monkeypatch, **values)
     pd.testing.assert_frame_equal(again, trials)
+    assert now.target == comparison.target
+    store_as_before([])
+    with Finished(tmp_path, {}).open() as (_, state):
+        assert (state.experiment.tune_seeds, state.experiment.target_at) == (3, 0.5)
 
 
 @pytest.mark.parametrize("ending", ["diverged", "failed"])
@@ -232,9 +274,3 @@ def test_a_fixed_lr_leaves_one_point(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Counter(of(trials, "tune")["arm"]) == {"baseline": 1, "twice": 1}
     assert {recipe.lr for recipe in recipes(trials[trials["arm"] != "article"])} == {2e-3}
     assert comparison.arms.set_index("arm").loc["twice", "speed_up"] == pytest.approx(2.0, rel=0.1)
-
-
-def test_winner_ignores_the_unscored() -> None:
-    """NaN scores, as of capped and failed trials, never win; a tie goes to the lower index."""
-    assert winner([np.nan, 3.0, 0.5, 0.5]) == 2
-    assert winner([np.nan, np.nan]) is None

@@ -73,7 +73,8 @@ class Evidence:
         """phase -> (trials finished, trials planned), phases that are planned only."""
         done = self.trials[self.trials["outcome"].notna()].groupby("phase").size()
         plan = describe_plan(self.experiment)
-        return {phase: (int(done.get(phase, 0)), n) for phase, n in plan.items() if n}
+        planned = {phase: (int(done.get(phase, 0)), n) for phase, n in plan.items() if n}
+        return planned | ({"final": self.state.reruns} if "final" in planned else {})
 
     @property
     def complete(self) -> bool:

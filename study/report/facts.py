@@ -52,7 +52,7 @@ def workload(evidence: Evidence) -> str:
     ]
     if experiment.arms:
         finalists = f"the best {FINALISTS} on {experiment.tune_seeds} seeds"
-        finalists = f" ({finalists})" if experiment.tune_seeds > 1 else ""
+        finalists = f" ({finalists})" if experiment.has_finalists else ""
         shared = f"{experiment.tune_trials} tuning points{finalists} and {experiment.seeds} seeds an arm"
         parts.append(shared + (f" in {experiment.blocks} blocks" if experiment.blocks > 1 else ""))
     devices = sorted(evidence.trials["device"].dropna().unique())

@@ -158,7 +158,7 @@ def _tuning(evidence: Evidence) -> Section:
     )
     caption = (
         "A line that still falls at the right edge belongs to an arm that more tuning points might make faster; open "
-        "symbols did not reach the target, or were capped once they could not win."
+        "symbols did not reach the target, or were capped once the best were out of reach."
     )
     axes = f"Epochs to target, against the tuning point (of {experiment.tune_trials})"
     blocks: list[Block] = [
@@ -173,7 +173,7 @@ def _tuning(evidence: Evidence) -> Section:
         panel = Panel("winners", "", figure, narrow=narrow)
         blocks.append(Figure("winners", "Where winners lie in their space", caption, [panel]))
     seeds = experiment.tune_seeds
-    finals = f": of its best {FINALISTS} the one with the better mean over {seeds} seeds" if seeds > 1 else ""
+    finals = f": of its best {FINALISTS} the better over {seeds} seeds" if experiment.has_finalists else ""
     lead = (
         "Every arm gets the same number of points of one Sobol sequence over its own range, and its own winner is what "
         f"was confirmed{finals}."

@@ -89,8 +89,8 @@ def _stopping(evidence: Evidence) -> Section:
     caption = "The hatched part of a bar is training that stopping early spared, of running every trial to the budget."
     panel = Panel("savings", "", figures_tuning.savings(evidence.savings))
     lead = (
-        "In tuning, a trial ends at the target, or once it can no longer beat the best one (adaptive capping, which "
-        "never changes the winner); in the search the pruner decides, which can."
+        "In tuning, a trial ends at the target, or once it can no longer be among the best (adaptive capping, which "
+        "never changes who they are); in the search the pruner decides, which can."
     )
     figure = Figure("stopping-savings", "Training spared", caption, [panel])
     return Section("stopping", title, lead, [figure, display.savings_table(evidence)])
