@@ -133,7 +133,7 @@ class Store:
         if spec is None:
             return None
         loaded: dict[str, Any] = json.loads(spec)
-        if loaded["experiment"].get("arms"):
+        if loaded.get("experiment", {}).get("arms"):
             # What was compared before there were these keeps its target and its winners, and so all its runs.
             loaded["experiment"] = {"tune_seeds": 1, "target_at": 0.75} | loaded["experiment"]
         return loaded
