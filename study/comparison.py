@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from study.estimates import combined_choice
-from study.experiment import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, SMALL_DATA, Experiment
+from study.experiment import CALIBRATION_SEEDS, SMALL_DATA, Experiment
 from study.runs import Run, State, final_index
 from study.space import Space, plain, resolve, sobol_points
 from study.storage import Store
@@ -136,9 +136,7 @@ class Planner:
     def _points(
         self, state: State, arm: str, block: int, base: Recipe, shared: Space, own: Space, **more: Any
     ) -> Iterable[Planned]:
-        technique = self.experiment.technique(arm)
-        apart = INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
-        seed = self.experiment.seed_set("tune", 1, block + apart)[0]
+        seed = self.experiment.seed_set("tune", 1, block + self.experiment.seeds_apart(arm))[0]
         # The first block of the baseline is what the target is calibrated on, and runs to tau uncapped.
         capped = (arm, block) != ("baseline", 1)
         more |= {"seed": seed, "space": plain(shared | own)}
@@ -169,8 +167,7 @@ class Planner:
             yield self._again(best, "calibration", index, seed=seed)
 
     def _confirm(self, state: State, arm: str, block: int, best: Run) -> Iterable[Planned]:
-        technique = self.experiment.technique(arm)
-        apart = INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
+        apart = self.experiment.seeds_apart(arm)
         for index, seed in self._block_seeds("confirm", block):
             yield self._again(best, "confirm", index, seed=seed + apart, target=state.target)
 

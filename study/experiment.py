@@ -170,9 +170,13 @@ class Experiment(BaseModel):
 
     def final_seeds(self, arm: str, block: int) -> list[int]:
         """The seeds on which a block's finalists are run again, the same in every arm."""
-        technique, each = self.technique(arm), MAX_TUNE_SEEDS - 1
-        apart = INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
-        return self.seed_set("final", self.tune_seeds - 1, each * (block - 1 + apart))
+        first = (MAX_TUNE_SEEDS - 1) * (block - 1 + self.seeds_apart(arm))
+        return self.seed_set("final", self.tune_seeds - 1, first)
+
+    def seeds_apart(self, arm: str) -> int:
+        """How far an arm's seeds are from the other arms': 0 but for what is tuned independently of them."""
+        technique = self.technique(arm)
+        return INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
 
     def seed_set(self, phase: str, n: int, first: int = 0) -> list[int]:
         """n seeds of a phase; sets of different phases and of different experiment seeds are disjoint."""

@@ -20,7 +20,7 @@ import torch
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
-from study.experiment import FINALISTS, Experiment
+from study.experiment import Experiment
 from study.pruners import CappingPruner, RememberingStudy, build_pruner, quiet_about_experiments
 from study.space import Dimension, suggest
 from study.storage import Claim, Store
@@ -93,13 +93,14 @@ class Objective:
     def make_study(self, study_name: str, sampler_seed: int) -> RememberingStudy:
         """The Optuna study with the sampler and pruner that its trials use."""
         search = self.experiment.search
-        if study_name.split("/")[1] == "search":
+        arm = study_name.split("/")[1]
+        if arm == "search":
             sampler = build_sampler(search.sampler, sampler_seed)
             pruner = build_pruner(search.pruner, len(self.grid))
         else:
             # The parameters of these trials were fixed when they were enqueued.
             sampler = optuna.samplers.RandomSampler(seed=sampler_seed)
-            pruner = CappingPruner(self.grid, keep=FINALISTS if self.experiment.tune_seeds > 1 else 1)
+            pruner = CappingPruner(self.grid, keep=max(1, self.experiment.finalists(arm)))
         return RememberingStudy(study_name, self.store.optuna, sampler=sampler, pruner=pruner)
 
     def run(self, claim: Claim, stop_requested: Callable[[], bool]) -> None:

@@ -141,15 +141,13 @@ class State:
     def finals(self, finalist: Run) -> list[Run] | None:
         """A finalist's runs on the other tuning seeds, once all have ended; none where one seed is enough."""
         n = self.experiment.tune_seeds - 1 if self.experiment.finalists(finalist.arm) else 0
-        runs = [self._final(finalist, i) for i in range(n)]
-        ended = [run for run in runs if run is not None and run.finished]
-        return ended if len(ended) == n else None
+        runs = self._planned_finals(finalist)
+        return runs if len(runs) == n and all(run.finished for run in runs) else None
 
-    def _final(self, finalist: Run, i: int) -> Run | None:
-        """A finalist's run on the i-th of the other tuning seeds, if it is planned yet."""
-        index = final_index(finalist, i)
-        runs = self.of(finalist.arm, "final", finalist.block)
-        return next((run for run in runs if run.index == index), None)
+    def _planned_finals(self, finalist: Run) -> list[Run]:
+        """A finalist's runs on the other tuning seeds, as far as they are planned, by seed."""
+        indices = {final_index(finalist, i) for i in range(self.experiment.tune_seeds - 1)}
+        return [run for run in self.of(finalist.arm, "final", finalist.block) if run.index in indices]
 
     def winner(self, arm: str, block: int) -> Run | None:
         """The best of the arm's finalists by its scores over the tuning seeds; None before that is known, and
@@ -183,9 +181,7 @@ class State:
             for block in range(1, self.experiment.blocks + 1):
                 finalists, n = self.finalists(arm, block), self.experiment.finalists(arm)
                 due += (self.experiment.tune_seeds - 1) * (n if finalists is None else min(n, len(finalists)))
-                for run in finalists or []:
-                    again = (self._final(run, i) for i in range(self.experiment.tune_seeds - 1))
-                    ended += sum(found is not None and found.finished for found in again)
+                ended += sum(again.finished for run in finalists or [] for again in self._planned_finals(run))
         return ended, due
 
     def _scores(self, runs: list[Run]) -> np.ndarray:

@@ -50,7 +50,7 @@ def test_the_baseline_is_rescored(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_point_that_was_lucky_on_one_seed_does_not_win(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every arm's best two points run again on two more tuning seeds, the same in all arms, and the better mean
+    """Every arm's best two points run again on two more tuning seeds, the same in all arms, and the better one
     wins: not a point that is fastest on the first seed and misses on others. The target, too, is that of a point
     that is good on every seed."""
     plain = fake_training.loss_at
