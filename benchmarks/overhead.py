@@ -22,12 +22,12 @@ import optuna
 import torch
 import typer
 
-from study import objective
-from study.leases import Claim
-from study.objective import Objective
-from study.owners import new_owner
 from study.session import Place, Session
-from study.workers import work
+from study.store.claims import Claim
+from study.store.owner import new_owner
+from study.workers import trial as objective
+from study.workers.trial import Objective
+from study.workers.worker import work
 from vae.recipe import Recipe
 from vae.training import Evaluation, Training, train
 

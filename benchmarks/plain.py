@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from study.objective import REPORT_EVERY
-from vae.data import Dataset, load
+from study.workers.trial import REPORT_EVERY
+from vae.data.dataset import Dataset, load
 from vae.elbo import elbo_terms, likelihood, objective
 from vae.grid import evaluation_grid
-from vae.model import VAE, build
-from vae.optim import BETA1, BETA2, EPSILON, lr_factor
+from vae.model.mlp import VAE, build
+from vae.optim.optimizer import BETA1, BETA2, EPSILON, lr_factor
 from vae.recipe import Recipe
 from vae.training import GRID_IMAGES
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from study.reading import open_reader
+from study.analysis.export import open_reader
 from vae.errors import FailureError
 
 #: What is run: name -> arguments of `python -m study`.

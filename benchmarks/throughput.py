@@ -33,7 +33,7 @@ from benchmarks.throughput_peers import (
     interpreter_for,
 )
 from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, spread, versions_told
-from vae.data import Split, load
+from vae.data.dataset import Split, load
 from vae.errors import FailureError, UserError, did_you_mean
 from vae.training import GRID_IMAGES
 

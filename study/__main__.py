@@ -18,7 +18,7 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2)
-    from study.cli import run
+    from study.cli.app import run
 
     run()
 

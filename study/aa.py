@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from study.session import Place, Session, check
-from study.verdicts import Rate, false_verdict_rate
+from study.statistics.verdicts import Rate, false_verdict_rate
 from vae.errors import UserError
 
 NULL_ARM = "second-baseline"
@@ -121,7 +121,7 @@ def _one(place: Place, values: dict[str, Any], fixed: dict[str, Any]) -> AA:
     import optuna
     import torch
 
-    from study.estimates import estimate
+    from study.analysis.comparison import estimate
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)

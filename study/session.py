@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
-from study.comparison import Planner
-from study.database import Database
-from study.experiment import SMALL_DATA, Experiment, defaults
-from study.objective import Objective, model_path
-from study.owners import new_owner
-from study.resolve import build
-from study.runs import State
-from study.storage import Store
-from study.timing import time_arms
-from study.workers import launch, work
-from vae.data import Dataset, load
+from study.design.build import build
+from study.design.experiment import SMALL_DATA, Experiment, defaults
+from study.protocol.history import State
+from study.protocol.planner import Planner
+from study.store.database import Database
+from study.store.owner import new_owner
+from study.store.store import Store
+from study.workers.throughput import time_arms
+from study.workers.trial import Objective, model_path
+from study.workers.worker import launch, work
+from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.errors import UserError
 from vae.recipe import Recipe
@@ -112,7 +112,7 @@ class Session:
         self.work(threading.Event(), sampler_seed=0, until=self.planner.advance)
 
     def work(self, stop: threading.Event, sampler_seed: int, until: Callable[[], bool] | None = None) -> int:
-        """Run waiting trials in this process until none is left (see `study.workers.work`)."""
+        """Run waiting trials in this process until none is left (see `study.workers.worker.work`)."""
         device = pick_device(self.place.device, worker=sampler_seed)
         objective = Objective(self.store, self.experiment, self.data, device, self.place.artifacts)
         return work(

@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 import sqlalchemy
+from postgresql import PASSWORD
 
-from study.owners import new_owner
-from study.storage import Store
+from study.store.owner import new_owner
+from study.store.store import Store
 
 if TYPE_CHECKING:
     from command_line import Call
     from fake_training import Finished
 
 pytest.register_assert_rewrite("fake_study")
-
-#: Also proves that no message prints it.
-PASSWORD = "s3cret-pass"
 
 
 @pytest.fixture(autouse=True, scope="session")

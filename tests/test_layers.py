@@ -32,7 +32,7 @@ def packages(path: Path) -> set[str]:
 def test_there_are_files() -> None:
     """The tests below look at all our modules."""
     names = {path.name for path in FILES}
-    assert {"recipe.py", "training.py", "comparison.py", "statistics.py", "page.py"} <= names
+    assert {"recipe.py", "training.py", "comparison.py", "speed_up.py", "page.py"} <= names
     assert len(FILES) > 40
 
 
@@ -43,19 +43,19 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not packages(path) & {"study", "optuna", "sqlalchemy", "plotly", "pandas", "rich"}
 
 
-@pytest.mark.parametrize("name", ["statistics", "survival", "verdicts"])
+@pytest.mark.parametrize("name", ["speed_up", "curves", "verdicts"])
 def test_statistics_know_arrays_only(name: str) -> None:
     """What turns arrays into estimates knows neither torch nor Optuna, nor where the arrays come from."""
-    path = ROOT / "study" / f"{name}.py"
+    path = ROOT / "study" / "statistics" / f"{name}.py"
     assert not packages(path) & {"torch", "optuna", "vae", "pandas", "sqlalchemy"}
     ours = {module for module, _ in imports(path) if module.startswith("study")}
-    assert ours <= {"study.statistics", "study.survival", "study.verdicts"}
+    assert ours <= {"study.statistics.speed_up", "study.statistics.curves", "study.statistics.verdicts"}
 
 
 def test_statistics_load_without_torch_and_optuna() -> None:
     """Not even indirectly: a fresh Python that loads them has loaded neither."""
     code = (
-        "import sys, study.statistics, study.survival, study.verdicts\n"
+        "import sys, study.statistics.speed_up, study.statistics.curves, study.statistics.verdicts\n"
         "print([name for name in ('torch', 'optuna', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -64,22 +64,22 @@ def test_statistics_load_without_torch_and_optuna() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_packages_are_not_imported_bare(path: Path) -> None:
-    """`from study.space import ...`, never `import study`: Optuna's functions have a local called study."""
+    """`from study.design.space import ...`, never `import study`: Optuna's functions have a local called study."""
     assert not {module.partition(".")[0] for module, bare in imports(path) if bare} & {"study", "vae"}
 
 
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("plotly", {"study/report/", "study/dashboard"}),
+        ("plotly", {"study/report/", "study/figures/", "study/dashboard"}),
         ("jinja2", {"study/report/"}),
-        ("typer", {"study/cli.py", "study/options.py", "vae/__main__.py"}),
-        ("sqlalchemy", {"study/database.py", "study/leases.py", "study/schema.py", "study/sqlite.py"}),
+        ("typer", {"study/cli/", "vae/__main__.py"}),
+        ("sqlalchemy", {"study/store/"}),
     ],
 )
 def test_libraries_stay_in_their_rooms(package: str, rooms: set[str]) -> None:
     """Figures, the page, the command line and SQL each have their room."""
-    more = {"study/storage.py", "study/workers.py", "study/overview.py", "study/crew.py"}
+    more = {"study/workers/"}
     allowed = rooms | more if package == "sqlalchemy" else rooms
     for path, name in zip(FILES, IDS, strict=True):
         if package in packages(path) and not (package == "sqlalchemy" and name.startswith("study/dashboard")):
@@ -96,10 +96,10 @@ def test_files_can_be_read_in_one_sitting(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_optuna_suggests_and_reports_in_its_rooms(path: Path) -> None:
-    """`trial.suggest_*` is in study/space.py, reports in study/objective.py, `optimizer.step()` in vae."""
+    """`trial.suggest_*` is in study/design/space.py, reports in study/workers/trial.py, `optimizer.step()` in vae."""
     name = str(path.relative_to(ROOT))
     text = path.read_text(encoding="utf-8")
-    assert ".suggest_" not in text or name == "study/space.py"
+    assert ".suggest_" not in text or name == "study/design/space.py"
     assert "trial.report(" not in text
-    assert "claim.report(" not in text or name == "study/objective.py"
+    assert "claim.report(" not in text or name == "study/workers/trial.py"
     assert "optimizer.step()" not in text or name.startswith("vae/")

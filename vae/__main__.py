@@ -12,12 +12,12 @@ import torch
 import typer
 
 from vae.checkpoint import TrainedModel, load_model, save_model
-from vae.data import Dataset, load
+from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.elbo import elbo_terms, iwae_bound
 from vae.errors import FailureError, UserError
 from vae.likelihoods import likelihood
-from vae.model import VAE
+from vae.model.mlp import VAE
 from vae.recipe import Recipe, parse_value
 from vae.training import EVALUATION_SEED, train
 

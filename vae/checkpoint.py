@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from vae.data import Dataset
+from vae.data.dataset import Dataset
 from vae.errors import FailureError, UserError
-from vae.model import build
+from vae.model.mlp import build
 from vae.recipe import Recipe
 from vae.training import Training
 

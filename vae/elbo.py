@@ -17,7 +17,7 @@ from vae.errors import UserError
 from vae.likelihoods import Likelihood, at_least_fp32, likelihood
 
 if TYPE_CHECKING:  # at run time the model imports this module
-    from vae.model import Model
+    from vae.model.mlp import Model
 
 __all__ = [
     "Likelihood",

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vae.allocator import keep_freed_memory
-from vae.backprop import Backprop
-from vae.data import Dataset, Split
+from vae.data.dataset import Dataset, Split
 from vae.elbo import active_units, elbo_terms, likelihood
 from vae.grid import evaluation_grid
-from vae.model import Model, build
-from vae.optim import lr_factor
+from vae.model.mlp import Model, build
+from vae.optim.optimizer import lr_factor
 from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
-from vae.step import TINY_EVERY, build_step
+from vae.step.allocator import keep_freed_memory
+from vae.step.backprop import Backprop
+from vae.step.step import TINY_EVERY, build_step
 
 #: Images of the validation split that every evaluation on the grid uses, the same for all recipes.
 GRID_IMAGES = 2_000
@@ -333,7 +333,7 @@ def train(
     """A Training to iterate over: `for evaluation in train(recipe, data, tau): ...`.
 
     tau is the budget in examples seen. model: a network of your own with `encode` and `decode`
-    (`vae.model.Model`), which is trained in place; the recipe's architecture and init then say nothing, but
+    (`vae.model.mlp.Model`), which is trained in place; the recipe's architecture and init then say nothing, but
     its latent_size must be the network's. Raises UserError when the data has fewer examples than a batch.
     """
     return Training(recipe, data, tau, device, model)

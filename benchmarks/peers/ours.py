@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers.protocol import Pixels, read_task, start
-from vae.data import Dataset, Split
+from vae.data.dataset import Dataset, Split
 from vae.recipe import Recipe
 from vae.training import train
 

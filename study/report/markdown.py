@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from study.report import facts
+from study.analysis.evidence import Evidence, collect
+from study.report import words as facts
 from study.report.blocks import Table
-from study.report.evidence import Evidence, collect
 from study.report.sections import answer, sections
-from study.storage import Store
+from study.store.store import Store
 
 #: What would end a table's cell or open HTML, code, emphasis or a link.
 _ESCAPED = str.maketrans(

@@ -16,12 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from study.report import facts
+from study.analysis.evidence import Evidence, collect
+from study.figures.theme import COLOUR_NAMES, DARK, FAMILIES, TEMPLATE
+from study.report import words as facts
 from study.report.blocks import Panel, Picture, Section
-from study.report.evidence import Evidence, collect
 from study.report.sections import answer, sections
-from study.report.theme import COLOUR_NAMES, DARK, FAMILIES, TEMPLATE
-from study.storage import Store
+from study.store.store import Store
 from vae.errors import FailureError
 
 _HERE = Path(__file__).parent

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.experiment import FINALISTS
-from study.report import display, facts, figures_arms, figures_forest, figures_tuning, sections_search
+from study.analysis.evidence import Evidence
+from study.design.experiment import FINALISTS
+from study.figures import arms as figures_arms
+from study.figures import forest as figures_forest
+from study.figures import tuning as figures_tuning
+from study.report import sections_search
+from study.report import tables as display
+from study.report import words as facts
 from study.report.blocks import Block, Figure, Notes, Panel, Section
-from study.report.evidence import Evidence
 
 
 def answer(evidence: Evidence) -> Section:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.report import display, facts, figures_search, figures_space, figures_tuning
+from study.analysis.evidence import Evidence
+from study.figures import search as figures_search
+from study.figures import space as figures_space
+from study.figures import tuning as figures_tuning
+from study.report import tables as display
+from study.report import words as facts
 from study.report.blocks import Block, Figure, Panel, Picture, Section, Text
-from study.report.evidence import Evidence
-from study.report.images import Gallery, best_model, gallery
+from study.report.model import Gallery, best_model, gallery
 from vae.errors import UserError
 from vae.recipe import Recipe
 

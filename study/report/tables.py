@@ -1,264 +1,227 @@
-"""Frames behind the comparison's figures: runs and curves in, one tidy frame out. Nothing is drawn here.
-
-Losses are nats per example, examples are training examples seen, seconds are examples over the throughput that
-was measured apart. `curves` maps a trial's id to its recorded curve.
-"""
+"""Tables as a reader sees them: which columns, in which words, sorted by what."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from study.experiment import Experiment
-from study.runs import Run, State
-from study.space import Dimension
-from study.statistics import speed_up_by_target
-from study.survival import Curve, kaplan_meier, median_and_band
-from vae.recipe import Recipe
+from study.analysis.evidence import Evidence
+from study.cli.tables import sorted_arms
+from study.report.blocks import DASH, Cell, Table, as_float, interval, number
+from study.statistics.verdicts import FASTER, NEVER, SLOWER, UNDECIDED
 
-Curves = Mapping[int, Curve]
+#: A sign before each verdict, so that a table can be skimmed.
+SIGNS = {FASTER: "▲", SLOWER: "▼", UNDECIDED: "≈", NEVER: "✕"}
 
-#: Target levels at which the speed-up is estimated.
-TARGETS = 25
+Row = dict[Any, Any]
 
 
-def confirmed(state: State, arm: str) -> list[Run]:
-    """The arm's finished confirmation runs, by seed index."""
-    return [run for run in state.of(arm, "confirm") if run.outcome is not None]
-
-
-def changes(recipe: Recipe | None, base: Recipe) -> str:
-    """What a recipe sets differently from the experiment's baseline recipe: "lr 0.0041, optimizer muon"."""
-    if recipe is None:
-        return ""
-    before, after = base.model_dump(), recipe.model_dump()
-    found = [
-        f"{key} {brief(value)}" for key, value in after.items() if value != before[key] and key != "seed"
-    ]
-    return ", ".join(found) or "as the baseline before tuning"
-
-
-def brief(value: object) -> str:
-    """A recipe's value in few characters."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list | tuple):
-        return "-".join(str(part) for part in value)
-    return str(value)
-
-
-def speeds(throughput: pd.DataFrame) -> dict[str, float]:
-    """Examples per second of each arm that was timed, on one scale: the baseline's median speed over all timings
-    times the arm's ratio to the baseline that ran beside it. Empty without timings."""
-    if throughput.empty:
-        return {}
-    baseline = float(throughput["baseline_examples_per_second"].median())
-    ratio = throughput["examples_per_second"] / throughput["baseline_examples_per_second"]
-    factors = np.exp(ratio.map(math.log).groupby(throughput["arm"]).mean())
-    return {"baseline": baseline} | {str(arm): baseline * float(factor) for arm, factor in factors.items()}
-
-
-def bands(runs: Mapping[str, Sequence[Run]], curves: Curves, speed: Mapping[str, float]) -> pd.DataFrame:
-    """Median and middle 80 % of the validation loss over an arm's seeds at each evaluation.
-
-    Columns arm, examples, seconds (NaN where the arm was not timed), median, low, high."""
-    parts = []
-    for arm, own in runs.items():
-        recorded = [curves[run.trial_id] for run in own if run.trial_id in curves]
-        if not recorded:
-            continue
-        band = median_and_band(recorded)
-        seconds = band.examples / speed.get(arm, np.nan)
-        columns = {"examples": band.examples, "seconds": seconds}
-        columns |= {"median": band.median, "low": band.low, "high": band.high}
-        parts.append(pd.DataFrame({"arm": arm} | columns))
-    return _stacked(parts, ["arm", "examples", "seconds", "median", "low", "high"])
-
-
-def seeds(state: State, runs: Mapping[str, Sequence[Run]], speed: Mapping[str, float]) -> pd.DataFrame:
-    """One row a confirmation run. Columns arm, block, seed, outcome, hit, examples (to target; tau on a miss),
-    seconds, best_loss, test_loss, recipe (what it changes)."""
-    base = state.experiment.recipe
+def arms_table(evidence: Evidence) -> Table:
+    """The forest plot's numbers."""
+    titles: tuple[str, ...] = ("arm", "hits", "epochs to target", "speed-up, examples", "adjusted p")
+    titles += ("verdict, examples", "throughput", "speed-up, seconds", "verdict, seconds")
     rows = []
-    for arm, own in runs.items():
-        for run in own:
-            row: Any = state.table.loc[run.trial_id]
-            E = float(row["examples_to_target"]) if run.hit else float(state.tau)
-            rows.append(
-                {
-                    "arm": arm,
-                    "block": run.block,
-                    "seed": int(row["seed"]) if pd.notna(row["seed"]) else None,
-                    "outcome": run.outcome,
-                    "hit": run.hit,
-                    "examples": E,
-                    "seconds": E / speed.get(arm, np.nan),
-                    "best_loss": run.best_loss,
-                    "test_loss": float(row["test_loss"]),
-                    "recipe": changes(run.recipe, base),
-                }
-            )
-    return pd.DataFrame(rows, columns=_SEEDS)
-
-
-_SEEDS = ["arm", "block", "seed", "outcome", "hit", "examples", "seconds", "best_loss", "test_loss", "recipe"]
-
-
-def survival(runs: pd.DataFrame) -> pd.DataFrame:
-    """Kaplan-Meier curves of the frame `seeds`. Columns arm, examples, survival (share of seeds that have not
-    reached the target), low, high (pointwise 95 %)."""
-    parts = []
-    for arm, own in runs.groupby("arm", sort=False):
-        km = kaplan_meier(own["examples"], own["hit"].astype(bool))
-        columns = {"examples": km.examples, "survival": km.survival, "low": km.low, "high": km.high}
-        parts.append(pd.DataFrame({"arm": arm} | columns))
-    return _stacked(parts, ["arm", "examples", "survival", "low", "high"])
-
-
-def by_target(state: State, runs: Mapping[str, Sequence[Run]], curves: Curves) -> pd.DataFrame:
-    """The speed-up in examples at other targets, from the baseline's loss at a tenth of tau down to the lowest
-    that all its seeds reach; the recipes stay those tuned at the main target.
-
-    Columns arm, target, speed_up, low, high, baseline_hits, arm_hits, seeds."""
-    columns = ["arm", "target", "speed_up", "low", "high", "baseline_hits", "arm_hits", "seeds"]
-    baseline = {run.index: run for run in runs.get("baseline", []) if run.trial_id in curves}
-    ends = [curves[run.trial_id].best() for run in baseline.values()]
-    starts = [curves[run.trial_id].best(0.1 * state.tau) for run in baseline.values()]
-    if not ends or not np.isfinite([*ends, *starts]).all() or max(ends) >= float(np.median(starts)):
-        return pd.DataFrame(columns=columns)
-    targets = np.linspace(float(np.median(starts)), max(ends), TARGETS)
-    rows = []
-    for arm, own in runs.items():
-        pairs = [
-            (baseline[run.index], run) for run in own if run.index in baseline and run.trial_id in curves
-        ]
-        if arm == "baseline" or not pairs:
-            continue
-        blocks = [run.block for _, run in pairs] if state.experiment.blocks > 1 else None
-        before = [curves[run.trial_id] for run, _ in pairs]
-        after = [curves[run.trial_id] for _, run in pairs]
-        for at in speed_up_by_target(before, after, targets, blocks):
-            e = at.estimate
-            values = (arm, at.target, e.ratio, e.low, e.high, at.baseline_hits, at.arm_hits, at.seeds)
-            rows.append(dict(zip(columns, values, strict=True)))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def tuning(state: State, arms: Sequence[str], curves: Curves) -> pd.DataFrame:
-    """One row a finished tuning trial. Columns arm, block, point (from 1), number, outcome, hit, examples (to the
-    target on a hit; else as far as it ran), best (fewest examples so far in this block; NaN before a hit),
-    recipe, won. Empty while there is no target."""
-    columns = ["arm", "block", "point", "number", "outcome", "hit", "examples", "best", "recipe", "won"]
-    rows = []
-    for arm in arms if state.target is not None else ():
-        for block in range(1, state.experiment.blocks + 1):
-            won = state.winner(arm, block)
-            best = np.nan
-            for run in state.of(arm, "tune", block):
-                if run.outcome is None:
-                    continue
-                E, hit = _reached(run, curves, state)
-                best = np.nanmin([best, E]) if hit else best
-                recipe = changes(run.recipe, state.experiment.recipe)
-                is_winner = won is not None and won.trial_id == run.trial_id
-                values = (arm, block, run.index + 1, run.number, run.outcome, hit, E, best, recipe, is_winner)
-                rows.append(dict(zip(columns, values, strict=True)))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _reached(run: Run, curves: Curves, state: State) -> tuple[float, bool]:
-    """Examples to target and True, or the examples that the run lasted and False; from the curve, since the
-    baseline's first block ran before there was a target."""
-    from study.survival import examples_to_target
-
-    curve = curves.get(run.trial_id)
-    if curve is None or state.target is None:
-        return float("nan"), False
-    E, hit = examples_to_target(curve.examples, curve.valid_loss, state.target)
-    return (E, True) if hit else (float(curve.examples[-1]), False)
-
-
-def winners(state: State, arms: Sequence[str]) -> pd.DataFrame:
-    """Where tuning points lie in their arm's space. Columns arm, field, block, value, position (0..1 of the
-    range, log where the range is), low, high, won; numeric dimensions only."""
-    experiment: Experiment = state.experiment
-    columns = ["arm", "field", "block", "value", "position", "low", "high", "won"]
-    rows = []
-    for arm in arms:
-        shared, own = experiment.spaces(arm, state.small_data)
-        for block in range(1, experiment.blocks + 1):
-            best = state.winner(arm, block)
-            for run in state.of(arm, "tune", block) if best is not None else ():
-                for field, dimension in (shared | own).items():
-                    if field not in run.params or dimension.low is None or dimension.high is None:
-                        continue
-                    value = float(run.params[field])
-                    won = best is not None and run.trial_id == best.trial_id
-                    at = position(dimension, value)
-                    values = (arm, field, block, value, at, dimension.low, dimension.high, won)
-                    rows.append(dict(zip(columns, values, strict=True)))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def position(dimension: Dimension, value: float) -> float:
-    """Where a value lies between the ends of a numeric dimension: 0 at low, 1 at high, on its own scale."""
-    assert dimension.low is not None
-    assert dimension.high is not None
-    if dimension.log:
-        return float(np.log(value / dimension.low) / np.log(dimension.high / dimension.low))
-    return (value - dimension.low) / (dimension.high - dimension.low)
-
-
-def savings(state: State) -> pd.DataFrame:
-    """What stopping early saved, by arm. Columns part, rule, trials, stopped, used, saved (shares of the examples
-    that these trials would have taken to tau); only parts in which trials could be stopped."""
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in state.runs:
-        if run.outcome is None:
-            continue
-        if run.attrs.get("capped"):
-            groups.setdefault((run.arm, "capping"), []).append(run)
-        elif run.phase == "search":
-            groups.setdefault(("joint search", state.experiment.search.pruner), []).append(run)
-    rows = []
-    for (part, rule), runs in groups.items():
-        spent = state.table.loc[[run.trial_id for run in runs], "examples"].fillna(0).sum()
-        used = min(1.0, float(spent) / (state.tau * len(runs)))
-        stopped = sum(run.outcome in ("capped", "pruned", "stopped", "hit") for run in runs)
+    for row in _arms(evidence):
+        base = row["kind"] == "baseline"
         rows.append(
-            {
-                "part": part,
-                "rule": rule,
-                "trials": len(runs),
-                "stopped": stopped,
-                "used": used,
-                "saved": 1.0 - used,
-            }
+            [
+                _arm(row["arm"], row["family"]),
+                _hits(row),
+                number(row.get("epochs"), ".2f"),
+                Cell("1", 1.0) if base else _ratio(row, "speed_up"),
+                _p(row),
+                verdict(row.get("verdict")),
+                _ratio(row, "throughput"),
+                Cell("1", 1.0) if base else _ratio(row, "speed_up", "_seconds"),
+                verdict(row.get("verdict_seconds")),
+            ]
         )
-    return pd.DataFrame(rows, columns=["part", "rule", "trials", "stopped", "used", "saved"])
+    caption = "Speed-up of each arm over the tuned baseline, with 95 % intervals; adjusted p after Holm."
+    return Table("arms", caption, titles, rows, words=("arm", "verdict, examples", "verdict, seconds"))
 
 
-def outcomes(trials: pd.DataFrame) -> pd.DataFrame:
-    """How many trials ended how. Columns arm, phase, outcome ("running" and "waiting" too), trials."""
-    shown = trials.assign(
-        outcome=trials["outcome"].where(trials["outcome"].notna(), trials["state"].str.lower())
+def details_table(evidence: Evidence) -> Table:
+    """What else was estimated of each arm."""
+    titles: tuple[str, ...] = ("arm", "family", "share of seeds that hit", "ratio on joint hits")
+    titles += ("truncated ratio (RMST)", "PAR2, tau", "ERT, tau", "speed-up with cold start", "cold start, s")
+    titles += ("test loss at the hit, nats", "final loss, nats", "resolution, %", "winner on an edge")
+    rows = []
+    for row in _arms(evidence):
+        low, high = as_float(row["hit_low"]), as_float(row["hit_high"])
+        rows.append(
+            [
+                _arm(row["arm"], row["family"]),
+                Cell(str(row["family"]), str(row["family"])),
+                Cell(f"{low:.2f} to {high:.2f}", low) if row["seeds"] else Cell(DASH),
+                _ratio(row, "conditional"),
+                _ratio(row, "rmst"),
+                number(as_float(row.get("par2")) / evidence.tau, ".2f"),
+                number(as_float(row.get("ert")) / evidence.tau, ".2f"),
+                _ratio(row, "cold"),
+                number(row.get("cold_start_seconds"), ".3g"),
+                _difference(row),
+                number(row.get("final_loss"), ".2f"),
+                number(100 * as_float(row.get("resolution")), ".0f"),
+                Cell(str(row["edges"]) or DASH),
+            ]
+        )
+    caption = (
+        "More about each arm: censoring, penalised run times, cold start, and the test split at the hit "
+        "(difference to the baseline; above 0 is worse)."
     )
-    shown["phase"] = shown["phase"].fillna("planned")
-    grouped = shown.groupby(["arm", "phase", "outcome"], sort=False, dropna=False).size()
-    return grouped.rename("trials").reset_index()
+    return Table("details", caption, titles, rows, words=("arm", "family", "winner on an edge"))
 
 
-def failures(trials: pd.DataFrame) -> pd.DataFrame:
-    """Every trial that diverged, collapsed or failed, with the reason where one is recorded. Columns arm, phase,
-    number, seed, outcome, reason, examples."""
-    bad = trials[trials["outcome"].isin(["diverged", "collapsed", "failed"]) | (trials["state"] == "FAIL")]
-    columns = ["arm", "phase", "number", "seed", "outcome", "reason", "examples"]
-    return bad[columns].assign(outcome=bad["outcome"].fillna("failed")).reset_index(drop=True)
+def combined_table(evidence: Evidence) -> Table:
+    """The combine block."""
+    assert evidence.comparison is not None
+    titles = ("arm", "hits", "speed-up, examples", "adjusted p", "verdict")
+    rows = [
+        [
+            _arm(row["arm"], evidence.family(row["arm"])),
+            _hits(row),
+            _ratio(row, "speed_up"),
+            _p(row),
+            verdict(row.get("verdict")),
+        ]
+        for row in evidence.comparison.combined.to_dict("records")
+    ]
+    caption = "The combined arm, its parts and the leave-one-outs on fresh seeds, a family of its own."
+    return Table("combined-arms", caption, titles, rows, words=("arm", "verdict"))
 
 
-def _stacked(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+def article_table(evidence: Evidence) -> Table:
+    """How much sooner each arm reaches the article's loss."""
+    assert evidence.comparison is not None
+    titles = ("arm", "hits", "epochs to the article's loss", "sooner in examples", "sooner in seconds, x")
+    rows = [
+        [
+            _arm(row["arm"], evidence.family(row["arm"])),
+            _hits(row),
+            number(as_float(row.get("examples")) / evidence.n_train, ".2f"),
+            _ratio(row, "sooner"),
+            number(row.get("sooner_seconds"), ".1f"),
+        ]
+        for row in evidence.comparison.article.to_dict("records")
+    ]
+    caption = "How much sooner each tuned arm has the loss that the article's recipe ends with."
+    return Table("article-arms", caption, titles, rows, words=("arm",))
+
+
+def search_table(evidence: Evidence, most: int = 10) -> Table:
+    """The search's best trials."""
+    found = evidence.search
+    best = found[found["state"] == "COMPLETE"].nsmallest(most, "best_valid_loss")
+    fields = [column.removeprefix("params_") for column in found.columns if column.startswith("params_")]
+    fields = [field for field in fields if best[f"params_{field}"].notna().any()]
+    words = [
+        field for field in fields if best[f"params_{field}"].map(lambda value: isinstance(value, str)).any()
+    ]
+    rows = []
+    for row in best.to_dict("records"):
+        cells = [number(row["number"], ".0f"), number(row["best_valid_loss"], ".3f")]
+        for field in fields:
+            value = row[f"params_{field}"]
+            cells.append(Cell(value, value) if isinstance(value, str) else number(value, ".3g"))
+        rows.append(cells)
+    titles = ("trial", "best loss, nats", *fields)
+    caption = f"The {len(rows)} best complete trials of the search."
+    return Table("search-best-trials", caption, titles, rows, words=tuple(words))
+
+
+def savings_table(evidence: Evidence) -> Table:
+    """What stopping early saved."""
+    titles = ("part", "rule", "trials", "ended before tau", "examples used, %", "saved, %")
+    rows = [
+        [
+            Cell(str(row["part"]), str(row["part"])),
+            Cell(str(row["rule"]), str(row["rule"])),
+            number(row["trials"], ".0f"),
+            number(row["stopped"], ".0f"),
+            number(100 * row["used"], ".0f"),
+            number(100 * row["saved"], ".0f"),
+        ]
+        for row in evidence.savings.to_dict("records")
+    ]
+    caption = "Training examples used and saved, of running every trial to tau."
+    return Table("savings", caption, titles, rows, words=("part", "rule"), closed=True)
+
+
+def outcomes_table(evidence: Evidence) -> Table:
+    """Arms and phases by outcome."""
+    frame = evidence.outcomes
+    kinds = [str(kind) for kind in dict.fromkeys(frame["outcome"])]
+    rows = []
+    for (arm, phase), part in frame.groupby(["arm", "phase"], sort=False):
+        count = dict(zip(part["outcome"], part["trials"], strict=True))
+        cells = [_arm(arm, evidence.family(str(arm))), Cell(str(phase), str(phase))]
+        rows.append([*cells, *(number(count.get(kind, 0), ".0f") for kind in kinds)])
+    caption = "How every trial ended, by arm and phase."
+    return Table("outcomes", caption, ("arm", "phase", *kinds), rows, words=("arm", "phase"), closed=True)
+
+
+def failures_table(evidence: Evidence, most: int = 100) -> Table:
+    """Trials that went wrong, with reasons."""
+    titles = ("arm", "phase", "trial", "seed", "outcome", "reason", "examples")
+    rows = [
+        [
+            _arm(row["arm"], evidence.family(str(row["arm"]))),
+            Cell(_text(row["phase"]), _text(row["phase"])),
+            number(row["number"], ".0f"),
+            number(row["seed"], ".0f"),
+            Cell(_text(row["outcome"]), _text(row["outcome"])),
+            Cell(_text(row["reason"]), _text(row["reason"])),
+            number(row["examples"], ".0f"),
+        ]
+        for row in evidence.failures.head(most).to_dict("records")
+    ]
+    left = len(evidence.failures) - len(rows)
+    more = f"; {left} more are in the database" if left else ""
+    caption = f"Trials that diverged, collapsed or failed{more}."
+    return Table("failures", caption, titles, rows, words=("arm", "phase", "outcome", "reason"))
+
+
+def verdict(word: Any) -> Cell:
+    """A verdict with its sign, sorted by how good it is."""
+    if word is None or pd.isna(word) or word == "baseline":
+        return Cell(DASH)
+    order = [FASTER, UNDECIDED, SLOWER]
+    rank = order.index(word) if word in order else 4 if word == NEVER else 3
+    return Cell(f"{SIGNS.get(word, '◌')} {word}", float(rank), strong=word in (FASTER, SLOWER))
+
+
+def _arms(evidence: Evidence) -> list[Row]:
+    assert evidence.comparison is not None
+    return sorted_arms(evidence.comparison.arms).to_dict("records")
+
+
+def _arm(arm: Any, family: Any) -> Cell:
+    return Cell(str(arm), str(arm), family=str(family))
+
+
+def _hits(row: Row) -> Cell:
+    return Cell(f"{row['hits']} of {row['seeds']}", as_float(row["hits"])) if row["seeds"] else Cell(DASH)
+
+
+def _ratio(row: Row, name: str, unit: str = "") -> Cell:
+    """A ratio and its interval, from the columns of that name."""
+    prefix = "" if name == "speed_up" else f"{name}_"
+    return interval(row.get(f"{name}{unit}"), row.get(f"{prefix}low{unit}"), row.get(f"{prefix}high{unit}"))
+
+
+def _p(row: Row) -> Cell:
+    p = as_float(row.get("p_adjusted"))
+    return Cell("< 0.001", p) if p < 0.001 else number(p, ".3f")
+
+
+def _difference(row: Row) -> Cell:
+    """The test loss at the hit against the baseline's."""
+    mean, low, high = (as_float(row.get(f"test_{end}")) for end in ("difference", "low", "high"))
+    limits = f" [{low:+.2f}, {high:+.2f}]" if math.isfinite(low) else " [no interval]"
+    return Cell(f"{mean:+.2f}{limits}", mean) if math.isfinite(mean) else Cell(DASH)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and value else DASH

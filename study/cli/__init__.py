@@ -1,0 +1,1 @@
+"""The command line: the only parsing, printing and exit codes."""

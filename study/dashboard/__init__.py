@@ -1,0 +1,1 @@
+"""optuna-dashboard with this study's notes, plots and images."""

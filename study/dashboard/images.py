@@ -1,0 +1,90 @@
+"""Pictures of the search's best model as PNG files for the dashboard, made once for each trial."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pillow
+
+from study.dashboard.board import Image, images_folder
+from study.design.experiment import Experiment
+from vae.errors import FailureError, UserError
+
+#: What is drawn: file name -> title.
+TITLES = {
+    "reconstructions.png": "Test images, and below each what the model makes of it",
+    "samples.png": "Samples from the prior",
+}
+#: A browser blurs small pixels: they are enlarged to about this width.
+WIDTH = 640
+_NAMESPACE = uuid.UUID("5f0f4c0e-7c5f-4c0b-9a43-0d1d5d8f2a11")
+
+
+def images(
+    best: Mapping[str, Any],
+    study_id: int,
+    experiment: Experiment,
+    fingerprint: str,
+    artifacts: Path,
+    data_dir: Path | None,
+) -> tuple[list[Image], str]:
+    """The pictures of the search's best trial (a row of `Store.trials`), drawn unless they are there, and in
+    words why some are not: no model under `artifacts`, another experiment's, no data.
+
+    Raises FailureError where nothing can be written.
+    """
+    folder = images_folder(artifacts)
+    found = [_image(best, study_id, filename) for filename in TITLES]
+    if all((folder / image.artifact_id).exists() for image in found):
+        return found, ""
+    from study.report.model import best_model, gallery
+
+    path = best_model(artifacts, experiment.name, int(best["number"]))
+    if path is None:
+        return [], f"the model of trial {best['number']} is not in {artifacts}"
+    try:
+        drawn = gallery(path, experiment, fingerprint, data_dir)
+    except UserError as error:
+        return [], str(error)
+    if drawn.recipe_json != best["recipe"]:
+        return [], f"{path} is of another experiment"
+    pictures = {"reconstructions.png": drawn.reconstructions, "samples.png": drawn.samples}
+    for image in found:
+        png = pictures[image.filename]
+        if png is not None:
+            _store(folder, image.artifact_id, enlarged(png))
+    return [image for image in found if pictures[image.filename] is not None], "; ".join(drawn.missing)
+
+
+def enlarged(png: bytes) -> bytes:
+    """The picture with every pixel drawn as a square of pixels, about WIDTH wide."""
+    with Pillow.open(io.BytesIO(png)) as picture:
+        factor = max(1, round(WIDTH / picture.width))
+        file = io.BytesIO()
+        size = (picture.width * factor, picture.height * factor)
+        picture.resize(size, Pillow.Resampling.NEAREST).save(file, format="PNG")
+        return file.getvalue()
+
+
+def _image(best: Mapping[str, Any], study_id: int, filename: str) -> Image:
+    # The same trial has the same file whoever publishes it; `started` tells apart what is called the same in
+    # another database.
+    trial = f"{best['study_name']} {best['number']} {best['started']!r} {filename}"
+    artifact_id = str(uuid.uuid5(_NAMESPACE, trial))
+    return Image(TITLES[filename], study_id, int(best["trial_id"]), artifact_id, filename)
+
+
+def _store(folder: Path, artifact_id: str, png: bytes) -> None:
+    """As Optuna's FileSystemArtifactStore writes it, but whole or not at all: its presence is the mark that it
+    has been drawn."""
+    part = folder / f"{artifact_id}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(png)
+        part.replace(folder / artifact_id)
+    except OSError as error:
+        raise FailureError(f"{folder} can't be written: {error.strerror}.") from None

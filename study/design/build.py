@@ -1,0 +1,152 @@
+"""From what a command, its file and an earlier run say to one Experiment; what may not change is refused."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from study.design.experiment import Experiment, defaults
+from study.design.space import Space, plain, search_space
+from study.design.techniques import DEFAULT_ARMS, catalogue, find
+from vae.errors import UserError, did_you_mean
+from vae.recipe import Recipe
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of an experiment file. Raises UserError."""
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(f"No experiment file {path}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"The experiment file {path} can't be read: {error}") from None
+    unknown = sorted(set(values) - set(Experiment.model_fields))
+    if unknown:
+        hint = did_you_mean(unknown[0], Experiment.model_fields)
+        raise UserError(f"{path}: an experiment has no '{unknown[0]}'. {hint}")
+    for key in ("recipe", "space", "techniques", "search"):
+        _table(values.get(key, {}), f"{path}: {key}")
+    for key in ("data", "name"):
+        if not isinstance(values.get(key, ""), str):
+            raise UserError(f"{path}: {key} must be a string, not {values[key]!r}.")
+    return values
+
+
+def build(
+    values: dict[str, Any],
+    fixed: dict[str, Any],
+    small_data: bool,
+    stored: Experiment | None,
+    source: str,
+) -> Experiment:
+    """An Experiment from the defaults, what is stored under the name, a file's or flags' values and --set.
+
+    `values` must hold `data`; its `fallback` (arms, search) stands in where neither it nor what is stored
+    says anything. Raises UserError when a value is bad, or when it would change what the
+    stored experiment has already trained."""
+    merged = defaults(values["data"], small_data)
+    if stored is not None:
+        merged |= stored.to_json()
+    given = {key: value for key, value in values.items() if value is not None}
+    fallback, search, recipe = (given.pop(key, {}) for key in ("fallback", "search", "recipe"))
+    if "arms" in fallback and "arms" not in given and not merged.get("arms"):
+        given["arms"] = fallback["arms"]
+    if "seed" in recipe | fixed:
+        raise UserError(f"{source}: a recipe's seed can't be set: every training has its own. See --seed.")
+    merged |= given
+    merged["recipe"] = merged["recipe"] | recipe | fixed
+    merged["fixed"] = tuple(dict.fromkeys([*merged.get("fixed", ()), *fixed]))
+    if "arms" in given:
+        arms = _arm_names(given["arms"], merged.get("techniques", {}), source)
+        # Arms once compared stay in the family: dropping one afterwards would be choosing by result.
+        merged["arms"] = tuple(dict.fromkeys([*(stored.arms if stored else ()), *arms]))
+    before = merged.get("search", {})
+    merged["search"] = before | search
+    if "search_trials" in fallback and not before.get("trials") and "trials" not in search:
+        merged["search"]["trials"] = fallback["search_trials"]
+    space = before["space"] if before.get("trials") else search_space(small_data)
+    space = space | _table(search.get("space", {}), f"{source}: search.space")
+    merged["search"]["space"] = {f: d for f, d in space.items() if f not in merged["fixed"]}
+    experiment = Experiment.from_values(merged, source)
+    if stored is not None:
+        _refuse_changes(stored, experiment)
+    return experiment
+
+
+def _arm_names(arms: Any, own: dict[str, Any], source: str) -> tuple[str, ...]:
+    """Arms as given: "all", or names; "baseline" is always there and may be named."""
+    if isinstance(arms, str):
+        arms = [arm.strip() for arm in arms.split(",") if arm.strip()]
+    if not isinstance(arms, list | tuple) or not all(isinstance(arm, str) for arm in arms):
+        raise UserError(f"{source}: arms is a list of names.")
+    known = catalogue(own)
+    names: list[str] = []
+    for arm in arms:
+        if arm == "all":
+            names += [name for name, technique in known.items() if technique.family != "null"]
+        elif arm == "default":
+            names += DEFAULT_ARMS
+        elif arm != "baseline":
+            names.append(find(arm, known).name)
+    if not names:
+        raise UserError(f"{source}: a comparison needs at least one arm beside the baseline.")
+    return tuple(dict.fromkeys(names))
+
+
+def _refuse_changes(stored: Experiment, wanted: Experiment) -> None:
+    """What has been trained stays comparable: workload, baseline and tuning budget are fixed by the first run.
+
+    Raises UserError with both values."""
+    fixed: list[tuple[str, Any, Any]] = [
+        (key, getattr(stored, key), getattr(wanted, key)) for key in ("budget", "seed")
+    ]
+    fixed += [("likelihood", stored.recipe.likelihood, wanted.recipe.likelihood)]
+    if not (_is_file(stored.data) and _is_file(wanted.data)):  # a file may move: its content is checked
+        fixed = [("data", stored.data, wanted.data), *fixed]
+    if stored.arms or stored.search.trials:
+        fixed += [
+            (f"recipe.{field}", getattr(stored.recipe, field), getattr(wanted.recipe, field))
+            for field in Recipe.model_fields
+        ]
+    if stored.arms:
+        keys = ("tune_trials", "tune_seeds", "blocks", "target", "target_at", "stop_at_target", "fixed")
+        fixed += [(key, getattr(stored, key), getattr(wanted, key)) for key in keys]
+        fixed += _ranges("space", stored.space, wanted.space)
+        fixed += [
+            (f"techniques.{arm}", stored.techniques[arm], wanted.techniques.get(arm))
+            for arm in stored.arms
+            if arm in stored.techniques
+        ]
+    if stored.search.trials:
+        fixed += _ranges("search.space", stored.search.space, wanted.search.space)
+    for key, before, now in fixed:
+        if before != now:
+            raise UserError(
+                f"Experiment '{stored.name}' was started with {key} = {before!r}, not {now!r}: "
+                f"use another --name, or leave {key} as it is."
+            )
+    totals = [("search.trials", stored.search.trials, wanted.search.trials)]
+    totals += [("seeds", stored.seeds, wanted.seeds)] if stored.arms else []
+    for key, before, now in totals:
+        if now < before:
+            raise UserError(
+                f"Experiment '{stored.name}' was started with {key} = {before}, not {now}: a count is a total and "
+                "can only be raised. Use another --name, or leave it as it is."
+            )
+
+
+def _ranges(key: str, stored: Space, wanted: Space) -> list[tuple[str, Any, Any]]:
+    before, now = plain(stored), plain(wanted)
+    return [(f"{key}.{field}", before.get(field), now.get(field)) for field in before | now]
+
+
+def _is_file(data: str) -> bool:
+    return Path(data).suffix in (".npy", ".npz")
+
+
+def _table(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{what} must be a table, not {value!r}.")
+    return value

@@ -1,0 +1,242 @@
+"""Experiment: workload, arms, budgets and seeds of one named comparison; stored as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from study.design.space import (
+    SOBOL_DIMENSIONS,
+    Space,
+    check_corner,
+    check_space,
+    lr_dimension,
+)
+from study.design.techniques import Technique, catalogue, find
+from vae.errors import UserError
+from vae.recipe import Recipe, explain, unknown_field
+
+SamplerName = Literal["tpe", "random", "qmc", "gp"]
+PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "patient"]
+
+#: Training sets below this size get the defaults made for digits: a small network and more epochs.
+SMALL_DATA = 10_000
+#: A seed set starts at its offset plus its index, so that the sets never share a seed.
+SEED_SETS = {
+    "search": 0,
+    "tune": 10_000,
+    "calibration": 20_000,
+    "confirm": 30_000,
+    "combine": 40_000,
+    "final": 50_000,
+}
+#: What is tuned independently of the other arms, in an A/A test, has its seeds this far apart from theirs.
+INDEPENDENT_SEEDS = 5_000
+CALIBRATION_SEEDS = 5
+#: Tuning points of an arm that are judged by more seeds than one.
+FINALISTS = 2
+MAX_TUNE_SEEDS = 5
+#: Likelihoods that give probabilities, or a cross-entropy, and not densities: no loss is below 0 nats.
+NON_NEGATIVE = frozenset({"cross_entropy", "bernoulli", "dynamic_bernoulli"})
+
+#: Below INDEPENDENT_SEEDS, or seed sets would meet.
+Count = Annotated[int, Field(ge=1, lt=INDEPENDENT_SEEDS)]
+
+
+class SearchPlan(BaseModel):
+    """The joint search: one Optuna study in which everything is sampled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    trials: Annotated[int, Field(ge=0, le=9_999)] = 0
+    """Total number of trials; running again tops up."""
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "median"
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Grid points without a better validation loss after which a trial stops; 0: never."""
+    space: Space = Field(default_factory=dict)
+
+
+class Experiment(BaseModel):
+    """Everything that decides what is trained under one name; the resolved form is stored in the database."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str
+    data: str
+    """A named data set or the path of a .npy or .npz file."""
+    seed: Annotated[int, Field(ge=0, lt=10_000)] = 0
+    """Seeds the split of the data, the Sobol points and every training."""
+    budget: Annotated[float, Field(gt=0, le=100_000)]
+    """tau in epochs of the training split."""
+    recipe: Recipe
+    """The baseline."""
+    arms: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Techniques compared with the baseline, which is always there. Empty: no comparison."""
+    tune_trials: Count = 8
+    """K: tuning points per arm and block."""
+    tune_seeds: Annotated[int, Field(ge=1, le=MAX_TUNE_SEEDS)] = 3
+    """Seeds on which an arm's two best tuning points are judged; 1: the first alone."""
+    seeds: Count = 10
+    """S: confirmation seeds per arm, shared out over the blocks."""
+    blocks: Count = 1
+    """R: how often tuning and confirmation are repeated."""
+    target: float | None = None
+    """Validation loss to reach, nats per example; none: calibrated on the baseline."""
+    target_at: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of tau at which the baseline's median loss is the calibrated target. The later, the more seeds miss it:
+    on digits at 0.75 the tuned baseline itself missed on some of ten fresh seeds in three of four comparisons, at 0.5
+    in none of twelve."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """A speed-up within this margin of 1 is no verdict."""
+    stop_at_target: bool = False
+    """Confirmation trials end at the target instead of at tau."""
+    combine: bool = False
+    """Also build and test the combined arm."""
+    space: Space = Field(default_factory=dict)
+    """Nuisance hyperparameters tuned in every arm; empty: lr alone, in its optimizer's range."""
+    techniques: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """The user's own techniques."""
+    fixed: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Recipe fields that --set has fixed: tuned nowhere."""
+    search: SearchPlan = SearchPlan()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not re.fullmatch(r"\w[\w.+-]{0,63}", self.name):
+            raise ValueError(
+                f"the name {self.name!r} must have 1 to 64 letters, digits, '.', '_', '+' or '-', the first a letter "
+                "or digit; choose with --name"
+            )
+        if self.seeds % self.blocks:
+            raise ValueError(
+                f"seeds ({self.seeds}) must be divisible by blocks ({self.blocks}): each block confirms on S / R "
+                f"seeds; the nearest that is: {max(1, round(self.seeds / self.blocks)) * self.blocks}"
+            )
+        likelihood = self.recipe.likelihood
+        if self.target is not None and self.target <= 0 and likelihood in NON_NEGATIVE:
+            raise ValueError(
+                f"target = {self.target:g} is out of reach: no {likelihood} loss is below 0 nats; give a higher one, "
+                "or none to have it calibrated"
+            )
+        return self
+
+    @cached_property
+    def known(self) -> dict[str, Technique]:
+        """Built-in and own techniques by name."""
+        return catalogue(self.techniques)
+
+    def technique(self, arm: str) -> Technique | None:
+        """The arm's technique; None for the baseline and the reference arms."""
+        return self.known.get(arm)
+
+    def base_recipe(self, arm: str) -> Recipe:
+        """The arm's recipe before tuning. Raises UserError."""
+        technique = self.technique(arm)
+        return technique.apply(self.recipe) if technique else self.recipe
+
+    def shared_space(self, recipe: Recipe, small_data: bool) -> Space:
+        """Nuisance dimensions of an arm with this recipe: equal units, per-optimizer lr range."""
+        space = self.space or {"lr": lr_dimension(recipe, small_data)}
+        return {field: dimension for field, dimension in space.items() if field not in self.fixed}
+
+    def spaces(self, arm: str, small_data: bool) -> tuple[Space, Space]:
+        """(shared dimensions, the technique's own knobs) of an arm."""
+        technique = self.technique(arm)
+        shared = self.shared_space(self.base_recipe(arm), small_data)
+        if technique is None:
+            return shared, {}
+        own = {field: dimension for field, dimension in technique.knobs.items() if field not in shared}
+        return technique.in_place(shared), own
+
+    def points(self, arm: str) -> int:
+        """Tuning points of an arm: K, or one where --set has left nothing to tune."""
+        shared, own = self.spaces(arm, small_data=True)
+        return self.tune_trials if shared or own else 1
+
+    def finalists(self, arm: str) -> int:
+        """Tuning points of an arm that are run again on other seeds; 0: the best by the first seed wins."""
+        return FINALISTS if self.tune_seeds > 1 and self.points(arm) > 1 else 0
+
+    @property
+    def has_finalists(self) -> bool:
+        """Whether any arm's tuning is judged by more seeds than one."""
+        return any(map(self.finalists, ("baseline", *self.arms)))
+
+    def final_seeds(self, arm: str, block: int) -> list[int]:
+        """The seeds on which a block's finalists are run again, the same in every arm."""
+        first = (MAX_TUNE_SEEDS - 1) * (block - 1 + self.seeds_apart(arm))
+        return self.seed_set("final", self.tune_seeds - 1, first)
+
+    def seeds_apart(self, arm: str) -> int:
+        """How far an arm's seeds are from the other arms': 0 but for what is tuned independently of them."""
+        technique = self.technique(arm)
+        return INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
+
+    def seed_set(self, phase: str, n: int, first: int = 0) -> list[int]:
+        """n seeds of a phase; sets of different phases and of different experiment seeds are disjoint."""
+        start = self.seed * 100_000 + SEED_SETS[phase] + first
+        return list(range(start, start + n))
+
+    def tau(self, n_train: int) -> int:
+        """The budget in examples."""
+        return max(1, round(self.budget * n_train))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_values` reads back."""
+        values: dict[str, Any] = json.loads(self.model_dump_json())
+        return values
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], source: str) -> Experiment:
+        """Validate plain values. Raises UserError in one line."""
+        try:
+            experiment = cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(explain(error, source, cls)) from None
+        known = experiment.known
+        check_space(experiment.space, f"{source}: space")
+        check_space(experiment.search.space, f"{source}: search.space")
+        if experiment.search.trials:
+            check_corner(experiment.search.space, experiment.recipe, f"{source}: search.space")
+        for field in experiment.fixed:
+            if field not in Recipe.model_fields:
+                raise UserError(f"{source}: {unknown_field(field)}")
+        for arm in ("baseline", *experiment.arms):
+            if arm != "baseline":
+                find(arm, known)
+            experiment._check_arm(arm, source)
+        return experiment
+
+    def _check_arm(self, arm: str, source: str) -> None:
+        shared, own = self.spaces(arm, small_data=True)
+        if len(shared | own) > SOBOL_DIMENSIONS:
+            raise UserError(
+                f"{source}: at most {SOBOL_DIMENSIONS} dimensions can be tuned in an arm, and '{arm}' has "
+                f"{len(shared | own)}."
+            )
+        check_corner(shared | own, self.base_recipe(arm), f"{source}: arm '{arm}'")
+        technique = self.technique(arm)
+        stray = set(technique.space) - set(shared) - {"lr"} if technique else ()
+        if stray:
+            raise UserError(
+                f"{source}: techniques.{arm}.space replaces the range of what every arm tunes ({', '.join(shared)}), "
+                f"not {sorted(stray)[0]}: put that under knobs."
+            )
+
+
+def defaults(data: str, small_data: bool) -> dict[str, Any]:
+    """METHOD's defaults for a data set, as plain values; no arms and no search trials."""
+    if small_data:
+        recipe = Recipe(hidden=(128,), latent_size=8, batch_size=64)
+        budget = 40.0
+    else:
+        recipe = Recipe(hidden=(500,), latent_size=30, batch_size=256)
+        budget = 10.0
+    name = re.sub(r"[^\w.+-]", "-", Path(data).stem if Path(data).suffix in (".npy", ".npz") else data)
+    return {"name": name, "data": data, "budget": budget, "recipe": json.loads(recipe.to_json())}

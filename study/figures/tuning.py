@@ -1,0 +1,257 @@
+"""Figures of the tuning, of what stopping early saved, and of how the trials ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from study.figures.arms import Family
+from study.figures.theme import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    MUTED,
+    PAPER,
+    RULE,
+    blank,
+    escape,
+    hatched,
+    lines,
+    mark,
+    plain,
+    shorten,
+    small,
+)
+from study.report.blocks import Panel
+
+ROW = 22
+#: How an outcome is drawn: colour from COLOURS in this order, and a pattern, so that grey prints tell them apart.
+PATTERNS = ("", "/", ".", "x", "-", "\\", "|", "+")
+
+
+def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Family) -> list[Panel]:
+    """One panel an arm: its tuning points in the order they were drawn, and the best so far, in epochs to target.
+
+    Filled: reached it. Open: did not within the budget, or was capped there. A block has a line of its own."""
+    top, step = tau / n_train, -(-points // 6)
+    ticks = list(range(step, points + 1, step))
+    panels = []
+    for arm, own in frame.groupby("arm", sort=False):
+        look = mark(family(str(arm)))
+        figure = small()
+        for block, part in own.groupby("block", sort=True):
+            best = part["best"] / n_train
+            figure.add_scatter(
+                x=part["point"].tolist(),
+                y=plain(best),
+                mode="lines",
+                line={"color": look.colour, "width": 1.6, "shape": "hv"},
+                name=f"best so far, block {block}",
+                hoverinfo="skip",
+            )
+        for hit, suffix in ((True, ""), (False, "-open")):
+            part = own[own["hit"].astype(bool) == hit]
+            if part.empty:
+                continue
+            won = part["won"].astype(bool)
+            figure.add_scatter(
+                x=part["point"].tolist(),
+                y=plain(part["examples"] / n_train),
+                mode="markers",
+                marker={
+                    "symbol": f"{look.symbol}{suffix}",
+                    "color": look.colour,
+                    "size": [11 if w else 7.5 for w in won],
+                    "line": {"width": 1.2, "color": look.colour if suffix else PAPER},
+                },
+                hovertext=[_point_hover(row, n_train) for row in part.to_dict("records")],
+                hoverinfo="text",
+            )
+        figure.update_layout(
+            xaxis={"range": [0.5, points + 0.5], "tickvals": ticks, "showgrid": False},
+            yaxis={"range": [0, top * 1.08], "nticks": 4},
+        )
+        hits = int(own["hit"].sum())
+        panels.append(
+            Panel(
+                f"tuning-{arm}", str(arm), figure, f"{hits} of {len(own)} points reach it", family(str(arm))
+            )
+        )
+    return panels
+
+
+def _point_hover(row: dict[Any, Any], n_train: int) -> str:
+    epochs = float(row["examples"]) / n_train
+    how = (
+        f"target after {epochs:.2f} epochs"
+        if row["hit"]
+        else f"{row['outcome']} after {epochs:.2f} epochs, no hit"
+    )
+    return lines(
+        (
+            f"{row['arm']}, point {row['point']}, block {row['block']} (trial {row['number']})",
+            how,
+            str(row["recipe"]),
+            "the arm's winner" if row["won"] else None,
+        )
+    )
+
+
+def winners(frame: pd.DataFrame, family: Family) -> go.Figure:
+    """Where each arm's tuning points and winners lie in their ranges; the shaded twentieths are the edges."""
+    keys = list(dict.fromkeys(zip(frame["arm"], frame["field"], strict=True)))
+    rows = {key: i for i, key in enumerate(keys)}
+    figure = blank(ROW * len(keys) + 66)
+    for low, high in ((-0.02, 0.05), (0.95, 1.02)):
+        figure.add_vrect(low, high, fillcolor=GREY, opacity=0.16, line_width=0, layer="below")
+    y = [rows[key] for key in zip(frame["arm"], frame["field"], strict=True)]
+    won = frame["won"].astype(bool).to_numpy()
+    tried = frame[~won]
+    figure.add_scatter(
+        x=plain(tried["position"], 4),
+        y=[place for place, w in zip(y, won, strict=True) if not w],
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 9, "line": {"width": 1.4, "color": GREY}},
+        hovertext=[_space_hover(row) for row in tried.to_dict("records")],
+        hoverinfo="text",
+        name="tuning point",
+    )
+    for name in dict.fromkeys(family(str(arm)) for arm in frame["arm"]):
+        part = frame[won & (frame["arm"].map(family) == name).to_numpy()]
+        if part.empty:
+            continue
+        look = mark(name)
+        figure.add_scatter(
+            x=plain(part["position"], 4),
+            y=[rows[key] for key in zip(part["arm"], part["field"], strict=True)],
+            mode="markers",
+            marker={
+                "symbol": look.symbol,
+                "color": look.colour,
+                "size": 11,
+                "line": {"width": 0.8, "color": PAPER},
+            },
+            hovertext=[_space_hover(row) for row in part.to_dict("records")],
+            hoverinfo="text",
+            name=escape(name),
+        )
+    ends = {key: part.iloc[0] for key, part in frame.groupby(["arm", "field"], sort=False)}
+    notes = [
+        {
+            "xref": "paper",
+            "x": 1.0,
+            "xanchor": "left",
+            "xshift": 10,
+            "y": i,
+            "text": f"{ends[key]['low']:.3g} to {ends[key]['high']:.3g}",
+            "showarrow": False,
+            "font": {"size": 12, "color": MUTED},
+        }
+        for key, i in rows.items()
+    ]
+    figure.update_layout(
+        xaxis={
+            "range": [-0.02, 1.02],
+            "tickvals": [0, 0.5, 1],
+            "ticktext": ["low end", "middle", "high end"],
+            "title": {"text": "place in the tuned range, on its own scale"},
+        },
+        yaxis={
+            "tickvals": list(rows.values()),
+            "ticktext": [escape(shorten(f"{arm} · {field}", 30)) for arm, field in keys],
+            "range": [len(keys) - 0.4, -0.6],
+            "gridcolor": RULE,
+        },
+        margin={"r": 118, "b": 44},
+        annotations=notes,
+    )
+    return figure
+
+
+def _space_hover(row: dict[Any, Any]) -> str:
+    what = "winner" if row["won"] else "tuning point"
+    value, low, high = (float(row[key]) for key in ("value", "low", "high"))
+    return lines(
+        (
+            f"{row['arm']}, {what}, block {row['block']}",
+            f"{row['field']} {value:.4g}",
+            f"range {low:.3g} to {high:.3g}",
+        )
+    )
+
+
+def savings(frame: pd.DataFrame) -> go.Figure:
+    """Shares of the training examples used, and saved by stopping early, a bar an arm."""
+    shown = frame.iloc[::-1]
+    labels = [escape(shorten(str(part))) for part in shown["part"]]
+    figure = blank(24 * len(shown) + 84, showlegend=True, barmode="stack")
+    hover = [
+        lines((f"{row['part']} ({row['rule']})", f"{row['stopped']} of {row['trials']} ended before tau"))
+        for row in shown.to_dict("records")
+    ]
+    figure.add_bar(
+        y=labels, x=plain(shown["used"], 4), orientation="h", name="examples used", marker={"color": BLUE},
+        hovertext=hover, hoverinfo="text",
+    )  # fmt: skip
+    figure.add_bar(
+        y=labels,
+        x=plain(shown["saved"], 4),
+        orientation="h",
+        name="saved",
+        marker={
+            "color": PAPER,
+            "line": {"color": BLUE, "width": 1},
+            "pattern": {"shape": "/", "fgcolor": BLUE, "size": 6},
+        },
+        hovertext=hover,
+        hoverinfo="text",
+    )
+    figure.update_layout(
+        xaxis={
+            "range": [0, 1.01],
+            "tickvals": [0, 0.25, 0.5, 0.75, 1],
+            "tickformat": ".0%",
+            "title": {"text": "share of the examples to tau"},
+        },
+        yaxis={"showgrid": False, "tickfont": {"size": 13, "color": INK}},
+        bargap=0.3,
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
+        margin={"t": 34, "b": 44},
+    )
+    return figure
+
+
+def outcomes(frame: pd.DataFrame) -> go.Figure:
+    """Trials by outcome, a bar an arm."""
+    total = frame.groupby(["arm", "outcome"], sort=False)["trials"].sum().reset_index()
+    arms = list(dict.fromkeys(total["arm"]))[::-1]
+    kinds = list(dict.fromkeys(total["outcome"]))
+    figure = blank(24 * len(arms) + 84, showlegend=True, barmode="stack")
+    for i, kind in enumerate(kinds):
+        part = total[total["outcome"] == kind].set_index("arm")["trials"]
+        counts = [int(part.get(arm, 0)) for arm in arms]
+        colour = COLOURS[i % len(COLOURS)]
+        figure.add_bar(
+            y=[escape(shorten(str(arm))) for arm in arms],
+            x=counts,
+            orientation="h",
+            name=escape(kind),
+            marker={
+                "color": colour,
+                "line": {"color": PAPER, "width": 1},
+                "pattern": hatched(PATTERNS[i % len(PATTERNS)], colour),
+            },
+            hovertext=[lines((f"{arm}: {n} {kind}",)) for arm, n in zip(arms, counts, strict=True)],
+            hoverinfo="text",
+        )
+    figure.update_layout(
+        xaxis={"title": {"text": "trials"}, "rangemode": "tozero"},
+        yaxis={"showgrid": False, "tickfont": {"size": 13, "color": INK}},
+        bargap=0.3,
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
+        margin={"t": 34, "b": 44},
+    )
+    return figure

@@ -1,0 +1,272 @@
+"""The report in words: the workload, how sure the answer is, what is missing, and how to run it again."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import tomli_w
+
+from study.analysis.evidence import Evidence
+from study.analysis.frames import brief
+from study.design.experiment import FINALISTS
+from study.report.blocks import Cell, Table
+from study.statistics.verdicts import FASTER
+from vae.recipe import Recipe
+
+#: Words for the recipe's likelihoods.
+LIKELIHOODS = {
+    "cross_entropy": "cross-entropy on grey pixels",
+    "bernoulli": "Bernoulli, static binarisation",
+    "dynamic_bernoulli": "Bernoulli, dynamic binarisation in training",
+    "continuous_bernoulli": "continuous Bernoulli",
+    "gaussian": "Gaussian",
+}
+#: What the phases' counts are called.
+PHASES = {
+    "search": "search trials",
+    "tune": "tuning trials",
+    "final": "finalists' reruns",
+    "calibration": "calibration runs",
+    "confirm": "confirmation runs",
+}
+
+
+def title(evidence: Evidence) -> str:
+    """The page's heading."""
+    if evidence.experiment.arms:
+        return "Which techniques make this VAE train faster?"
+    return "A search for this VAE's best recipe"
+
+
+def workload(evidence: Evidence) -> str:
+    """What every arm shares, in one line."""
+    experiment, recipe = evidence.experiment, evidence.experiment.recipe
+    parts = [
+        f"{experiment.data}, {evidence.n_train:,} training images",
+        f"{brief(recipe.hidden)} hidden, {recipe.latent_size} latent",
+        LIKELIHOODS[recipe.likelihood],
+        f"budget {experiment.budget:g} epoch{'' if experiment.budget == 1 else 's'} ({evidence.tau:,} examples)",
+    ]
+    if experiment.arms:
+        finalists = f"the best {FINALISTS} on {experiment.tune_seeds} seeds"
+        finalists = f" ({finalists})" if experiment.has_finalists else ""
+        shared = f"{experiment.tune_trials} tuning points{finalists} and {experiment.seeds} seeds an arm"
+        parts.append(shared + (f" in {experiment.blocks} blocks" if experiment.blocks > 1 else ""))
+    devices = sorted(evidence.trials["device"].dropna().unique())
+    return "; ".join([*parts, *map(str, devices)]) + "."
+
+
+def answer(evidence: Evidence) -> list[str]:
+    """The sentences of the first screen."""
+    comparison = evidence.comparison
+    if comparison is not None and comparison.target is not None:
+        return comparison.sentences
+    said = []
+    if comparison is not None:
+        said.append("Nothing has been compared yet: the target is not calibrated.")
+    best = best_trial(evidence)
+    if best is not None:
+        said.append(
+            f"The best of {len(evidence.search)} search trials is trial {best['number']}: a validation loss of "
+            f"{best['best_valid_loss']:.2f} nats per example ({best['changes']})."
+        )
+    elif evidence.experiment.search.trials:
+        said.append(_no_best(evidence))
+    return said or ["No trial has been run yet."]
+
+
+def _no_best(evidence: Evidence) -> str:
+    found = evidence.search
+    if found.empty:
+        return "No search trial has ended yet."
+    counted = ", ".join(f"{n} {outcome}" for outcome, n in found["outcome"].value_counts(sort=False).items())
+    return f"No search trial has completed ({counted})."
+
+
+def best_trial(evidence: Evidence) -> dict[Any, Any] | None:
+    """The search's best complete trial; None before there is one."""
+    done = evidence.search[
+        (evidence.search["state"] == "COMPLETE") & evidence.search["best_valid_loss"].notna()
+    ]
+    if done.empty:
+        return None
+    return done.sort_values(["best_valid_loss", "number"]).iloc[0].to_dict()
+
+
+def how_sure(evidence: Evidence) -> list[str]:
+    """What the answer rests on, and how far to trust it."""
+    comparison, experiment = evidence.comparison, evidence.experiment
+    if comparison is None or comparison.target is None or "speed_up" not in comparison.arms:
+        return []
+    family = comparison.arms[comparison.arms["kind"] == "technique"]
+    tuned = (
+        ", for the tuned recipes: the luck of one tuning is not in them"
+        if experiment.blocks == 1
+        else f"; the unit is the mean of a block, tuned anew in each of {experiment.blocks}"
+    )
+    said = [
+        f"Each ratio compares mean examples to target over {experiment.seeds} paired seeds. Thick bars are 95 % "
+        f"intervals{tuned}. A verdict asks more: the simultaneous interval over all {len(family)} techniques (thin "
+        f"bar) must clear a margin of {experiment.margin:.0%} (shaded)."
+    ]
+    censored = family[(family["hits"] < family["seeds"]) & (family["seeds"] > 0)]
+    if not censored.empty:
+        said.append(
+            f"{len(censored)} of {len(family)} techniques miss the target on some seed; they keep their row as an "
+            f"open symbol at the ratio truncated at the budget, which flatters them, and get no plain ratio."
+        )
+    said.append(_target_words(evidence))
+    return said
+
+
+def _target_words(evidence: Evidence) -> str:
+    comparison = evidence.comparison
+    assert comparison is not None
+    assert comparison.target is not None
+    calibration = comparison.calibration
+    if evidence.experiment.target is not None or calibration is None:
+        return f"The target, {comparison.target:.2f} nats, was given."
+    how = "the worst calibration seed's" if calibration.raised else "the baseline's median"
+    spread = (
+        f", and examples to target vary by {calibration.spread:.0%} between seeds"
+        if calibration.hits > 1
+        else ""
+    )
+    aim = (
+        f" Tuning aims at {calibration.tuning_target:.2f}, so that a winner reaches the target on fresh seeds too."
+        if calibration.tuning_target < calibration.target
+        else ""
+    )
+    return (
+        f"The target, {comparison.target:.2f} nats, is {how} loss at {comparison.experiment.target_at:.0%} of the "
+        f"budget: the loss falls {abs(calibration.slope):.2f} nats per doubling of examples there{spread}.{aim}"
+    )
+
+
+def missing(evidence: Evidence) -> list[str]:
+    """What was planned and has not been run."""
+    said = []
+    for phase, (done, planned) in evidence.planned.items():
+        if done < planned:
+            said.append(f"{done} of {planned} {PHASES[phase]} have ended.")
+    if said and evidence.comparison is not None and evidence.comparison.target is None:
+        said.append("The target is not calibrated yet, so no arm can be tuned or compared.")
+    if evidence.comparison is not None and evidence.comparison.target is not None and not evidence.speeds:
+        said.append("No arm has been timed yet, so there is nothing in seconds.")
+    if said:
+        said.append("The command at the end of this page goes on where it stopped.")
+    return said
+
+
+def command(evidence: Evidence) -> str:
+    """The command that runs this experiment again, or goes on with it, from the file below it."""
+    experiment = evidence.experiment
+    verb = (
+        "run" if experiment.arms and experiment.search.trials else "compare" if experiment.arms else "search"
+    )
+    return f"python -m study {verb} --file {evidence.name}.toml"
+
+
+def experiment_toml(evidence: Evidence) -> str:
+    """The experiment as the file that `--file` reads, every value resolved."""
+    return tomli_w.dumps(_without_none(evidence.experiment.to_json()))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def recipes(evidence: Evidence) -> list[tuple[str, Recipe]]:
+    """(what it is, recipe) of those a reader may want: the fastest arms, the baseline, the search's best."""
+    found: dict[str, str] = {}
+    if evidence.comparison is not None and not evidence.comparison.arms.empty:
+        arms = evidence.comparison.arms
+        for unit, words in (("", "fastest in examples"), ("_seconds", "fastest in seconds")):
+            if f"speed_up{unit}" in arms:
+                faster = arms[arms[f"verdict{unit}"] == FASTER].sort_values(
+                    f"speed_up{unit}", ascending=False
+                )
+                found |= {str(arm): words for arm in faster["arm"].head(1) if arm not in found}
+        found.setdefault("baseline", "the tuned baseline")
+    listed = []
+    for arm, words in found.items():
+        assert evidence.comparison is not None
+        text = evidence.comparison.arms.set_index("arm")["recipe"].get(arm)
+        if isinstance(text, str):
+            listed.append((f"{arm}, {words}", Recipe.from_json(text)))
+    best_found = best_trial(evidence)
+    if best_found is not None:
+        listed.append(
+            (
+                f"search trial {best_found['number']}, the search's best",
+                Recipe.from_json(best_found["recipe"]),
+            )
+        )
+    return listed
+
+
+def provenance(evidence: Evidence) -> Table:
+    """Data, versions, hosts, seeds and time, as the database has them."""
+    trials = evidence.trials
+    rows: list[tuple[str, str]] = [
+        ("data", f"{evidence.experiment.data}, split with seed {evidence.experiment.seed}"),
+        ("data SHA-256", evidence.fingerprint),
+        ("training images", f"{evidence.n_train:,}"),
+    ]
+    versions = [json.loads(text) for text in dict.fromkeys(trials["versions"].dropna())]
+    for found in versions:
+        rows.append(("versions", ", ".join(f"{key} {value}" for key, value in found.items())))
+    rows.append(("hosts", _listed(trials["host"])))
+    rows.append(("devices", _listed(trials["device"])))
+    workers = trials["owner"].dropna().nunique()
+    rows.append(("worker processes", f"{workers} in all; the number of cores is not recorded"))
+    for phase, part in trials[trials["seed"].notna()].groupby("phase", sort=False):
+        rows.append((f"seeds, {phase}", _ranges(sorted({int(seed) for seed in part["seed"]}))))
+    ended = trials[trials["outcome"].notna()]
+    rows.append(("trials", f"{len(ended)} ended of {len(trials)} started or planned"))
+    rows.append(("training time", f"{_minutes(trials['train_seconds'])}, evaluation left out"))
+    rows.append(("trials' wall time", _minutes(trials["wall_seconds"])))
+    started, finished = trials["started"].min(), trials["finished"].max()
+    if pd.notna(started) and pd.notna(finished):
+        rows.append(("from, to (UTC)", f"{_when(float(started))} to {_when(float(finished))}"))
+    cells = [[Cell(key), Cell(value)] for key, value in rows]
+    caption = "Where these numbers come from, as recorded in the database."
+    titles = ("what", "value")
+    return Table("provenance-facts", caption, titles, cells, words=titles, sortable=False)
+
+
+def _listed(values: pd.Series) -> str:
+    return ", ".join(sorted(str(value) for value in values.dropna().unique())) or "none yet"
+
+
+def _ranges(seeds: list[int]) -> str:
+    """Runs of whole numbers: "0–29, 40"."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][1] + 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in parts)
+
+
+def _minutes(seconds: pd.Series) -> str:
+    total = float(seconds.dropna().sum())
+    return (
+        f"{total:.0f} s"
+        if total < 120
+        else f"{total / 60:.1f} min"
+        if total < 7200
+        else f"{total / 3600:.1f} h"
+    )
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,119 @@
+"""Verdicts: what may be said of each arm, when a family of arms is tried at once."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from study.statistics.curves import Array
+from study.statistics.speed_up import Estimate, simultaneous_interval, t_quantile
+
+NEVER = "never reaches the target"
+FASTER = "faster"
+SLOWER = "slower"
+UNDECIDED = "not distinguishable"
+#: An arm without finished confirmation runs, or without timings.
+NOT_MEASURED = "not measured yet"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share k / n with its Clopper-Pearson interval; share is NaN at n = 0."""
+
+    k: int
+    n: int
+    share: float
+    low: float
+    high: float
+
+
+def holm(p: Sequence[float | None]) -> Array:
+    """Step-down adjusted p-values (Holm 1979), (m,) in the order given.
+
+    A member without a p (None or NaN) stays NaN and still counts: the family was fixed beforehand, and an
+    arm that gave no p must not make the others' cheaper.
+    """
+    values = np.array([float("nan") if value is None else value for value in p], dtype=np.float64)
+    m, order = values.size, np.argsort(values, kind="stable")  # NaN sorts last, as a p of 1 would
+    adjusted = np.empty(m, dtype=np.float64)
+    adjusted[order] = np.maximum.accumulate(np.minimum(values[order] * (m - np.arange(m)), 1.0))
+    return adjusted
+
+
+def verdict(
+    estimate: Estimate,
+    arm_hit: npt.ArrayLike,
+    baseline_hit: npt.ArrayLike,
+    *,
+    family: int,
+    margin: float = 0.05,
+    level: float = 0.95,
+) -> str:
+    """The verdict on one arm, from its estimate (examples or seconds) and the hits (S,) of both.
+
+    "never reaches the target": no hit; "unreliable (k of S)": the arm reaches it on k < S seeds, or it
+    always does and the baseline on k; "faster" and "slower": the simultaneous interval for the family lies
+    above 1 + margin, below 1 / (1 + margin); else "not distinguishable", as without an interval.
+    `family` is the number of single-technique arms fixed beforehand, whatever became of them.
+    """
+    arm, baseline = np.asarray(arm_hit, dtype=bool), np.asarray(baseline_hit, dtype=bool)
+    if not arm.any():
+        return NEVER
+    for hit in (arm, baseline):
+        if not hit.all():
+            return f"unreliable ({int(hit.sum())} of {hit.size})"
+    low, high = simultaneous_interval(estimate, family, level)
+    if low > 1.0 + margin:
+        return FASTER
+    if high < 1.0 / (1.0 + margin):
+        return SLOWER
+    return UNDECIDED
+
+
+def smallest_n(
+    sd: float,
+    *,
+    family: int,
+    margin: float = 0.05,
+    effect: float | None = None,
+    level: float = 0.95,
+    limit: int = 10_000,
+) -> int | None:
+    """How many units an arm needs for a verdict: the least n at which the half-width t sd / sqrt(n) of the
+    simultaneous interval fits between the effect and the margin; None if above `limit` or never.
+
+    `sd` is that of one unit's log ratio: se * sqrt(n) of an Estimate. `effect` is the log ratio to be
+    decided, sign ignored; by default 2 ln(1 + margin), so that the half-width is the margin itself.
+    The half-width is the expected one: at exactly this n and effect, about half of the studies decide.
+    """
+    room = (2.0 * math.log1p(margin) if effect is None else abs(effect)) - math.log1p(margin)
+
+    def enough(n: int) -> bool:
+        return t_quantile(level, n - 1.0, family) * sd / math.sqrt(n) < room
+
+    n = 2 + bisect_left(range(2, limit + 1), True, key=enough)
+    return n if n <= limit else None
+
+
+def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share k / n (Clopper & Pearson 1934); (0, 1) at n = 0."""
+    if not 0 <= k <= n:
+        raise ValueError(f"k must be between 0 and n, got {k} of {n}")
+    tail = (1.0 - level) / 2.0
+    low = float(special.betaincinv(k, n - k + 1, tail)) if k else 0.0
+    high = float(special.betaincinv(k + 1, n - k, 1.0 - tail)) if k < n else 1.0
+    return low, high
+
+
+def false_verdict_rate(verdicts: Sequence[str], level: float = 0.95) -> Rate:
+    """Share of A/A comparisons called faster or slower, of those that could be: "never reaches" and
+    "unreliable" claim no speed-up and don't dilute the share."""
+    decided = [word for word in verdicts if word in (FASTER, SLOWER, UNDECIDED)]
+    k, n = sum(word != UNDECIDED for word in decided), len(decided)
+    return Rate(k, n, k / n if n else float("nan"), *clopper_pearson(k, n, level))

@@ -1,0 +1,1 @@
+"""All SQL: Optuna's storage and our tables in one database."""

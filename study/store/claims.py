@@ -1,0 +1,333 @@
+"""Who runs which trial: claims, leases and fencing, so that no trial is lost, run twice or overwritten.
+
+The row in `trial_run` decides, not Optuna's state. A claim writes owner, attempt and the end of the lease;
+every later write asks for the same owner and attempt, so a worker that lost its lease changes nothing.
+A trial whose lease is over is taken over under the next attempt: same trial, same parameters, same curve.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._rdb.models import TrialIntermediateValueModel
+from optuna.trial import TrialState
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, null, select, text
+
+from study.store.database import CLAIM_LOCK
+from study.store.owner import is_gone, new_owner
+from study.store.schema import curve, studies, trial_run, trials, unix_now
+
+if TYPE_CHECKING:
+    from study.store.store import Store
+
+__all__ = ["MAX_DEATHS", "Claim", "LeaseLost", "claim", "new_owner", "of_name", "tell"]
+
+#: A trial that so many workers died on, with no progress in between, is finished as failed: it kills them.
+MAX_DEATHS = 3
+
+UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
+
+
+class LeaseLost(Exception):  # noqa: N818 - an event, not an error: another worker has the trial now
+    """This trial belongs to somebody else by now, or is finished or deleted: stop it and write nothing."""
+
+
+class Claim:
+    """One trial that this worker holds. Every method but `trial`'s own raises LeaseLost once it doesn't."""
+
+    def __init__(self, store: Store, trial: optuna.Trial, study_name: str, owner: str, attempt: int) -> None:
+        self.trial = trial
+        self.study_name = study_name
+        self.trial_id = trial._trial_id
+        self.number = trial.number
+        self.owner = owner
+        self.attempt = attempt
+        #: Whether it is neither finished nor released.
+        self.open = True
+        #: Steps that an earlier attempt has reported to Optuna, which warns about repeats.
+        self.reported = frozenset(trial._cached_frozen_trial.intermediate_values)
+        self._unwritten_rows: list[dict[str, Any]] = []
+        self._unwritten_reports: list[tuple[int, float]] = []
+        self._store = store
+
+    def describe(self, **columns: Any) -> None:
+        """Fill columns of `trial_run`: recipe, seed, phase, device, versions, ..."""
+        with self._store.write() as connection:
+            self._fence(connection, columns)
+
+    def report(self, value: float, step: int) -> None:
+        """Optuna's `Trial.report`, for this trial's pruner at once and for everybody with the next `record`:
+        by itself each costs as much as some epochs of a small model."""
+        if step not in self.reported:
+            self.trial._cached_frozen_trial.intermediate_values[step] = value
+            self._unwritten_reports.append((step, value))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """A row of the curve, which is written with the next `record` or with the result, whatever that is."""
+        self._unwritten_rows.append(row)
+
+    def record(self, rows: Iterable[dict[str, Any]] = ()) -> None:
+        """Write the rows and reports since the last time, and these rows, and renew the lease, in one transaction."""
+        self._unwritten_rows += rows
+        furthest = max((row["number"] for row in self._unwritten_rows), default=-1)
+        is_new = trial_run.c.furthest < furthest
+        progress = {
+            "died": case((is_new, 0), else_=trial_run.c.died),
+            "furthest": case((is_new, furthest), else_=trial_run.c.furthest),
+        }
+        with self._store.write() as connection:
+            self._fence(connection, progress)
+            self._write_curve(connection)
+
+    def truncate(self, after_number: int) -> None:
+        """Drop the curve rows numbered above `after_number`: those past the checkpoint that is resumed."""
+        with self._store.write() as connection:
+            self._fence(connection, {})
+            past = and_(curve.c.trial_id == self.trial_id, curve.c.number > after_number)
+            connection.execute(curve.delete().where(past))
+
+    def renew(self) -> None:
+        """Hold the trial for another lease from now."""
+        with self._store.write() as connection:
+            self._fence(connection, {})
+
+    def finish(
+        self,
+        *,
+        state: TrialState,
+        value: float | None,
+        outcome: str,
+        rows: Iterable[dict[str, Any]] = (),
+        **columns: Any,
+    ) -> None:
+        """Write the last rows and the result in one transaction, then tell Optuna.
+
+        A worker that dies in between leaves a finished row; whoever claims next tells Optuna.
+        """
+        if state is TrialState.COMPLETE and (value is None or math.isnan(value)):
+            raise ValueError(f"A complete trial needs a value, not {value}.")
+        result = {"state": state.name, "value": value, "outcome": outcome, "finished": unix_now()}
+        self._unwritten_rows += rows
+        with self._store.write() as connection:
+            self._fence(connection, columns | result)
+            self._write_curve(connection)
+        self.open = False
+        tell(self.trial.study, self.trial, state, value)
+
+    def release(self) -> None:
+        """Put the trial back: it waits again with its parameters and curve; this attempt has not died."""
+        self.renew()
+        # Optuna first: once the row is free another worker may set the state to RUNNING.
+        try:
+            self.trial.storage.set_trial_state_values(self.trial_id, TrialState.WAITING)
+        except (KeyError, UpdateFinishedTrialError):
+            raise LeaseLost from None
+        with self._store.write() as connection:
+            self._fence(connection, {"owner": None}, expires=null())
+        self.open = False
+
+    def fail(self, reason: str) -> None:
+        """Finish as failed, for this reason."""
+        self.finish(state=TrialState.FAIL, value=None, outcome="failed", reason=reason)
+
+    def _fence(
+        self, connection: Connection, columns: Mapping[str, Any], expires: ColumnElement[Any] | None = None
+    ) -> None:
+        if expires is None:
+            expires = unix_now() + self._store.lease
+        changed = connection.execute(
+            trial_run.update()
+            .where(
+                trial_run.c.trial_id == self.trial_id,
+                trial_run.c.owner == self.owner,
+                trial_run.c.attempt == self.attempt,
+                trial_run.c.outcome.is_(None),
+            )
+            .values(without_nan(columns) | {"lease_expires": expires})
+        )
+        if changed.rowcount != 1:
+            raise LeaseLost(f"trial {self.number} of {self.study_name}")
+
+    def _write_curve(self, connection: Connection) -> None:
+        # Taken out first: what can't be written must not fail the next write too.
+        rows, self._unwritten_rows = self._unwritten_rows, []
+        reports, self._unwritten_reports = self._unwritten_reports, []
+        if rows:
+            connection.execute(
+                curve.insert(), [without_nan(row) | {"trial_id": self.trial_id} for row in rows]
+            )
+        if reports:
+            connection.execute(insert(TrialIntermediateValueModel), [self._stored(*at) for at in reports])
+
+    def _stored(self, step: int, value: float) -> dict[str, Any]:
+        number, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+        return {
+            "trial_id": self.trial_id,
+            "step": step,
+            "intermediate_value": number,
+            "intermediate_value_type": kind,
+        }
+
+
+def claim(store: Store, name: str, owner: str, make_study: Callable[[str], optuna.Study]) -> Claim | None:
+    """The next waiting or abandoned trial of NAME, lowest study first, then number; None where none is free.
+
+    On the way it tells Optuna about trials whose worker died between finishing and telling, and finishes
+    as failed those that have outlived MAX_DEATHS workers.
+    """
+    while True:
+        with store.write() as connection:
+            taken = _take(connection, name, owner, store.lease)
+        if taken is None:
+            return None
+        study = make_study(taken.study_name)
+        if taken.outcome is not None:
+            tell(study, taken.number, TrialState[taken.result_state], taken.value)
+            continue
+        trial = _start(store, study, taken)
+        if trial is not None:
+            return Claim(store, trial, taken.study_name, owner, taken.attempt)
+
+
+def tell(study: optuna.Study, trial: optuna.Trial | int, state: TrialState, value: float | None) -> None:
+    """Tell Optuna a result that our row already holds; a trial told or deleted meanwhile is fine.
+
+    Optuna gives a pruned trial its last report as the value, so `value` is told for COMPLETE only.
+    """
+    values = value if state is TrialState.COMPLETE else None
+    try:
+        try:
+            study.tell(trial, values, state, skip_if_finished=True)
+        except ValueError:
+            trial_id = trial._trial_id if isinstance(trial, optuna.Trial) else _trial_id(study, trial)
+            # WAITING: its worker died between claiming and starting, or was woken while releasing it.
+            if not study._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                raise
+            study.tell(trial, values, state, skip_if_finished=True)
+    except (KeyError, UpdateFinishedTrialError):
+        return
+
+
+def without_nan(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns with NaN as None (SQL's NULL)."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in columns.items()
+    }
+
+
+def of_name(name: str) -> ColumnElement[bool]:
+    """Optuna's studies of NAME: 'NAME/...'. Not LIKE, which ignores case on SQLite."""
+    return func.substr(studies.c.study_name, 1, len(name) + 1) == f"{name}/"
+
+
+def _take(connection: Connection, name: str, owner: str, lease: float) -> Any:
+    """Choose a trial and write the claim, in the caller's transaction."""
+    if connection.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE has locked the others out already
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({CLAIM_LOCK})"))
+    columns = (
+        studies.c.study_id,
+        studies.c.study_name,
+        trials.c.trial_id,
+        trials.c.number,
+        trials.c.state,
+        trial_run.c.owner,
+        trial_run.c.attempt,
+        trial_run.c.died,
+        trial_run.c.outcome,
+        (trial_run.c.lease_expires < unix_now()).label("expired"),
+    )
+    tables = studies.join(trials, trials.c.study_id == studies.c.study_id)
+    order = (studies.c.study_id, trials.c.number)
+    held = connection.execute(
+        select(*columns)
+        .select_from(tables.join(trial_run, trial_run.c.trial_id == trials.c.trial_id))
+        .where(of_name(name), trials.c.state.in_(UNFINISHED), trial_run.c.owner.is_not(None))
+        .order_by(*order)
+    )
+    free = connection.execute(
+        select(*columns)
+        .select_from(tables.outerjoin(trial_run, trial_run.c.trial_id == trials.c.trial_id))
+        .where(of_name(name), trials.c.state == TrialState.WAITING, trial_run.c.owner.is_(None))
+        .order_by(*order)
+        .limit(1)
+    )
+    candidates = [row for row in held if row.expired or is_gone(row.owner)] + list(free)
+    if not candidates:
+        return None
+    chosen = min(candidates, key=lambda row: (row.study_id, row.number))
+    _write_claim(connection, chosen, name, owner, lease)
+    return connection.execute(
+        select(
+            studies.c.study_name,
+            trials.c.trial_id,
+            trials.c.number,
+            trials.c.state,
+            trial_run.c.attempt,
+            trial_run.c.outcome,
+            trial_run.c.state.label("result_state"),
+            trial_run.c.value,
+        )
+        .select_from(tables.join(trial_run, trial_run.c.trial_id == trials.c.trial_id))
+        .where(trials.c.trial_id == chosen.trial_id)
+    ).one()
+
+
+def _write_claim(connection: Connection, chosen: Row[Any], name: str, owner: str, lease: float) -> None:
+    mine = {"owner": owner, "lease_expires": unix_now() + lease, "host": socket.gethostname()}
+    if chosen.attempt is None:
+        arm, _, block = chosen.study_name.removeprefix(f"{name}/").partition("/")
+        row = {
+            "trial_id": chosen.trial_id,
+            "experiment": name,
+            "arm": arm,
+            "block": int(block) if block.isdecimal() else 1,
+            "number": chosen.number,
+            "attempt": 1,
+            "died": 0,
+            "furthest": -1,
+            "started": unix_now(),
+        }
+        connection.execute(trial_run.insert().values(row | mine))
+        return
+    change: dict[str, Any] = dict(mine)
+    if chosen.outcome is None:
+        died = chosen.died + (chosen.owner is not None)
+        change |= {"attempt": chosen.attempt + 1, "died": died}
+        if died >= MAX_DEATHS:
+            reason = f"{died} workers died at the same place of it"
+            change |= {"outcome": "failed", "state": "FAIL", "reason": reason, "finished": unix_now()}
+    connection.execute(trial_run.update().where(trial_run.c.trial_id == chosen.trial_id).values(change))
+
+
+def _start(store: Store, study: optuna.Study, taken: Row[Any]) -> optuna.Trial | None:
+    """Optuna's side of a claim; None where the trial was deleted or somebody runs it through Optuna alone."""
+    try:
+        if taken.state is TrialState.WAITING and not study._storage.set_trial_state_values(
+            taken.trial_id, TrialState.RUNNING
+        ):
+            raise UpdateFinishedTrialError
+        study._thread_local.cached_all_trials = None  # as study.ask() does: see the study anew
+        trial = optuna.Trial(study, taken.trial_id)
+        # Optuna's cache must know the trial before it stores a parameter of it. study.ask() reads every
+        # waiting trial for that: 0.16 s at 1,000 of them, which trials with fixed parameters don't need.
+        if isinstance(study._storage, _CachedStorage):
+            seen = copy.deepcopy(trial._cached_frozen_trial)
+            study._storage._add_trials_to_cache(study._study_id, [seen])
+        return trial
+    except (KeyError, UpdateFinishedTrialError):
+        with store.write() as connection:
+            connection.execute(curve.delete().where(curve.c.trial_id == taken.trial_id))
+            connection.execute(trial_run.delete().where(trial_run.c.trial_id == taken.trial_id))
+        return None
+
+
+def _trial_id(study: optuna.Study, number: int) -> int:
+    return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)

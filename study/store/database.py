@@ -1,0 +1,315 @@
+"""Where the database is and whether it can be used: URL to engine, refusals in one clear line.
+
+Optuna on a fresh database fails when several processes create it: here one creates it under a lock,
+SQLite's in a temporary file that is renamed into place when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import URL, Connection, Engine, exc, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from study.store import schema, sqlite
+from vae.errors import FailureError, UserError
+
+# Two keys of PostgreSQL's advisory locks, which share one 64-bit space per database.
+_CREATION_LOCK = 0x7661655F0001
+CLAIM_LOCK = 0x7661655F0002
+
+_OUTAGES = (exc.DatabaseError, exc.InterfaceError, exc.TimeoutError, sqlite3.Error)
+_MISTAKES = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
+
+_OURS = frozenset(schema.metadata.tables)
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgres", "postgresql+psycopg")
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database: a SQLite file (`path`) or a PostgreSQL database (`path` is None)."""
+
+    url: URL
+    path: Path | None
+
+    @classmethod
+    def parse(cls, url: str) -> Database:
+        """Where a `--storage` URL points. Raises UserError for a kind that can't be used."""
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            raise UserError(
+                f"--storage {_without_password(url)} is not a database URL."
+                " Use sqlite:///optuna.db or postgresql+psycopg://user@host/database."
+            ) from None
+        if parsed.drivername not in _DRIVERS:
+            raise UserError(
+                f"--storage can't be '{parsed.drivername}'."
+                " Use sqlite:///optuna.db or postgresql+psycopg://user@host/database."
+            )
+        if parsed.drivername.startswith("postgres"):
+            return cls(parsed.set(drivername="postgresql+psycopg"), None)
+        if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
+            raise UserError(
+                "--storage must name a SQLite file that several processes can open,"
+                f" not {_without_password(url)}. Use sqlite:///optuna.db."
+            )
+        return cls(parsed, Path(str(parsed.database)).absolute())
+
+    @property
+    def name(self) -> str:
+        """For messages: the file as it was typed, or the URL without its password and options."""
+        if self.path is not None:
+            return str(self.url.database)
+        return self.url.set(query={}).render_as_string(hide_password=True)
+
+    def storage(self, read_only: bool) -> RDBStorage:
+        """Optuna's storage on this database, which `check` has found complete. Raises UserError, FailureError."""
+        with self.explained():
+            if self.path is None:
+                options = {"options": "-c default_transaction_read_only=on" if read_only else ""}
+                return _storage(self.url, pool_pre_ping=True, connect_args=options)
+            path = self.path
+            storage = _storage(self.url, creator=lambda: sqlite.connect(path, read_only))
+            sqlite.begin_with(storage.engine, "BEGIN" if read_only else "BEGIN IMMEDIATE")
+            return storage
+
+    def check(self, create: bool) -> bool:
+        """Whether everything is there; False where `create` may put it there. Changes nothing.
+
+        Raises UserError or FailureError for a database that is missing, empty, foreign, damaged, newer than
+        this program, or out of reach.
+        """
+        if self.path is not None and not self._file_is_there(self.path, create):
+            return False
+        with self.explained(), self._probe() as connection:
+            tables = set(inspect(connection).get_table_names())
+            version = schema.stored_version(connection)
+            optuna_complete = {"studies", "trials", "alembic_version"} <= tables
+            installed = version is not None and schema.has_triggers(connection)
+            if self.path is not None and create:
+                damage = connection.execute(text("PRAGMA quick_check(1)")).scalar()
+                if damage != "ok":
+                    raise FailureError(sqlite.explain(self.name, str(damage), damaged=True))
+        if version is not None and version > schema.SCHEMA_VERSION:
+            raise UserError(
+                f"{self.name} was written by a newer vae-study (tables {version}, this one knows"
+                f" {schema.SCHEMA_VERSION}). Upgrade: pip install -U vae-study"
+            )
+        if tables and "studies" not in tables:
+            raise UserError(
+                f"{self.name} belongs to another program (its tables: {', '.join(sorted(tables)[:3])}, ...)."
+                " Give another --storage."
+            )
+        if version is None and (clash := sorted(tables & _OURS)):
+            raise UserError(
+                f"{self.name} has a table '{clash[0]}' of another program. Give another --storage."
+            )
+        if not create and (version is None or not optuna_complete):
+            raise UserError(
+                f"{self.name} holds no study of this program. Give another --storage, or begin with run."
+            )
+        if optuna_complete:
+            self._check_optuna()
+        return installed and optuna_complete
+
+    def create(self) -> None:
+        """Make what is missing, once, however many processes ask at the same time."""
+        if self.path is None:
+            with self.explained(), self._postgresql_lock():
+                if not self.check(create=True):
+                    self._install(_storage(self.url, create_tables=True))
+            return
+        path = self.path
+        with sqlite.folder_lock(path.parent):
+            if not path.exists():
+                self._create_file(path)
+            elif not self.check(create=True):
+                with self.explained():
+                    self._install(
+                        _storage(self.url, create_tables=True, creator=lambda: sqlite.connect(path, False))
+                    )
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Outages leave this block as FailureError with cause and way out; errors of ours as they are."""
+        try:
+            yield
+        except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+            if not is_outage(error):
+                raise
+            raise self.explain(error) from error
+
+    def explain(self, error: BaseException) -> FailureError:
+        """One line for a database error: what happened and what to do; no password in it."""
+        cause = _root(error)
+        message = re.sub(r"\s+", " ", str(cause)).strip()
+        password = self.url.password
+        if password:
+            message = message.replace(str(password), "***")
+        if self.path is None:
+            return FailureError(
+                f"The database {self.name} can't be used: {message}. Check the server and --storage."
+            )
+        return FailureError(sqlite.explain(self.name, message))
+
+    def check_writable(self) -> None:
+        """Raises FailureError where the file or its folder is read-only; takes and drops the write lock."""
+        if self.path is None:
+            return
+        with self.explained(), closing(sqlite.connect(self.path, False)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+
+    def _file_is_there(self, path: Path, create: bool) -> bool:
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            size = None
+        except OSError as error:
+            raise FailureError(
+                f"{self.name} can't be opened: {error.strerror}. Give another --storage."
+            ) from None
+        if size is None:
+            if not create:
+                raise UserError(f"No database {self.name}. Give another --storage, or begin with run.")
+            if not path.parent.is_dir():
+                raise UserError(
+                    f"No folder {path.parent} for {self.name}. Create it or give another --storage."
+                )
+            wal = path.with_name(path.name + "-wal")
+            if wal.exists():  # SQLite would replay it into the new file
+                raise FailureError(
+                    f"{self.name} is gone but {wal.name} is still there."
+                    f" Bring the file back, or delete {wal.name}."
+                )
+            return False
+        if path.is_dir():
+            raise UserError(f"{self.name} is a folder, not a database. Give another --storage.")
+        if size == 0:
+            raise FailureError(f"{self.name} is empty (0 bytes), not a database. Delete it to begin anew.")
+        return True
+
+    @contextmanager
+    def _probe(self) -> Iterator[Connection]:
+        if self.path is None:
+            engine = _postgresql_engine(self.url)
+        else:
+            path = self.path
+            engine = sqlalchemy.create_engine("sqlite://", creator=lambda: sqlite.connect(path, True))
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    def _check_optuna(self) -> None:
+        storage = self.storage(read_only=True)
+        try:
+            with self.explained():
+                stored = storage.get_current_version()
+                if stored == storage.get_head_version():
+                    return
+                known = storage.get_all_versions()
+        finally:
+            storage.engine.dispose()
+        if stored in known:
+            shown = self.url.set(query={}).render_as_string(hide_password=True)
+            raise UserError(
+                f"{self.name} was written by an older Optuna."
+                f" Upgrade it: optuna storage upgrade --storage {shown}"
+            )
+        raise UserError(f"{self.name} was written by a newer Optuna. Upgrade: pip install -U optuna")
+
+    def _create_file(self, path: Path) -> None:
+        for stale in path.parent.glob(f".{path.name}.*.new*"):  # of a process that was killed right here
+            stale.unlink()
+        new = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            with self.explained():
+                with closing(sqlite3.connect(new)) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")
+                url = URL.create("sqlite", database=str(new))
+                self._install(_storage(url, create_tables=True, creator=lambda: sqlite.connect(new, False)))
+            new.rename(path)
+        except OSError as error:
+            raise FailureError(
+                f"{self.name} can't be created: {error.strerror}. Give another --storage."
+            ) from None
+        finally:
+            for part in path.parent.glob(f"{new.name}*"):
+                part.unlink()
+
+    def _install(self, storage: RDBStorage) -> None:
+        if self.path is not None:
+            sqlite.begin_with(storage.engine, "BEGIN IMMEDIATE")
+        try:
+            with storage.engine.begin() as connection:
+                schema.install(connection)
+        finally:
+            storage.engine.dispose()
+
+    @contextmanager
+    def _postgresql_lock(self) -> Iterator[None]:
+        engine = _postgresql_engine(self.url)
+        try:
+            with engine.connect() as connection:
+                connection.execute(text(f"SELECT pg_advisory_lock({_CREATION_LOCK})"))
+                yield  # the lock goes with the connection
+        finally:
+            engine.dispose()
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database could not do its work (full, locked, gone, damaged), not: was asked nonsense."""
+    if isinstance(error, StorageInternalError):
+        return error.__cause__ is None or is_outage(error.__cause__)
+    return isinstance(error, _OUTAGES) and not isinstance(error, _MISTAKES)
+
+
+def _storage(url: URL, *, create_tables: bool = False, **engine_options: Any) -> RDBStorage:
+    # RDBStorage passes its URL through str.format. Its own check of the version raises with connections
+    # open and reads Optuna's migration scripts, 0.2 s: `_check_optuna` does it once.
+    template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    try:
+        return RDBStorage(
+            template,
+            engine_kwargs=engine_options,
+            skip_compatibility_check=True,
+            skip_table_creation=not create_tables,
+        )
+    except ImportError:
+        raise _no_driver() from None
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    try:
+        return sqlalchemy.create_engine(url)
+    except ImportError:
+        raise _no_driver() from None
+
+
+def _no_driver() -> UserError:
+    return UserError("PostgreSQL needs the driver psycopg: pip install 'vae-study[postgres]'")
+
+
+def _root(error: BaseException) -> BaseException:
+    while True:
+        inner = getattr(error, "orig", None) or error.__cause__
+        if inner is None:
+            return error
+        error = inner
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/]*:).*@", r"\1***@", url.split("?")[0])

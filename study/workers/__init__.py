@@ -1,0 +1,1 @@
+"""Who runs trials, and the trial itself."""

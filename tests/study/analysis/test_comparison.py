@@ -1,0 +1,280 @@
+"""From recorded trials to the table: every figure checked against the formula that made the losses."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fake_training
+import numpy as np
+import pandas as pd
+import pytest
+from fake_training import FakeTraining, Finished, Scores, loss_at, share_to
+
+from study.analysis.comparison import Comparison, _edges, combined_choice, estimate
+from study.design.space import Dimension
+from study.protocol.history import State
+from study.statistics.verdicts import NOT_MEASURED
+from study.store.store import Store
+from vae.recipe import Recipe
+
+TAU = 64_000
+
+
+@pytest.fixture
+def comparison(compared: Finished) -> Comparison:
+    """The estimates of the five arms."""
+    with compared.open() as (store, state):
+        return estimate(store, "fake", state.n_train)
+
+
+def row(comparison: Comparison, arm: str) -> dict[str, Any]:
+    (found,) = comparison.arms[comparison.arms["arm"] == arm].to_dict("records")
+    return {str(key): value for key, value in found.items()}
+
+
+def truth(compared: Finished, comparison: Comparison, arm: str) -> np.ndarray:
+    """Examples to target of each confirmation run, by the formula."""
+    assert comparison.target is not None
+    with compared.open() as (_, state):
+        runs = [run.recipe for run in state.of(arm, "confirm")]
+    return np.array([TAU * share_to(recipe, comparison.target) for recipe in runs if recipe is not None])
+
+
+def test_examples_to_target_are_exact(compared: Finished, comparison: Comparison) -> None:
+    """Mean examples and epochs to target are those of the formula: the loss is linear in log examples, so
+    interpolation adds nothing."""
+    for arm in ("baseline", "twice", "half-more", "same"):
+        E = truth(compared, comparison, arm)
+        found = row(comparison, arm)
+        assert found["examples"] == pytest.approx(E.mean(), rel=1e-9)
+        assert found["epochs"] == pytest.approx(E.mean() / 64, rel=1e-9)
+        assert found["par2"] == found["ert"] == pytest.approx(E.mean(), rel=1e-9)
+
+
+def test_speed_ups_are_ratios_of_means(compared: Finished, comparison: Comparison) -> None:
+    """The speed-up is the baseline's mean examples over the arm's, its interval the paired one; the simultaneous
+    interval, over five arms, is wider."""
+    B = truth(compared, comparison, "baseline")
+    for arm in ("twice", "half-more"):
+        A, found = truth(compared, comparison, arm), row(comparison, arm)
+        assert found["speed_up"] == pytest.approx(B.mean() / A.mean(), rel=1e-9)
+        se = np.std(B / B.mean() - A / A.mean(), ddof=1) / math.sqrt(6)
+        assert found["se"] == pytest.approx(se, rel=1e-6)
+        assert math.log(found["high"] / found["speed_up"]) == pytest.approx(2.5706 * se, rel=1e-3)  # t, 5 df
+        assert found["simultaneous_low"] < found["low"] < found["high"] < found["simultaneous_high"]
+
+
+def test_misses_count_as_tau(compared: Finished, comparison: Comparison) -> None:
+    """An arm that misses on some seeds has its hits with an exact interval, the ratio on joint hits, a truncated
+    ratio, and each miss at tau or twice tau in the averages; never a plain ratio."""
+    found, E = row(comparison, "flaky"), truth(compared, comparison, "flaky")
+    with compared.open() as (_, state):
+        hit = np.array([run.seed % 3 != 0 for run in map(recipe_of, state.of("flaky", "confirm"))])
+        B = truth(compared, comparison, "baseline")
+    k = int(hit.sum())
+    assert 0 < k < 6
+    assert found["hits"] == k
+    assert found["hit_low"] < k / 6 < found["hit_high"]
+    assert found["par2"] == pytest.approx((E[hit].sum() + 2 * TAU * (6 - k)) / 6, rel=1e-9)
+    assert found["ert"] == pytest.approx((E[hit].sum() + TAU * (6 - k)) / k, rel=1e-9)
+    assert found["conditional"] == pytest.approx(B[hit].mean() / E[hit].mean(), rel=1e-9)
+    assert found["rmst"] == pytest.approx(B.mean() / np.where(hit, E, TAU).mean(), rel=1e-9)
+    assert math.isnan(found["speed_up"])
+    assert math.isinf(row(comparison, "never")["ert"])
+
+
+def recipe_of(run: Any) -> Recipe:
+    assert run.recipe is not None
+    recipe: Recipe = run.recipe
+    return recipe
+
+
+def test_the_resolution_is_the_grids(comparison: Comparison) -> None:
+    """The relative width of the grid cell round the hit: here a coarse grid's, a fifth."""
+    assert row(comparison, "baseline")["resolution"] == pytest.approx(0.2, abs=0.03)
+    assert math.isnan(row(comparison, "never")["resolution"])
+
+
+def test_the_articles_loss_is_a_second_target(compared: Finished, comparison: Comparison) -> None:
+    """How much sooner each arm has the loss that the article's recipe ends with: tau over its examples."""
+    with compared.open() as (_, state):
+        final = [
+            loss_at(recipe_of(run), state.table.loc[run.trial_id, "examples"] / TAU)
+            for run in state.of("article", "confirm")
+        ]
+        loss = float(np.median(final))
+        mean = np.mean([TAU * share_to(recipe_of(run), loss) for run in state.of("twice", "confirm")])
+    table = comparison.article.set_index("arm")
+    assert table.loc["twice", "loss"] == pytest.approx(loss)
+    assert table.loc["twice", "examples"] == pytest.approx(mean, rel=1e-9)
+    assert table.loc["twice", "sooner"] == pytest.approx(TAU / mean, rel=1e-9)
+    assert table.loc["twice", "sooner_low"] < table.loc["twice", "sooner"] < table.loc["twice", "sooner_high"]
+    assert "article" not in table.index
+    assert set(table.index) == {"baseline", "twice", "half-more", "same", "never", "flaky"}
+
+
+def test_what_capping_saved_is_counted(compared: Finished, comparison: Comparison) -> None:
+    """The share of tuning examples saved: of what the arms' K points would have used to tau."""
+    with compared.open() as (store, _):
+        trials = store.trials("fake")
+    tuned = trials[(trials["phase"] == "tune") & (trials["arm"] != "baseline")]
+    assert comparison.savings == {"capping": pytest.approx(1 - tuned["examples"].sum() / (TAU * len(tuned)))}
+
+
+def test_seconds_are_examples_times_throughput(compared: Finished, tmp_path: Path) -> None:
+    """The speed-up in seconds is that in examples times the throughput factor; the cold start is added once; an
+    arm that isn't timed has no seconds."""
+    folder = compared.copy(tmp_path)
+    rng = np.random.default_rng(1)
+    with Store.open(f"sqlite:///{folder / 'optuna.db'}") as store:
+        for pair in range(10):
+            for arm, factor, cold in (("twice", 0.5, 0.0), ("half-more", 3.0, 1e6)):
+                store.add_throughput(
+                    "fake",
+                    arm,
+                    pair,
+                    examples_per_second=factor * 1e3 * (1 + 0.001 * rng.standard_normal()),
+                    baseline_examples_per_second=1e3,
+                    cold_start_seconds=cold,
+                )
+        comparison = estimate(store, "fake", 64)
+    twice, half = row(comparison, "twice"), row(comparison, "half-more")
+    for found, r in ((twice, 0.5), (half, 3.0)):
+        assert found["throughput"] == pytest.approx(r, rel=2e-3)
+        assert found["speed_up_seconds"] == pytest.approx(found["speed_up"] * found["throughput"])
+        assert found["low_seconds"] < found["speed_up_seconds"] < found["high_seconds"]
+    assert twice["verdict"] == "faster"
+    assert twice["verdict_seconds"] == "not distinguishable"  # twice as fast in examples, half in throughput
+    assert half["verdict_seconds"] == "faster"
+    assert twice["cold"] == pytest.approx(twice["speed_up_seconds"], rel=1e-6)
+    seconds = half["examples"] / half["examples_per_second"]
+    assert half["cold"] == pytest.approx(half["speed_up_seconds"] * seconds / (seconds + 1e6), rel=1e-3)
+    assert row(comparison, "same")["verdict_seconds"] == NOT_MEASURED
+    assert row(comparison, "flaky")["verdict_seconds"] == NOT_MEASURED
+
+
+def test_test_losses_are_compared_at_the_hit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An arm that is as far on validation and worse on the test split is flagged, with the paired difference; one
+    that is worse on average only, within its interval, is not."""
+
+    def evaluate(self: FakeTraining, split: Any, limit: int) -> Scores:  # noqa: ARG001
+        recipe, odd = self.recipe, self.recipe.seed % 2
+        worse = 0.5 + 0.01 * odd if recipe.init == "orthogonal" else 0.0
+        worse += (0.1 if odd else -0.08) if recipe.output_bias_from_mean else 0.0
+        return Scores(30.0 + 0.01 * (recipe.seed % 5) + worse)
+
+    monkeypatch.setattr(FakeTraining, "evaluate", evaluate)
+    finished = fake_training.finish(
+        tmp_path, arms=["twice", "half-more"], seeds=4, tune_trials=1, target=20.0
+    )
+    with finished.open() as (store, _):
+        comparison = estimate(store, "fake", 64)
+    twice, half = row(comparison, "twice"), row(comparison, "half-more")
+    assert twice["test_difference"] == pytest.approx(0.505)
+    assert twice["test_low"] < 0.505 < twice["test_high"]
+    assert twice["test_worse"] is True
+    assert half["test_difference"] == pytest.approx(0.01)
+    assert half["test_worse"] is False
+    assert any("twice is worse on the test split at its hit: +0.51 nats" in note for note in comparison.notes)
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    """With one seed there is a ratio, no interval, no verdict, and the reason why."""
+    finished = fake_training.finish(tmp_path, arms=["twice"], seeds=1, tune_trials=1, target=20.0)
+    with finished.open() as (store, _):
+        comparison = estimate(store, "fake", 64)
+    found = row(comparison, "twice")
+    assert found["speed_up"] == pytest.approx(2.0, rel=0.1)
+    assert math.isnan(found["low"])
+    assert found["verdict"] == "not distinguishable"
+    assert found["no_interval"] == "one unit: no interval"
+    assert any("No interval: one unit" in note for note in comparison.notes)
+
+
+def test_unfinished_comparisons_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every phase the estimates can be asked for: what isn't there is called not measured."""
+    fake_training.install(monkeypatch)
+    session = fake_training.prepare(tmp_path, arms=["twice", "half-more"], seeds=2, tune_trials=1)
+    phases = 0
+    with session.store as store:
+        while not session.planner.advance():
+            phases += 1
+            comparison = estimate(store, "fake", 64)
+            verdicts = comparison.arms.set_index("arm")["verdict"]
+            assert verdicts["baseline"] == "baseline"
+            assert set(verdicts[["twice", "half-more"]]) == {NOT_MEASURED}
+            assert any("twice, half-more lack confirmation runs" in note for note in comparison.notes)
+            assert (comparison.target is None) == (phases <= 2)
+            session.work(threading.Event(), sampler_seed=0)
+        comparison = estimate(store, "fake", 64)
+    assert phases == 4
+    assert NOT_MEASURED not in set(comparison.arms["verdict"])
+    assert not any("lack confirmation runs" in note for note in comparison.notes)
+
+
+def test_at_most_one_technique_a_slot_is_combined(compared: Finished) -> None:
+    """Of each slot the arm with the best lower limit above 1 is combined; other models stay out."""
+    with compared.open() as (_, state):
+        assert combined_choice(state) == ["twice", "half-more"]
+        state.experiment.known["half-more"] = state.experiment.known["half-more"].model_copy(
+            update={"slot": "init"}
+        )
+        assert combined_choice(state) == ["twice"]
+        update = {"different_model": True}
+        state.experiment.known["twice"] = state.experiment.known["twice"].model_copy(update=update)
+        assert combined_choice(state) == ["half-more"]
+
+
+def test_winners_on_an_edge_are_named() -> None:
+    """A winner in the outer twentieth of its range is named with the field and the end, once over the blocks."""
+    space = {"lr": Dimension(low=1e-4, high=1e-2, log=True), "horizon": Dimension(low=0.1, high=1.0)}
+    winners = {
+        ("cosine", 1): {"lr": 1.01e-4, "horizon": 0.5},
+        ("cosine", 2): {"lr": 1.02e-4, "horizon": 0.99},
+        ("baseline", 1): {"lr": 1e-3},
+        ("baseline", 2): None,
+    }
+    experiment = SimpleNamespace(
+        technique={"cosine": object()}.get,
+        blocks=2,
+        spaces=lambda arm, small: ({"lr": space["lr"]}, {"horizon": space["horizon"]}),  # noqa: ARG005
+    )
+
+    def of(arm: str, block: int) -> Any:
+        params = winners[arm, block]
+        return None if params is None else SimpleNamespace(params=params)
+
+    state: Any = SimpleNamespace(experiment=experiment, small_data=True, winner=of)
+    assert _edges(state, "cosine") == "lr low, horizon high"
+    assert _edges(state, "baseline") == ""
+    assert _edges(state, "article") == ""
+
+
+def test_the_table_has_the_same_columns_whatever_happened(comparison: Comparison) -> None:
+    """One row an arm, the baseline first, references last; a figure that isn't there is NaN."""
+    assert list(comparison.arms["arm"]) == [
+        "baseline",
+        "twice",
+        "half-more",
+        "same",
+        "never",
+        "flaky",
+        "article",
+    ]
+    assert list(comparison.arms["kind"]) == ["baseline", *["technique"] * 5, "reference"]
+    assert isinstance(comparison.arms["speed_up"].dtype, np.dtype)
+    assert comparison.arms["p_adjusted"].notna().sum() == 2
+    assert pd.isna(row(comparison, "baseline")["speed_up"])
+
+
+def test_estimates_are_the_same_however_often_asked(compared: Finished, comparison: Comparison) -> None:
+    """Reading changes nothing and draws nothing at random."""
+    with compared.open() as (store, state):
+        assert isinstance(state, State)
+        again = estimate(store, "fake", state.n_train)
+    pd.testing.assert_frame_equal(again.arms, comparison.arms)
+    assert again.notes == comparison.notes

@@ -1,0 +1,86 @@
+"""`show` and `export`: what is in a database, whole, and readable on 80 columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import Call
+from fake_training import Finished
+
+from study.store.store import Store
+
+
+@pytest.fixture
+def fake_url(compared: Finished) -> str:
+    return f"sqlite:///{compared.folder / 'optuna.db'}"
+
+
+def test_show_fits_80_columns(call: Call, fake_url: str) -> None:
+    """The forest table, the sentences and the notes, each within 80 columns."""
+    result = call("show", "--storage", fake_url)
+    assert (result.code, result.err) == (0, "")
+    assert max(map(len, result.out.splitlines())) <= 80
+    lines = {line.split()[0]: line for line in result.out.splitlines() if line.strip()}
+    assert "faster" in lines["twice"]
+    assert "6/6" in lines["twice"]
+    assert "[" in lines["twice"]
+    assert "n.d." in lines["same"]
+    assert "never" in lines["never"]
+    assert "unrel." in lines["flaky"]
+    for words in ("Validity:", "Combined, on fresh seeds", "Adaptive capping saved", "tuned baseline"):
+        assert words in result.out
+
+
+def test_show_names_what_there_is(call: Call, fake_url: str) -> None:
+    """A wrong name is told with those that are there."""
+    result = call("show", "--storage", fake_url, "--name", "fke")
+    assert result.code == 2
+    assert "No experiment 'fke'" in result.err
+    assert "Did you mean 'fake'" in result.err
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_export_is_complete(
+    call: Call, compared: Finished, fake_url: str, tmp_path: Path, format: str
+) -> None:
+    """Trials, curves and arms can be read back whole, in either format."""
+    result = call("export", "--storage", fake_url, "--format", format, "--out", "out")
+    assert (result.code, result.err) == (0, "")
+    read = pd.read_csv if format == "csv" else pd.read_parquet
+    with compared.open() as (store, _):
+        trials, curves = store.trials("fake"), store.curves("fake")
+    tables = {path.stem: read(path) for path in (tmp_path / "out").iterdir()}
+    assert len(tables["fake-trials"]) == len(trials)
+    assert set(tables["fake-trials"].columns) == set(trials.columns)
+    np.testing.assert_array_equal(tables["fake-curves"]["valid_loss"], curves["valid_loss"])
+    assert list(tables["fake-arms"]["arm"])[:2] == ["baseline", "twice"]
+    assert {str(path) for path in (tmp_path / "out").iterdir()} == {
+        str(tmp_path / line) for line in result.out.splitlines()
+    }
+
+
+def test_export_refuses_what_it_can_not_write(call: Call, fake_url: str, tmp_path: Path) -> None:
+    """A wrong format is a mistake; a folder that can't be made is a failure."""
+    assert call("export", "--storage", fake_url, "--format", "xlsx").code == 2
+    (tmp_path / "taken").write_text("")
+    result = call("export", "--storage", fake_url, "--out", "taken")
+    assert result.code == 1
+    assert "taken can't be written to" in result.err
+
+
+def test_several_experiments_are_listed(call: Call, tmp_path: Path, compared: Finished) -> None:
+    """With several experiments `show` lists them and the other commands ask which."""
+    compared.copy(tmp_path)
+    with Store.open(f"sqlite:///{tmp_path / 'optuna.db'}") as store:
+        spec = store.load_experiment("fake")
+        assert spec is not None
+        store.save_experiment("other", spec | {"experiment": spec["experiment"] | {"name": "other"}})
+    result = call("show")
+    assert "fake" in result.out
+    assert "other" in result.out
+    result = call("export")
+    assert result.code == 2
+    assert "Give --name. Experiments in optuna.db: fake, other" in result.err

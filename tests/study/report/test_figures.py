@@ -1,0 +1,158 @@
+"""The report's figures and pictures: axes, bands, sheets of images, and image files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from report_data import (
+    NAME,
+)
+
+from study.analysis.evidence import Evidence
+from study.figures import arms as figures_arms
+from study.figures import theme
+from study.report import model as images
+from study.report.blocks import Figure
+from study.report.files import composite, write_figures
+from study.report.sections import sections
+from study.store.store import Store
+from vae.errors import UserError
+
+pytest_plugins = ["tiny_study", "report_fixtures"]
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        ("stored", "shape"),
+        [
+            ((8, 8), (8, 8, 1)),
+            ((28, 28, 1), (28, 28, 1)),
+            ((32, 32, 3), (32, 32, 3)),
+            ((3, 32, 32), (32, 32, 3)),
+            ((64,), None),
+            ((2, 5, 7), None),
+        ],
+    )
+    def test_shapes_that_are_images(
+        self, stored: tuple[int, ...], shape: tuple[int, int, int] | None
+    ) -> None:
+        """Grey and colour images are recognised with channels first or last; anything else is no image."""
+        assert images.image_shape(stored) == shape
+
+    @pytest.mark.parametrize("stored", [(4, 6), (4, 6, 3), (3, 4, 6)])
+    def test_sheet_keeps_every_pixel(self, stored: tuple[int, ...]) -> None:
+        """A sheet has each image's pixels where they belong, and nothing between them."""
+        shape = images.image_shape(stored)
+        assert shape is not None
+        pixels = np.linspace(0, 1, 3 * int(np.prod(stored))).reshape(3, -1)
+        sheet = np.asarray(Image.open(io.BytesIO(images.sheet(pixels, 2, stored, shape, (0.0, 1.0)))))
+        assert sheet.shape == (4 + 1 + 4, 6 + 1 + 6, shape[2] + 1)
+        third = pixels[2].reshape(stored)
+        third = third.transpose(1, 2, 0) if stored[0] == 3 else third.reshape(4, 6, shape[2])
+        assert (sheet[5:, :6, :-1] == np.rint(third * 255)).all()
+        assert (sheet[4, :, -1] == 0).all()
+        assert (sheet[5:, 7:, -1] == 0).all()
+
+    @given(st.integers(3, 6), st.integers(0, 2**16))
+    def test_latent_map_does_not_flip(self, size: int, seed: int) -> None:
+        """The axes' signs don't hang on the order of the images: a map is the same every time."""
+        z = torch.from_numpy(np.random.default_rng(seed).normal(size=(40, size)) * np.arange(1, size + 1))
+        frame, names = images.latent_map(z, np.arange(40))
+        mirrored, _ = images.latent_map(z.flip(0), np.arange(40)[::-1].copy())
+        assert np.allclose(frame[["x", "y"]], mirrored[["x", "y"]][::-1])
+        assert "principal" in names[0]
+
+    def test_small_latent_spaces_are_their_own_map(self) -> None:
+        """With two latent dimensions the map is z itself; with one, a line."""
+        z = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+        frame, names = images.latent_map(z, None)
+        assert frame["x"].tolist() == [1.0, 3.0]
+        assert names == ("z 1", "z 2")
+        assert frame["label"].isna().all()
+        assert images.latent_map(z[:, :1], None)[0]["y"].tolist() == [0.0, 0.0]
+
+
+class TestFigures:
+    @given(st.integers(1, 500), st.integers(2, 100))
+    def test_thinning_keeps_both_ends(self, n: int, keep: int) -> None:
+        """At most `keep` points remain, in order, with the first and the last."""
+        kept = theme.thinned(n, keep)
+        assert len(kept) <= keep
+        assert kept[0] == 0
+        assert kept[-1] == n - 1
+        assert (np.diff(kept) > 0).all()
+
+    @given(st.floats(1e-3, 1e6), st.floats(1.0, 1e4))
+    def test_log_axes_have_ticks(self, low: float, factor: float) -> None:
+        """Whatever its range, a log axis has a tick or more and holds its ends."""
+        axis = theme.log_ticks(low, low * factor)
+        assert axis["range"][0] <= np.log10(low)
+        assert axis["range"][1] >= np.log10(low * factor) - 1e-9
+        if factor > 1.6:
+            assert axis["tickvals"]
+
+    def test_diverged_seeds_leave_no_infinity(self) -> None:
+        """A band whose quantiles are infinite is a gap in the figure, never an invalid number."""
+        band = {"arm": ["baseline"] * 3, "examples": [10.0, 20.0, 30.0], "seconds": [1.0, 2.0, 3.0]}
+        band |= {"median": [5.0, 4.0, np.inf], "low": [4.0, 3.0, 2.0], "high": [6.0, np.inf, np.inf]}
+        seeds = pd.DataFrame(
+            [{"arm": "baseline", "hit": False, "seed": 1, "examples": 30.0, "seconds": 3.0, "recipe": ""}]
+        )
+        (panel,) = figures_arms.learning_curves(pd.DataFrame(band), seeds, 3.5, lambda arm: arm)
+        json.dumps([trace.to_plotly_json() for trace in panel.figure.data], allow_nan=False)
+        assert panel.note == "0 of 1 seeds reach it"
+
+    def test_grid_becomes_one_graph(self, made_up: Evidence) -> None:
+        """In an image file a grid's panels are axes of one figure: all traces, none on another's axes."""
+        (figure,) = [
+            block
+            for part in sections(made_up)
+            for block in part.blocks
+            if isinstance(block, Figure) and block.id == "survival-curves"
+        ]
+        joined = composite(figure)
+        assert len(joined.data) == sum(len(panel.figure.data) for panel in figure.panels)
+        assert {trace.xaxis for trace in joined.data} == {
+            f"x{i or ''}" for i in [0, *range(2, len(figure.panels) + 1)]
+        }
+        domains = [joined.layout[f"xaxis{i}"].domain for i in range(2, len(figure.panels) + 1)]
+        assert all(0 <= low < high <= 1 for low, high in domains)
+
+    def test_images_need_kaleido(
+        self, made_up_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without kaleido the way out is named before anything is computed."""
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+        with (
+            Store.open(f"sqlite:///{made_up_file}", read_only=True) as store,
+            pytest.raises(UserError, match=r"pip install 'vae-study\[figures\]'"),
+        ):
+            write_figures(store, NAME, tmp_path / "figures", tmp_path, None)
+        assert not (tmp_path / "figures").exists()
+
+    def test_images_need_a_browser(
+        self, made_up_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a browser the message names the package."""
+        import kaleido
+        from kaleido.errors import ChromeNotFoundError
+
+        def absent(*args: Any, **options: Any) -> None:  # noqa: ARG001 - kaleido's
+            raise ChromeNotFoundError
+
+        monkeypatch.setattr(kaleido, "write_fig_from_object_sync", absent)
+        with (
+            Store.open(f"sqlite:///{made_up_file}", read_only=True) as store,
+            pytest.raises(UserError, match="Debian: chromium"),
+        ):
+            write_figures(store, NAME, tmp_path / "figures", tmp_path, None)

@@ -1,0 +1,182 @@
+"""Scores of tuning trials and the calibration of the target."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from study.statistics.curves import Curve, best_points, calibrate_target, examples_to_target, tuning_score
+from vae.grid import evaluation_grid
+
+NAN = float("nan")
+
+
+losses = st.lists(st.floats(-50.0, 50.0) | st.just(NAN), min_size=1, max_size=12)
+
+
+def exponential(E: float, target: float, tau: int = 10_000, floor: float = 10.0) -> Curve:
+    """loss = floor + 90 exp(-x / c), at the target after exactly E examples."""
+    x = evaluation_grid(tau).astype(float)
+    return Curve(x, floor + 90.0 * np.exp(-x / E * math.log(90.0 / (target - floor))))
+
+
+# scores
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "expected"),
+    [
+        ([2.0, 1.0], 1.0, 0.5),  # E / tau
+        ([4.0, 3.0, 3.5], 2.0, 2.5),  # 2 + (3 - 2) / 2: the running minimum, not the last loss
+        ([90.0, 80.0], 2.0, 9.0),  # capped
+        ([-1.0, -1.5], -2.0, 2.25),  # a negative target has a gap like any other
+        ([0.5, 0.25], 0.0, 2.25),  # a target of 0: the gap in nats
+        ([4.0, NAN], 2.0, 10.0),  # diverged
+        ([NAN, NAN], 2.0, 10.0),
+        ([], 2.0, 10.0),
+        ([3.0, 2.0, NAN], 2.0, 0.5),  # stopped at its hit before it broke down
+    ],
+)
+def test_scores_by_hand(loss, target, expected):
+    """E / tau on a hit, 2 + the relative gap up to 9 on a miss, 10 for a diverged run."""
+    x = 10.0 * 2.0 ** np.arange(len(loss))
+    assert tuning_score(Curve(x, loss), target, 40.0) == pytest.approx(expected)
+
+
+def test_a_diverged_run_that_left_no_nan_scores_ten():
+    """The training's word counts too: a NaN training loss with a finite last evaluation is diverged."""
+    assert tuning_score(Curve([1, 2], [4.0, 3.0], diverged=True), 2.0, 2) == 10.0
+
+
+@settings(deadline=None)
+@given(losses, st.floats(-40.0, 40.0))
+def test_hits_before_misses_before_breakdowns(loss, target):
+    """Any hit scores at most 1 (E within tau), any miss in [2, 9], any diverged run 10."""
+    curve = Curve(10.0 * 1.5 ** np.arange(len(loss)), loss)
+    score = tuning_score(curve, target, curve.examples[-1])
+    if examples_to_target(curve.examples, loss, target)[1]:
+        assert 0.0 < score <= 1.0 + 1e-12
+    elif curve.diverged:
+        assert score == 10.0
+    else:
+        assert 2.0 <= score <= 9.0
+
+
+def test_ties_go_to_the_lower_number():
+    """Equal scores: the earlier trial; a failed trial (NaN) never wins; nobody wins an empty round."""
+    assert best_points([2.0, 0.5, 0.5, 0.7], 1) == [1]
+    assert best_points([2.0, 0.5, 0.5, 0.7], 3) == [1, 2, 3]
+    assert best_points([NAN, 10.0, 10.0], 2) == [1, 2]
+    assert best_points([NAN, 10.0], 2) == [1]
+    assert best_points([NAN, NAN], 2) == best_points([], 2) == []
+
+
+# calibration
+
+
+def test_calibration_by_hand():
+    """The median over seeds of the running minimum at 75 % of tau; here (2.0, 2.2, 3.0) at 75 of 100."""
+    x = [25, 50, 75, 100]
+    curves = [Curve(x, y) for y in ([4, 2.0, 2.5, 1.5], [5, 3, 2.2, 2.1], [6, 5, 3.0, 2.15])]
+    result = calibrate_target(curves, tau=100, at=0.75)
+    assert result.target == 2.2
+    assert not result.raised
+    assert result.hits == 3
+    assert result.diverged == 0
+    first, second, third = result.examples
+    assert first == pytest.approx(25 * 2 ** (1.8 / 2))
+    assert second == 75.0
+    assert third == pytest.approx(75 * (4 / 3) ** (0.8 / 0.85))
+    assert result.spread == pytest.approx(np.std(result.examples, ddof=1) / np.mean(result.examples))
+    assert result.plateau
+
+
+def test_tuning_aims_below_the_target():
+    """Two standard deviations over seeds of the loss at 75 % of tau, but no lower than every seed gets; a target
+    that every seed only just reaches is aimed at itself."""
+    x = [25, 50, 75, 100]
+    at_75 = (2.0, 2.1, 2.2)
+    curves = [Curve(x, [5, 4, y, y - 1.0]) for y in at_75]
+    assert calibrate_target(curves, tau=100, at=0.75).tuning_target == pytest.approx(
+        2.1 - 2 * np.std(at_75, ddof=1)
+    )
+    curves = [Curve(x, [5, 4, y, y - d]) for y, d in zip(at_75, (1.0, 1.0, 0.15), strict=True)]
+    assert calibrate_target(curves, tau=100, at=0.75).tuning_target == pytest.approx(
+        2.05
+    )  # the third seed's best
+    raised = calibrate_target([Curve(x, [5, 4, y, y - 0.05]) for y in at_75], tau=100, at=0.75)
+    assert raised.raised
+    assert raised.tuning_target == raised.target == 2.2
+    assert calibrate_target(curves[:1], tau=100, at=0.75).tuning_target == 2.0  # no spread of one seed
+
+
+def test_a_seed_that_misses_raises_the_target():
+    """A seed never at the median: the target is the worst seed's value at 75 % of tau, and all reach it."""
+    x = [25, 50, 75, 100]
+    curves = [Curve(x, y) for y in ([4, 2.0, 2.0, 1.5], [5, 3, 2.2, 2.1], [6, 5, 3.0, 2.5])]
+    result = calibrate_target(curves, tau=100, at=0.75)
+    assert result.target == 3.0
+    assert result.raised
+    assert result.hits == 3
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(-50, 50), min_size=6, max_size=6), min_size=1, max_size=7))
+def test_every_calibration_seed_reaches_the_target(seeds):
+    """Whatever the curves, each healthy seed hits, and at least half of them by 75 % of tau."""
+    curves = [Curve([10, 20, 40, 60, 70, 80], loss) for loss in seeds]
+    result = calibrate_target(curves, tau=80, at=0.75)
+    assert result.hits == len(seeds)
+    assert np.sum(np.array(result.examples) <= 60.0) * 2 >= len(seeds)
+
+
+def test_a_diverged_seed_sets_no_target():
+    """A seed that broke down neither moves the median nor raises the target; it is counted."""
+    healthy = [exponential(E, 15.0) for E in (7000.0, 7500.0, 8000.0)]
+    broken = Curve([50.0, 60.0], [80.0, NAN])
+    plain, result = (
+        calibrate_target(healthy, 10_000, at=0.75),
+        calibrate_target([*healthy, broken], 10_000, at=0.75),
+    )
+    assert result.target == plain.target
+    assert (result.diverged, result.hits) == (1, 3)
+    with pytest.raises(ValueError, match="75 of tau"):
+        calibrate_target([broken], 10_000, at=0.75)
+
+
+def test_slope_spread_and_plateau():
+    """On a loss of a - b log2(x) the slope is -b nats per doubling; a spread of 5 % is no plateau, one of
+    20 % is."""
+    x = evaluation_grid(10_000).astype(float)
+    curves = [Curve(x, 50.0 - 3.0 * np.log2(x * scale)) for scale in (0.95, 1.0, 1.05)]
+    result = calibrate_target(curves, 10_000, at=0.75)
+    assert result.slope == pytest.approx(-3.0)
+    assert result.spread == pytest.approx(0.05, rel=0.02)
+    assert not result.plateau
+    wide = [Curve(x, 50.0 - 3.0 * np.log2(x * scale)) for scale in (0.82, 1.0, 1.2)]
+    assert calibrate_target(wide, 10_000, at=0.75).plateau
+
+
+def test_the_slope_is_local():
+    """On an exponential decay it is the slope at the target, not the steep one from the start: by hand
+    -(15 - 10) ln(90 / 5) ln 2 = -10.0 nats per doubling."""
+    slope = calibrate_target(
+        [exponential(E, 15.0) for E in (6900.0, 7000.0, 7100.0)], 10_000, target=15.0, at=0.75
+    ).slope
+    assert slope == pytest.approx(-5 * math.log(18) * math.log(2), rel=0.1)
+
+
+def test_a_given_target_is_kept():
+    """`target` overrides the rule; one that nobody reaches has no hits, no slope and no spread."""
+    curves = [exponential(E, 15.0) for E in (7000.0, 7500.0)]
+    easy = calibrate_target(curves, 10_000, target=15.0, at=0.75)
+    assert easy.target == 15.0
+    assert not easy.raised
+    assert easy.examples == pytest.approx((7000.0, 7500.0), rel=1e-3)
+    never = calibrate_target(curves, 10_000, target=9.0, at=0.75)
+    assert never.hits == 0
+    assert math.isnan(never.slope)
+    assert math.isnan(never.spread)
+    assert not never.plateau

@@ -1,0 +1,286 @@
+"""Killed anywhere and run again, by any number of workers: the same trials and bit for bit the same table."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fake_training
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import torch
+from fake_study import expire, scalar
+from fake_training import FakeTraining
+
+from study.analysis.comparison import estimate
+from study.session import Place, Session
+from study.store import claims as leases
+from study.store import store as storage
+from study.store.claims import Claim
+from study.store.store import Store
+from study.workers import trial as objective
+from study.workers import worker as workers
+from vae.grid import evaluation_grid
+
+#: Columns that follow from the losses alone; the others are clocks, places, and ids in order of planning.
+EXAMPLES = ["study_name", "number", "state", "arm", "block", "phase", "seed", "recipe", "outcome"]
+EXAMPLES += [
+    "value",
+    "reason",
+    "target",
+    "hit",
+    "examples_to_target",
+    "score",
+    "valid_loss",
+    "best_valid_loss",
+]
+EXAMPLES += ["test_loss", "examples", "steps", "params_lr"]
+
+
+class Killed(BaseException):
+    """Nothing handles it, as nothing handles SIGKILL."""
+
+
+class Bomb:
+    """Goes off at the n-th of all the places where a process may die."""
+
+    def __init__(self) -> None:
+        self.left = -1
+        self.went_off: list[str] = []
+
+    def tick(self, place: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.went_off.append(place)
+            raise Killed
+
+    def before_and_after(self, patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        """Both sides of a call are such places."""
+        plain = getattr(owner, name)
+
+        def fused(*args: Any, **kwargs: Any) -> Any:
+            self.tick(f"before {name}")
+            result = plain(*args, **kwargs)
+            self.tick(f"after {name}")
+            return result
+
+        patch.setattr(owner, name, fused)
+
+
+@pytest.fixture
+def bomb(monkeypatch: pytest.MonkeyPatch) -> Bomb:
+    """Fuses at every write, evaluation and enqueued trial; a death leaves its lease, as a real one does."""
+    bomb = Bomb()
+    monkeypatch.setattr(fake_training, "coarse_grid", lambda tau: evaluation_grid(tau, ratio=1.8))
+    monkeypatch.setattr(objective, "REPORT_EVERY", 3)
+    fake_training.install(monkeypatch)
+    monkeypatch.setattr(FakeTraining, "hook", staticmethod(lambda _: bomb.tick("evaluation")))
+    monkeypatch.setattr(objective, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "_put_back", lambda claim: None)  # noqa: ARG005
+    bomb.before_and_after(monkeypatch, optuna.Study, "enqueue_trial")
+    bomb.before_and_after(monkeypatch, leases, "tell")
+    bomb.before_and_after(monkeypatch, objective, "save_state")
+    for name in ("describe", "record", "truncate", "finish"):
+        bomb.before_and_after(monkeypatch, Claim, name)
+    return bomb
+
+
+VALUES: dict[str, Any] = {"arms": ["twice", "never"], "seeds": 2, "tune_trials": 2, "tune_seeds": 2}
+#: The target is given, so there is no calibration.
+SMALL: dict[str, Any] = {"arms": ["twice"], "tune_trials": 1, "target": 20.0}
+
+
+def run_to_the_end(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, Any]:
+    session = fake_training.prepare(folder, **VALUES | values)
+    with session.store as store:
+        session.run_here()
+        trials = store.trials("fake")
+        return trials[EXAMPLES], curves_of(store), estimate(store, "fake", 64).arms, store.studies("fake")
+
+
+def curves_of(store: Store) -> pd.DataFrame:
+    by = ["arm", "block", "trial", "number"]
+    return store.curves("fake").drop(columns=["train_seconds", "trial_id"]).sort_values(by, ignore_index=True)
+
+
+def test_killed_at_random_and_resumed(tmp_path: Path, bomb: Bomb) -> None:
+    """A comparison that dies at random places, again and again, ends with the same trials, the same rows of every
+    curve and the same estimates as one that runs through."""
+    (tmp_path / "through").mkdir()
+    (tmp_path / "killed").mkdir()
+    expected = run_to_the_end(tmp_path / "through")
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        bomb.left = int(rng.integers(25, 150))  # a life that is no progress at all ends the trial after three
+        try:
+            found = run_to_the_end(tmp_path / "killed")
+        except Killed:
+            with Store.open(f"sqlite:///{tmp_path / 'killed' / 'optuna.db'}", create=True) as store:
+                expire(store)
+            continue
+        break
+    else:
+        pytest.fail("never reached the end")
+    assert len(bomb.went_off) >= 8
+    assert len(set(bomb.went_off)) >= 5
+    for a, b in zip(expected[:3], found[:3], strict=True):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+    assert found[3] == expected[3]
+
+
+@pytest.mark.parametrize("where", ["before save_state", "after record", "before tell"])
+def test_killed_at_the_worst_places(tmp_path: Path, bomb: Bomb, where: str) -> None:
+    """Between the rows and the saved state, between the result and Optuna's copy of it: nothing is lost, nothing is
+    written twice."""
+    seen = {"n": 0}
+    plain = bomb.tick
+
+    def tick(place: str) -> None:
+        if place == where:
+            seen["n"] += 1
+            if seen["n"] in (3, 7):
+                bomb.went_off.append(place)
+                raise Killed
+        plain(place)
+
+    bomb.tick = tick  # type: ignore[method-assign]
+    for _ in range(3):
+        try:
+            found = run_to_the_end(tmp_path, **SMALL)
+            break
+        except Killed:
+            with Store.open(f"sqlite:///{tmp_path / 'optuna.db'}") as store:
+                expire(store)
+    assert bomb.went_off == [where] * 2
+    trials, curves, _, _ = found
+    assert set(trials["state"]) == {"COMPLETE"}
+    assert len(trials) == 1 + 2 + 1 + 2 + 2
+    assert not curves.duplicated(["arm", "trial", "number"]).any()
+    for _, curve in curves.groupby(["arm", "trial"]):
+        assert (curve["number"].diff().dropna() > 0).all()
+
+
+def test_a_state_of_another_trial_is_not_resumed(tmp_path: Path, bomb: Bomb) -> None:
+    """A saved state that doesn't belong to the trial, or is damaged, is thrown away and the trial runs from its
+    start: the curve is the same."""
+    (tmp_path / "through").mkdir()
+    (tmp_path / "killed").mkdir()
+    expected = run_to_the_end(tmp_path / "through", **SMALL)
+    bomb.left = 35
+    with pytest.raises(Killed):
+        run_to_the_end(tmp_path / "killed", **SMALL)
+    (state,) = (tmp_path / "killed" / "artifacts").rglob("trial-*.pt")
+    state.write_bytes(state.read_bytes()[:50])
+    with Store.open(f"sqlite:///{tmp_path / 'killed' / 'optuna.db'}") as store:
+        assert scalar(store, "SELECT count(*) FROM curve") > 0
+        expire(store)
+    found = run_to_the_end(tmp_path / "killed", **SMALL)
+    for a, b in zip(expected[:3], found[:3], strict=True):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+REAL: dict[str, Any] = {
+    "data": "digits",
+    "budget": 2.0,
+    "arms": ["dropout"],
+    "tune_trials": 2,
+    "target": 40.0,
+}
+REAL |= {"seeds": 2, "recipe": {"hidden": [16], "latent_size": 3, "ema_decay": 0.9}}
+
+
+@contextmanager
+def real(folder: Path) -> Iterator[Session]:
+    """A comparison of real trainings of the digits, at one thread in this process as in its workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 2)
+    session = Session.prepare(place, dict(REAL), {}, "test")
+    with session.store:
+        yield session
+    torch.set_num_threads(threads)
+
+
+def table(session: Session) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Calibration and confirmation trials, their curves, and the estimates: what is reported. Which tuning trials
+    were capped, and when, is all that depends on who came first."""
+    trials = session.store.trials("digits")
+    kept = trials[trials["phase"].isin(["confirm", "calibration"])]
+    curves = session.store.curves("digits", kept["trial_id"].tolist())
+    arms = estimate(session.store, "digits", session.planner.n_train).arms
+    by = ["study_name", "phase", "seed"]
+    columns = [c for c in EXAMPLES if c != "number"]
+    rows = curves.sort_values(["arm", "phase", "seed", "number"], ignore_index=True)
+    return (
+        kept.sort_values(by, ignore_index=True)[columns],
+        rows.drop(columns=["trial_id", "trial", "train_seconds"]),
+        arms,
+    )
+
+
+LAUNCH = """
+import os, sys, optuna
+from pathlib import Path
+if hasattr(os, "sched_setaffinity"):  # two workers on two cores: one thread each
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+sys.path[:0] = [{root!r}, *{tests!r}]
+from test_kills import real
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+with real(Path(sys.argv[1])) as session:
+    sys.exit(not session.launch(lambda: None))
+"""
+
+
+def launcher(folder: Path) -> subprocess.Popen[bytes]:
+    root = Path(storage.__file__).parents[2]
+    code = LAUNCH.format(
+        root=str(root), tests=[str(Path(path).parent) for path in (__file__, fake_training.__file__)]
+    )
+    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, str(folder)]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path})
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_real_trainings_by_workers_and_after_kill_9(tmp_path: Path) -> None:
+    """Real trainings give bit for bit the same confirmation curves and the same table of examples whether one
+    process runs them, or workers that are killed with SIGKILL in the middle, launcher and all, and then others."""
+    with real(tmp_path / "alone") as session:
+        session.run_here()
+        alone = table(session)
+    folder = tmp_path / "killed"
+    with launcher(folder) as process:
+        wait_for((folder / "optuna.db").exists, process)
+        with Store.open(f"sqlite:///{folder / 'optuna.db'}") as store:
+            running = "SELECT count(*) FROM trial_run WHERE outcome IS NULL AND owner IS NOT NULL"
+            ended = "SELECT count(*) FROM trial_run WHERE outcome IS NOT NULL"
+            wait_for(lambda: scalar(store, ended) >= 3 and scalar(store, running) >= 1, process)
+            process.kill()
+            for owner in store.trials("digits")["owner"].dropna().unique():
+                with suppress(ProcessLookupError):
+                    os.kill(int(owner.split(":")[1]), signal.SIGKILL)
+            process.wait()
+            assert store.remaining("digits") > 0
+    with launcher(folder) as process:
+        assert process.wait(timeout=250) == 0
+    with real(folder) as session:
+        assert session.planner.advance()
+        for a, b in zip(alone, table(session), strict=True):
+            pd.testing.assert_frame_equal(a, b, check_exact=True)

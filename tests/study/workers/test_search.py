@@ -1,0 +1,205 @@
+"""The joint search on real, tiny trainings: counts are totals, values are losses, the best model can be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import optuna
+import pytest
+from fake_training import SPACE, prepare_search
+
+from study.analysis.export import best_recipe
+from study.design.experiment import PrunerName, SamplerName
+from study.session import Session
+from study.store.store import Store
+from study.workers.trial import build_sampler
+from vae.checkpoint import load_model
+from vae.elbo import elbo_terms
+from vae.grid import evaluation_grid
+from vae.recipe import Recipe
+from vae.training import GRID_IMAGES, evaluation_inputs, train
+
+
+def search(folder: Path, trials: int, **plan: Any) -> Session:
+    session = prepare_search(folder, trials, **plan)
+    session.run_here()
+    return session
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """Eight trials run to their ends."""
+    return search(tmp_path_factory.mktemp("search"), 8, budget=3.0, pruner="none", sampler="random")
+
+
+def test_a_count_is_a_total(searched: Session, tmp_path: Path) -> None:
+    """`trials` is how many there are in the end: asked again nothing is added, asked for more only the rest."""
+    searched.run_here()
+    assert len(searched.store.trials("fake")) == 8
+    session = search(tmp_path, 2)
+    before = session.store.trials("fake")
+    session.store.close()
+    session = search(tmp_path, 5)
+    after = session.store.trials("fake")
+    assert len(before) == 2
+    assert len(after) == 5
+    assert list(after["number"]) == list(range(5))
+    assert after.loc[:1, "value"].tolist() == before["value"].tolist()
+    session.store.close()
+
+
+def test_a_value_is_the_best_validation_loss(searched: Session) -> None:
+    """Optuna's value of each trial is the least validation loss on its curve."""
+    trials, curves = searched.store.trials("fake"), searched.store.curves("fake")
+    study = optuna.load_study(study_name="fake/search", storage=searched.store.optuna)
+    least = curves.groupby("trial_id")["valid_loss"].min()
+    for row, trial in zip(trials.to_dict("records"), study.trials, strict=True):
+        assert row["value"] == trial.value == row["best_valid_loss"] == least[row["trial_id"]]
+    assert study.best_value == least.min()
+
+
+def test_a_finished_trial_has_its_whole_curve(searched: Session) -> None:
+    """Each evaluation of the grid is a row, in order, to tau; the report to Optuna is a part of them."""
+    grid = evaluation_grid(searched.tau)
+    study = optuna.load_study(study_name="fake/search", storage=searched.store.optuna)
+    curves = searched.store.curves("fake")
+    for row, trial in zip(searched.store.trials("fake").to_dict("records"), study.trials, strict=True):
+        curve = curves[curves["trial_id"] == row["trial_id"]]
+        assert (curve["number"].diff().dropna() > 0).all()
+        assert (curve["examples"].to_numpy() >= grid[curve["number"].to_numpy(dtype=int)]).all()
+        assert curve["number"].iloc[-1] == len(grid) - 1
+        assert curve["examples"].iloc[-1] == row["examples"] == searched.tau
+        assert curve["steps"].iloc[-1] == row["steps"] == searched.tau / 4
+        numbers = set(curve["number"])
+        assert set(trial.intermediate_values) <= numbers
+        assert len(trial.intermediate_values) >= len(grid) // 15
+
+
+def test_every_trial_is_another_recipe(searched: Session) -> None:
+    """Each trial's recipe holds its parameters and a seed of its own; what isn't searched is the baseline's."""
+    trials = searched.store.trials("fake")
+    assert trials["seed"].nunique() == 8
+    for row in trials.to_dict("records"):
+        recipe = Recipe.from_json(row["recipe"])
+        assert (recipe.seed, recipe.lr, recipe.batch_size) == (row["seed"], row["params_lr"], 4)
+        assert (recipe.lr_schedule == "constant") == (
+            row["params_horizon"] is None or np.isnan(row["params_horizon"])
+        )
+    assert {c for c in trials if c.startswith("params_")} == {f"params_{field}" for field in SPACE}
+
+
+def evaluated(session: Session, path: Path) -> float:
+    """The validation loss of a saved model, with the grid's images and noise."""
+    trained = load_model(path)
+    training = train(trained.recipe, session.data, session.tau)
+    x, noise = evaluation_inputs(training, session.data.valid, GRID_IMAGES)
+    terms = elbo_terms(trained.model, training.likelihood, x, noise)
+    return float((terms.rate + terms.distortion).detach().mean())
+
+
+def test_the_best_model_can_be_used(searched: Session) -> None:
+    """The best trial's model is kept with its recipe, and its validation loss is the trial's value: the weights
+    are those of its best evaluation, not of its last."""
+    trials = searched.store.trials("fake")
+    best = trials.loc[trials["value"].astype(float).idxmin()]
+    path = searched.keep_best_model()
+    assert path is not None
+    recipe = Recipe.from_json(best["recipe"])
+    assert load_model(path).recipe == recipe
+    assert Recipe.load(path.with_suffix(".toml")) == recipe
+    assert best_recipe(trials) == recipe
+    trained = load_model(path)
+    assert trained.data_fingerprint == searched.data.fingerprint
+    assert evaluated(searched, path) == pytest.approx(best["value"], rel=1e-6)
+
+
+def test_an_overfitted_end_is_not_kept(tmp_path: Path) -> None:
+    """A trial that gets worse after its best evaluation keeps the model of the best."""
+    space = {"lr": {"low": 0.3, "high": 0.5}}
+    session = search(tmp_path, 1, pruner="none", space=space, budget=3.0)
+    (row,) = session.store.trials("fake").to_dict("records")
+    assert row["valid_loss"] > row["value"]
+    path = session.keep_best_model()
+    assert path is not None
+    assert evaluated(session, path) == pytest.approx(row["value"], rel=1e-6)
+    session.store.close()
+
+
+def test_patience_ends_a_trial(tmp_path: Path) -> None:
+    """With patience P a trial ends P grid points after its best loss, as a complete one."""
+    space = {"lr": {"low": 0.3, "high": 0.5}}
+    session = search(tmp_path, 2, pruner="none", patience=4, space=space, budget=3.0)
+    trials, curves = session.store.trials("fake"), session.store.curves("fake")
+    assert set(trials["outcome"]) == {"stopped"}
+    assert set(trials["state"]) == {"COMPLETE"}
+    for _, curve in curves.groupby("trial_id"):
+        best = curve.loc[curve["valid_loss"].idxmin(), "number"]
+        assert 4 <= curve["number"].iloc[-1] - best <= 4 + curve["number"].diff().max()
+    assert (trials["examples"] < session.tau).all()
+    session.store.close()
+
+
+@pytest.mark.parametrize("name", get_args(SamplerName))
+def test_every_named_sampler_searches(tmp_path: Path, name: str) -> None:
+    """Each sampler suggests different points for all trials, past its random start."""
+    n = 11 if name in ("gp", "tpe") else 3
+    session = search(
+        tmp_path, n, sampler=name, pruner="none", space={"lr": SPACE["lr"], "beta": {"low": 0.5, "high": 1.0}}
+    )
+    trials = session.store.trials("fake")
+    assert set(trials["outcome"]) <= {"completed", "collapsed"}
+    assert trials["params_lr"].nunique() == n
+    assert trials["params_lr"].between(1e-3, 0.3).all()
+    session.store.close()
+
+
+@pytest.mark.parametrize("name", get_args(PrunerName))
+def test_every_named_pruner_prunes_in_a_search(tmp_path: Path, name: str) -> None:
+    """With each pruner the search ends with a complete best trial, and a pruned trial is never the best."""
+    session = search(
+        tmp_path,
+        7,
+        budget=2.0,
+        sampler="random",
+        pruner=name,
+        space={"lr": {"low": 1e-6, "high": 0.3, "log": True}},
+    )
+    trials = session.store.trials("fake")
+    assert set(trials["outcome"]) <= {"completed", "collapsed", "pruned"}
+    assert set(trials[trials["outcome"] == "pruned"]["state"]) <= {"PRUNED"}
+    complete = trials[trials["state"] == "COMPLETE"]
+    winner = session.planner.observe().search_winner
+    assert winner is not None
+    assert winner.best_loss == complete["value"].min()
+    assert session.keep_best_model() is not None
+    pruned = trials[trials["outcome"] == "pruned"]
+    assert (pruned["examples"] < session.tau).all()
+    if name in ("none", "halving", "hyperband"):
+        assert (len(pruned) == 0) == (name == "none")
+    session.store.close()
+
+
+def test_every_worker_has_its_own_points() -> None:
+    """Two workers with different seeds suggest different points; one seed gives the same again."""
+
+    def first(name: str, seed: int) -> float:
+        study = optuna.create_study(sampler=build_sampler(name, seed))
+        return study.ask().suggest_float("lr", 0.0, 1.0)
+
+    for name in ("tpe", "random", "gp"):
+        assert first(name, 1) == first(name, 1) != first(name, 2)
+    with pytest.raises(ValueError, match="no sampler 'grid'"):
+        build_sampler("grid", 1)
+
+
+def test_optuna_alone_reads_the_study(searched: Session) -> None:
+    """The study is an ordinary Optuna study: its own API finds trials, parameters and the best value."""
+    with Store.open(searched.place.storage, read_only=True) as store:
+        assert store.studies("fake") == ["fake/search"]
+    study = optuna.load_study(study_name="fake/search", storage=searched.place.storage)
+    assert len(study.trials) == 8
+    assert set(study.best_params) >= {"lr", "hidden", "optimizer", "lr_schedule"}
+    study._storage.remove_session()
+    study._storage._backend.engine.dispose()  # type: ignore[attr-defined]

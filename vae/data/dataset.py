@@ -1,0 +1,283 @@
+"""A data set as three splits of pixels, ready to be drawn from in batches, and a fingerprint of it all."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+
+from vae.data import sources
+from vae.data.sources import Array
+from vae.errors import UserError
+from vae.recipe import LikelihoodName
+
+#: Likelihoods whose pixels may be any finite number; those of the others lie in [0, 1].
+UNBOUNDED = frozenset({"gaussian"})
+#: What is read, checked, hashed or moved at a time, so that a memory map never becomes a copy in memory.
+CHUNK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training, validation or test examples: rows of stored pixels, made float32 batch by batch.
+
+    base: (N, D) stored values, uint8 or float. Of a source up to 256 MiB it holds this split's rows alone;
+    beyond, it is a memory map of the whole file (copy-on-write: the file can't change) that the splits share.
+    rows: (n,) int64, which rows of base belong to the split, in the split's order.
+    labels: (n,) int64, or None.
+    scale: stored value / scale = pixel.
+    """
+
+    base: torch.Tensor
+    rows: torch.Tensor
+    labels: torch.Tensor | None
+    scale: float
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, index: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
+        """The pixels (B, D) float32 of the examples at index (B,) int64, 0 <= index < len(self).
+
+        device: where the batch is wanted; default: where the split is. Raises IndexError (CPU).
+        """
+        rows = self.rows.index_select(0, index.to(self.rows.device))
+        stored = self.base.index_select(0, rows)
+        if device is not None:
+            stored = stored.to(device)  # before the conversion: a uint8 is a quarter of a float
+        pixels = stored.to(torch.float32)
+        # index_select made a copy, so dividing in place never touches base.
+        return pixels if self.scale == 1.0 else pixels.div_(self.scale)
+
+    def all(self, limit: int | None = None) -> torch.Tensor:
+        """The first `limit` examples (all without a limit) as (B, D) float32, where the split is."""
+        n = len(self) if limit is None else min(limit, len(self))
+        return self.batch(torch.arange(n, device=self.rows.device))
+
+    def to(self, device: torch.device | str) -> Split:
+        """The split with its stored values on the device, compacted to its rows: uint8 stays uint8, float64
+        becomes float32, which a batch is in any case. A split that is there already is returned as it is:
+        nothing is copied out of a memory map on the CPU."""
+        device = torch.device(device)
+        if device.type == self.base.device.type and device.index in (None, self.base.device.index):
+            return self
+        dtype = torch.float32 if self.base.dtype == torch.float64 else self.base.dtype
+        base = torch.empty((len(self), self.base.shape[1]), dtype=dtype, device=device)
+        for rows in self._chunks():
+            base[rows] = self.base.index_select(0, self.rows[rows]).to(dtype).to(device)
+        labels = None if self.labels is None else self.labels.to(device)
+        return Split(base, torch.arange(len(self), device=device), labels, self.scale)
+
+    def _chunks(self) -> Iterator[slice]:
+        step = max(1, CHUNK_BYTES // max(1, self.base.shape[1] * self.base.element_size()))
+        return (slice(start, start + step) for start in range(0, len(self), step))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits of one source. shape: of one example, e.g. (28, 28); `size` is its product D.
+
+    fingerprint: SHA-256 (hex) of the images' dtype, shape and bytes, the labels, the scale and the rows of
+    each split. Equal fingerprints: the same pixels are trained on, and the same are evaluated on.
+    """
+
+    name: str
+    train: Split
+    valid: Split
+    test: Split
+    shape: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def size(self) -> int:
+        """D, the number of pixels of one example."""
+        return self.train.base.shape[1]
+
+    def pixel_mean(self) -> torch.Tensor:
+        """The mean training pixel, (D,) float32 on the CPU; summed in float64 once and kept."""
+        return self._pixel_mean.clone()
+
+    @cached_property
+    def _pixel_mean(self) -> torch.Tensor:
+        total = torch.zeros(self.size, dtype=torch.float64)
+        for rows in self.train._chunks():
+            index = torch.arange(rows.start, min(rows.stop, len(self.train)))
+            total += self.train.batch(index, "cpu").sum(0, dtype=torch.float64)
+        return (total / len(self.train)).to(torch.float32)
+
+    def require_batch(self, batch_size: int) -> None:
+        """Refuse (UserError) a batch with more examples than there are to train on."""
+        if batch_size > len(self.train):
+            raise UserError(
+                f"batch_size {batch_size} is more than the {len(self.train)} training examples of "
+                f"{self.name}: use at most that, or batch_size full."
+            )
+
+
+def load(
+    source: str,
+    *,
+    seed: int = 0,
+    likelihood: str = "cross_entropy",
+    data_dir: Path | None = None,
+    download: bool = True,
+) -> Dataset:
+    """The data set named by source, checked, split by seed and fingerprinted.
+
+    source: `digits`, `mnist`, `fashion-mnist`, `kmnist`, or the path of a .npy or .npz file with images
+    (N, ...) of uint8 (0..255) or float. Splits: digits 300 for validation and 300 for testing; a set with a
+    test part of its own (the named IDX sets, an .npz with x_test) keeps it and gives a tenth of the rest to
+    validation; any other file gives a tenth to each. The same seed always makes the same split.
+    likelihood: whose support the pixels must be in: [0, 1], or any finite number for gaussian.
+    data_dir: searched first for the named sets' files, and for a path that is not in the working folder.
+    download: whether a named set that is nowhere may be fetched.
+
+    Raises UserError (one line: what, where, the way out); FailureError where a download failed.
+    """
+    low, high = _support(likelihood)
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed = {seed}: the seed of a split is a whole number from 0 to 2^32 - 1.")
+    arrays = sources.read(source, data_dir=data_dir, download=download)
+    n, origin = len(arrays.images), arrays.origin
+    if arrays.n_valid < 1:
+        raise UserError(f"{origin} has {n} examples: at least 10 are needed, as a tenth is for validation.")
+
+    digest = hashlib.sha256(f"scale {arrays.scale}\n".encode())
+    _examine(arrays.images, origin, likelihood, (low, high), digest)
+    if arrays.test_images is not None:
+        _examine(arrays.test_images, f"{origin}, test images", likelihood, (low, high), digest)
+    train, valid, test = split_rows(n, arrays.n_valid, arrays.n_test, seed)
+    if arrays.test_images is not None:
+        test = np.arange(len(arrays.test_images))
+    for whole_numbers in (arrays.labels, arrays.test_labels, train, valid, test):
+        _hash(whole_numbers, digest)
+
+    splits = _splits(arrays.images, arrays.labels, arrays.scale)
+    test_splits = splits
+    if arrays.test_images is not None:
+        test_splits = _splits(arrays.test_images, arrays.test_labels, arrays.scale)
+    return Dataset(
+        name=arrays.name,
+        train=splits(train),
+        valid=splits(valid),
+        test=test_splits(test),
+        shape=arrays.images.shape[1:],
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def split_rows(n: int, n_valid: int, n_test: int, seed: int) -> tuple[Array, Array, Array]:
+    """The rows, int64, of a random split of n examples: training, validation, test; in random order, so that
+    the first k of a split are a sample of it even where a file is sorted."""
+    # RandomState and not default_rng: its stream is frozen, so a seed is the same split under every numpy.
+    order = np.random.RandomState(seed).permutation(n).astype(np.int64)
+    held_out = n_valid + n_test
+    return order[held_out:], order[:n_valid], order[n_valid:held_out]
+
+
+def _splits(images: Array, labels: Array | None, scale: float) -> Callable[[Array], Split]:
+    """What makes a Split of rows of the images: over a copy of the rows, or over the shared memory map."""
+    flat = images.reshape(len(images), -1)  # (N, D), no copy: sources gives C order
+    in_memory = flat.nbytes <= sources.IN_MEMORY_BYTES
+    shared = None if in_memory else torch.from_numpy(flat)
+
+    def split(rows: Array) -> Split:
+        of_rows = None if labels is None else torch.from_numpy(labels[rows])
+        if shared is not None:
+            return Split(shared, torch.from_numpy(rows), of_rows, scale)
+        # A batch is float32, so float64 would cost its conversion at every step and twice the memory.
+        dtype = np.float32 if flat.dtype == np.float64 else flat.dtype
+        base = torch.from_numpy(flat[rows].astype(dtype, copy=False))
+        return Split(base, torch.arange(len(rows)), of_rows, scale)
+
+    return split
+
+
+def _support(likelihood: str) -> tuple[float, float]:
+    """The least and the largest pixel that the likelihood allows."""
+    names = get_args(LikelihoodName)
+    if likelihood not in names:
+        near = difflib.get_close_matches(likelihood, names, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Names: {', '.join(names)}."
+        raise UserError(f"No likelihood '{likelihood}'. {hint}")
+    if likelihood in UNBOUNDED:
+        largest = float(np.finfo(np.float32).max)  # a float64 beyond it would be infinite in a batch
+        return -largest, largest
+    return 0.0, 1.0
+
+
+def _examine(
+    images: Array, origin: str, likelihood: str, support: tuple[float, float], digest: hashlib._Hash
+) -> None:
+    """Hash dtype, shape and bytes; refuse NaN, infinity and pixels outside the support. One chunked pass."""
+    digest.update(f"{images.dtype.str} {images.shape}\n".encode())
+    low, high = 0.0, 255.0
+    if images.dtype != np.uint8:
+        largest_stored = float(np.finfo(images.dtype).max)  # float16 can't even be compared with float32's
+        low, high = max(support[0], -largest_stored), min(support[1], largest_stored)
+    broken, outside = _Tally(), _Tally()
+    least, largest = np.inf, -np.inf
+    step = max(1, CHUNK_BYTES // (images.nbytes // len(images)))
+    for start in range(0, len(images), step):
+        chunk = images[start : start + step]
+        digest.update(chunk.reshape(-1).view(np.uint8).data)
+        with np.errstate(invalid="ignore"):  # NaN is counted below
+            chunk_least, chunk_largest = float(chunk.min()), float(chunk.max())
+        if not (low <= chunk_least and chunk_largest <= high):  # NaN is in no order: it comes in here
+            finite = np.isfinite(chunk)
+            broken.add(~finite, start)
+            outside.add(finite & ((chunk < low) | (chunk > high)), start)
+            chunk_least = float(chunk.min(where=finite, initial=np.inf))
+            chunk_largest = float(chunk.max(where=finite, initial=-np.inf))
+        least, largest = min(least, chunk_least), max(largest, chunk_largest)
+    if broken.count:
+        raise UserError(
+            f"{origin}: {broken.count} of {images.size} pixels are NaN or infinite, the first at index "
+            f"{broken.first}: replace them (numpy.nan_to_num) or drop those examples."
+        )
+    if outside.count:
+        way_out = (
+            "scale them down"
+            if likelihood in UNBOUNDED
+            else "divide by the largest (255?) or save 0..255 as uint8, or use the likelihood gaussian"
+        )
+        raise UserError(
+            f"{origin}: {outside.count} of {images.size} pixels lie outside [{low:g}, {high:g}], which "
+            f"{likelihood} needs (min {least:g}, max {largest:g}, the first at index {outside.first}): "
+            f"{way_out}."
+        )
+    if images.dtype == np.uint8 and largest == 1.0:
+        # Read as 0..255, black and white would be trained on as black and black.
+        raise UserError(
+            f"{origin}: no pixel is above 1, but uint8 is read as 0..255: save black and white as 0 and 255, "
+            f"or as float32."
+        )
+
+
+@dataclass
+class _Tally:
+    """How many, and the index of the first."""
+
+    count: int = 0
+    first: tuple[int, ...] = ()
+
+    def add(self, found: Array, start: int) -> None:
+        if not self.count and found.any():
+            row, *rest = np.unravel_index(int(found.argmax()), found.shape)
+            self.first = (start + int(row), *(int(i) for i in rest))
+        self.count += int(found.sum())
+
+
+def _hash(whole_numbers: Array | None, digest: hashlib._Hash) -> None:
+    if whole_numbers is None:
+        digest.update(b"none\n")
+        return
+    digest.update(f"{whole_numbers.dtype.str} {whole_numbers.shape}\n".encode())
+    digest.update(np.ascontiguousarray(whole_numbers).view(np.uint8).data)

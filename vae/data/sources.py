@@ -1,0 +1,288 @@
+"""Where images come from: scikit-learn's digits, the named IDX sets, .npy and .npz files.
+
+Nothing here runs code from a file: pickled arrays are refused by their header, before a byte of them is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import os.path
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae.data import idx
+from vae.errors import UserError
+
+Array = NDArray[Any]
+
+#: Arrays up to this size are held in memory; larger ones stay on a memory map.
+IN_MEMORY_BYTES = 256 * 2**20
+#: Kinds of image arrays: uint8 in 0..255, or floats (half, single, double).
+IMAGE_DTYPES = ("uint8", "float16", "float32", "float64")
+
+# Keys of an .npz, the first that is there; a lone array under any other key is the images.
+# With a test part of its own (x_test) nothing of the rest is held out for testing. Other keys are not read.
+IMAGE_KEYS = ("images", "x_train", "train_images", "x", "X", "data", "arr_0")
+LABEL_KEYS = ("labels", "y_train", "train_labels", "y", "target", "targets")
+TEST_IMAGE_KEYS = ("x_test", "test_images")
+TEST_LABEL_KEYS = ("y_test", "test_labels")
+
+NAMES = ("digits", *idx.IDX_SETS)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What a source holds, before any split. Labels are int64, or None where the source has none."""
+
+    name: str
+    origin: str  # for messages: the file or the set
+    images: Array  # (N, ...), C order, native byte order; possibly over a memory map
+    labels: Array | None  # (N,)
+    scale: float  # stored value / scale = pixel
+    n_valid: int  # of the N, how many are for validation
+    n_test: int  # of the N, how many are for testing; 0 where the source has a test part of its own
+    test_images: Array | None = None  # (M, ...)
+    test_labels: Array | None = None  # (M,)
+
+
+def read(source: str, *, data_dir: Path | None = None, download: bool = True) -> Arrays:
+    """The arrays of a set in `NAMES` or of a .npy or .npz file, which is looked for in the working folder and
+    in data_dir. Raises UserError; FailureError where a download failed."""
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(f"{data_dir}, where data is to be looked for, is no folder.")
+    if source == "digits":
+        return _read_digits()
+    if source in idx.IDX_SETS:
+        return _read_idx_set(source, data_dir, download)
+    try:
+        path = _find_file(source, data_dir)
+        with path.open("rb") as file:
+            magic = file.read(6)
+            file.seek(0)
+            if magic == np.lib.format.MAGIC_PREFIX:
+                return _of_file(path, images=_open_npy(file, path))
+            if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+                return _read_npz(file, path)
+    except OSError as error:
+        raise UserError(f"{source} can't be read: {error.strerror or error}.") from None
+    if not magic:
+        raise UserError(f"{path} is empty (0 bytes): nothing was written to it.")
+    if magic[0] == 0x80:
+        raise UserError(f"{path} is a Python pickle, which can run code: save the array with numpy.save.")
+    raise UserError(f"{path} is neither a .npy nor a .npz file (it starts with {magic!r}).")
+
+
+def _find_file(source: str, data_dir: Path | None) -> Path:
+    looked = [Path(os.path.expanduser(source))]
+    if data_dir is not None and not looked[0].is_absolute():
+        looked.append(data_dir / source)
+    for path in looked:
+        if path.is_dir():
+            raise UserError(f"{path} is a directory: name a .npy or .npz file in it.")
+        if path.is_file():
+            return path
+        if path.exists():
+            raise UserError(f"{path} is not a regular file: data is mapped, which a pipe or device can't be.")
+    if looked[0].suffix not in (".npy", ".npz") and len(looked[0].parts) == 1:
+        near = difflib.get_close_matches(source.lower().replace("_", "-"), NAMES, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Names: {', '.join(NAMES)}."
+        raise UserError(f"No data set '{source}'. {hint} Or give the path of a .npy or .npz file.")
+    raise UserError(f"No file {source}: looked for {' and '.join(str(path.absolute()) for path in looked)}.")
+
+
+def _read_digits() -> Arrays:
+    from sklearn.datasets import load_digits  # a second of imports that no other set needs
+
+    digits = load_digits()
+    return Arrays(
+        name="digits",
+        origin="digits",
+        images=digits.images.astype(np.uint8),  # whole numbers 0..16
+        labels=digits.target.astype(np.int64),
+        scale=16.0,
+        n_valid=300,
+        n_test=300,
+    )
+
+
+def _read_idx_set(name: str, data_dir: Path | None, download: bool) -> Arrays:
+    images, labels, test_images, test_labels = idx.read_set(name, data_dir, download=download)
+    _check_labels(labels, len(images), f"{name}: training labels")
+    _check_labels(test_labels, len(test_images), f"{name}: test labels")
+    _check_test(images, test_images, name)
+    return Arrays(
+        name=name,
+        origin=name,
+        images=images,
+        labels=labels.astype(np.int64),
+        scale=255.0,
+        n_valid=len(images) // 10,
+        n_test=0,
+        test_images=test_images,
+        test_labels=test_labels.astype(np.int64),
+    )
+
+
+def _of_file(
+    path: Path,
+    images: Array,
+    labels: Array | None = None,
+    test_images: Array | None = None,
+    test_labels: Array | None = None,
+) -> Arrays:
+    n_valid = len(images) // 10
+    return Arrays(
+        name=path.stem,
+        origin=str(path),
+        images=images,
+        labels=labels,
+        scale=255.0 if images.dtype == np.uint8 else 1.0,
+        n_valid=n_valid,
+        n_test=n_valid if test_images is None else 0,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+
+
+def _open_npy(file: IO[bytes], path: Path) -> Array:
+    shape, fortran, dtype = _header(file, str(path))
+    _check_images(shape, dtype, str(path))
+    start = file.tell()
+    expected, found = start + math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if found < expected:
+        raise UserError(f"{path} is truncated: its header promises {expected} bytes, it has {found}.")
+    # Copy-on-write: torch warns about a tensor over memory that can't be written; the file never changes.
+    mapped = np.memmap(path, dtype, mode="c", offset=start, shape=shape, order="F" if fortran else "C")
+    return _native(np.asarray(mapped), str(path))
+
+
+def _read_npz(file: IO[bytes], path: Path) -> Arrays:
+    """The arrays of an .npz, read whole (a compressed member can't be mapped)."""
+    with _npz_faults(path), zipfile.ZipFile(file) as archive:
+        keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        image_key = next((key for key in IMAGE_KEYS if key in keys), keys[0] if len(keys) == 1 else None)
+        if image_key is None:
+            raise UserError(
+                f"{path} has no array of images: keys {', '.join(map(repr, keys)) or 'none'}. "
+                f"Call it one of {', '.join(IMAGE_KEYS)} (labels: {', '.join(LABEL_KEYS)})."
+            )
+        test_key = next((key for key in TEST_IMAGE_KEYS if key in keys), None)
+        images = _member(archive, image_key, path, labels=False)
+        labels = _labels(archive, LABEL_KEYS, keys, path, len(images))
+        test_images = None if test_key is None else _member(archive, test_key, path, labels=False)
+        test_labels = None
+        if test_images is not None:
+            _check_test(images, test_images, str(path))
+            test_labels = _labels(archive, TEST_LABEL_KEYS, keys, path, len(test_images))
+    return _of_file(path, images, labels, test_images, test_labels)
+
+
+@contextlib.contextmanager
+def _npz_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise UserError(
+            f"{path} needs more memory than there is: save its images as .npy, which is mapped."
+        ) from None
+    except NotImplementedError as error:
+        raise UserError(f"{path} can't be unpacked ({error}): save it with numpy.savez.") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is truncated or damaged ({_first_line(error)}).") from None
+
+
+def _labels(
+    archive: zipfile.ZipFile, names: tuple[str, ...], keys: list[str], path: Path, n: int
+) -> Array | None:
+    key = next((key for key in names if key in keys), None)
+    if key is None:
+        return None
+    labels = _member(archive, key, path, labels=True)
+    _check_labels(labels, n, f"{path}: {key}")
+    return labels.astype(np.int64)
+
+
+def _member(archive: zipfile.ZipFile, key: str, path: Path, *, labels: bool) -> Array:
+    origin = f"{path}: {key}"
+    with archive.open(f"{key}.npy") as file:  # the header alone: a refusal unpacks nothing
+        shape, _, dtype = _header(file, origin)
+    if not labels:
+        _check_images(shape, dtype, origin)
+    with archive.open(f"{key}.npy") as file:
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    return array if labels else _native(array, origin)
+
+
+def _header(file: IO[bytes], origin: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran order and dtype of the .npy at the file's position, which then stands at its values."""
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"format version {version} is for structured arrays")
+        reader = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = reader(file)
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:  # what numpy lets through
+        raise UserError(
+            f"{origin} is truncated or damaged: its .npy header can't be read ({_first_line(error)})."
+        ) from None
+    if dtype.hasobject:
+        raise UserError(
+            f"{origin} holds pickled Python objects, which can run code: save numbers, not objects."
+        )
+    return shape, fortran, dtype
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _native(array: Array, origin: str) -> Array:
+    """The array in C order and this machine's byte order, as rows of pixels are read and torch needs it."""
+    if array.flags.c_contiguous and array.dtype.isnative:
+        return array
+    if array.nbytes > IN_MEMORY_BYTES:
+        raise UserError(
+            f"{origin} is in Fortran order or foreign byte order and too large to be turned round in memory "
+            f"({array.nbytes} bytes, limit {IN_MEMORY_BYTES}): save numpy.ascontiguousarray(images, dtype)."
+        )
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _check_images(shape: tuple[int, ...], dtype: np.dtype[Any], origin: str) -> None:
+    if dtype.newbyteorder("=").name not in IMAGE_DTYPES:
+        raise UserError(
+            f"{origin} has dtype {dtype}: images are uint8 (0..255) or float16, float32, float64; "
+            f"convert them with .astype('uint8') or .astype('float32')."
+        )
+    if len(shape) < 2:
+        raise UserError(f"{origin} has shape {shape}: images are (N, ...), one row an example.")
+    if min(shape) < 1:
+        raise UserError(f"{origin} is empty: its shape is {shape}.")
+
+
+def _check_labels(labels: Array, n: int, origin: str) -> None:
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{origin} has dtype {labels.dtype}: labels are whole numbers.")
+    if labels.shape != (n,):
+        raise UserError(f"{origin} has shape {labels.shape}, but there are {n} images: labels are ({n},).")
+
+
+def _check_test(images: Array, test_images: Array, origin: str) -> None:
+    train = images.shape[1:], images.dtype.name
+    test = test_images.shape[1:], test_images.dtype.name
+    if train != test:
+        raise UserError(
+            f"{origin}: test images are {test[1]} {test[0]}, training images {train[1]} {train[0]}."
+        )

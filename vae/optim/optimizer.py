@@ -1,0 +1,246 @@
+"""Optimizers behind one interface, their parameter groups, and learning-rate schedules."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, assert_never, cast
+
+import torch
+from schedulefree import AdamWScheduleFree
+from torch import Tensor, nn
+
+from vae.optim.adamw import AdamW
+from vae.optim.muon import Muon
+from vae.recipe import OptimizerName, Recipe, ScheduleName
+
+#: Adam's, torch's defaults (Kingma & Ba 2015); of every rule here that has them.
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+# onecycle: torch.optim.lr_scheduler.OneCycleLR's defaults (pct_start, div_factor, final_div_factor)
+_ONECYCLE_PEAK = 0.3
+_ONECYCLE_START = 1 / 25
+_ONECYCLE_FLOOR = _ONECYCLE_START / 1e4
+
+
+def lr_factor(schedule: ScheduleName, t: float, horizon: float, warmup: float) -> float:
+    """What the peak learning rate is multiplied by at time t; all times are fractions of tau, t >= 0.
+
+    The factor rises linearly from 0 to 1 over the warm-up (Goyal et al. 2017). With s in [0, 1] the part gone
+    of the way from its end to the horizon, it is then, and stays at its value at s = 1 (the floor) after it:
+
+    - constant: 1. The horizon doesn't matter.
+    - step: 1, 0.1, 0.01, dropping at s = 1/3 and 2/3.
+    - exponential: 0.01^s.
+    - linear: 1 - s.
+    - cosine: (1 + cos(pi s)) / 2 (Loshchilov & Hutter 2017, one cycle).
+    - inverse_sqrt: sqrt(w / t) from t = w on, where w is the warm-up, but at least 1 % of the horizon; the
+      floor is sqrt(w / horizon): 0.1 without warm-up (Vaswani et al. 2017, eq. 3, scaled to a peak of 1).
+    - onecycle: half a cosine up from 1/25 to 1, then half a cosine down to 4e-6 at the horizon (Smith & Topin
+      2018 in torch's OneCycleLR form, without its cycling of momentum). The rise takes 30 % of the horizon,
+      or the warm-up if there is one: it replaces the linear warm-up.
+    """
+    if schedule == "onecycle":
+        peak = warmup if warmup > 0 else _ONECYCLE_PEAK * horizon
+        if t < peak:
+            return _half_cosine(_ONECYCLE_START, 1.0, t / peak)
+        return _half_cosine(1.0, _ONECYCLE_FLOOR, min(1.0, (t - peak) / (horizon - peak)))
+    if t < warmup:
+        return t / warmup
+    if schedule == "constant":
+        return 1.0
+    s = min(1.0, (t - warmup) / (horizon - warmup))
+    if schedule == "step":
+        # 1e-9: t is a quotient of integers, and s = 1/3 must not fall short of it by rounding
+        return (1.0, 0.1, 0.01)[min(2, math.floor(3 * s + 1e-9))]
+    if schedule == "exponential":
+        return math.exp(math.log(0.01) * s)
+    if schedule == "linear":
+        return 1.0 - s
+    if schedule == "cosine":
+        return _half_cosine(1.0, 0.0, s)
+    if schedule == "inverse_sqrt":
+        flat = max(warmup, 0.01 * horizon)
+        return math.sqrt(flat / min(max(t, flat), horizon))
+    assert_never(schedule)
+
+
+def _half_cosine(start: float, end: float, s: float) -> float:
+    return end + (start - end) * (1.0 + math.cos(math.pi * s)) / 2.0
+
+
+class Groups(NamedTuple):
+    """The parameters to optimize, each tensor in one group only. A tensor may be several parameters joined:
+    every rule but Muon's works element by element."""
+
+    hidden: list[nn.Parameter]  # matrices that Muon moves; every other rule takes them as matrices
+    matrices: list[nn.Parameter]  # the others that decay
+    vectors: list[nn.Parameter]  # biases, which never decay
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Groups:
+        """All trainable parameters of a model, each by itself. Its `readouts`, if it names any (as `VAE`
+        does), are not hidden."""
+        readouts = {id(layer.weight) for layer in getattr(model, "readouts", ())}
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        hidden = [p for p in trainable if p.ndim == 2 and id(p) not in readouts]
+        others = [p for p in trainable if p.ndim > 2 or (p.ndim == 2 and id(p) in readouts)]
+        return cls(hidden, others, [p for p in trainable if p.ndim < 2])
+
+
+class Optimizer:
+    """One interface over every rule of `recipe.optimizer`.
+
+    - sgd; momentum and nesterov: momentum 0.9 (torch.optim.SGD).
+    - rmsprop: alpha 0.99 (torch.optim.RMSprop).
+    - adam, adamw: betas 0.9 and 0.999, one rule, since the decay is decoupled (torch.optim.AdamW's).
+    - muon: torch.optim.Muon, see `vae.optim.muon` for the CPU (momentum 0.95, Nesterov, 5 Newton-Schulz steps), for the
+      weights of hidden layers, AdamW for the readouts and the biases. Its updates are scaled to AdamW's root
+      mean square (Liu et al. 2025, "match_rms_adamw"), so that one lr and one schedule serve both. The first
+      layers of encoder and decoder count as hidden: their inputs are dense, unlike the embeddings that Jordan
+      et al. leave out.
+    - schedule_free_adamw: schedulefree.AdamWScheduleFree, betas 0.9 and 0.999; evaluated between `eval()` and
+      `train()`, where the parameters are its average. For all others these two do nothing.
+
+    Weight decay is decoupled for each of them (Loshchilov & Hutter 2019): w <- (1 - lr * weight_decay) w
+    before the step (schedule-free: by the weights at which the gradient is taken), on matrices only, never on
+    biases.
+    """
+
+    def __init__(self, groups: Groups, recipe: Recipe) -> None:
+        name: OptimizerName = recipe.optimizer
+        self._name = name
+        self._parameters = [*groups.hidden, *groups.matrices, *groups.vectors]
+        matrices, vectors = [*groups.hidden, *groups.matrices], groups.vectors
+        lr, decay = recipe.lr, recipe.weight_decay
+        self._lr = lr
+        self._weight_decay = decay
+        self._decayed_here: list[Tensor] = []
+        self._training_weights: list[Tensor] | None = None
+        self._schedule_free: Any = None
+        self._rules: list[torch.optim.Optimizer] = []
+        decayed: list[Tensor] = [*matrices] if decay > 0 else []
+        # torch has these kernels for all devices it is usually run on; elsewhere it chooses by itself
+        fused = True if self._parameters[0].device.type in {"cpu", "cuda", "mps", "xpu"} else None
+        if name == "sgd" or name == "momentum" or name == "nesterov":
+            momentum = 0.0 if name == "sgd" else 0.9
+            self._rules = [
+                torch.optim.SGD(self._parameters, lr, momentum, nesterov=name == "nesterov", fused=fused)
+            ]
+            self._decayed_here = decayed
+        elif name == "rmsprop":
+            self._rules = [torch.optim.RMSprop(self._parameters, lr)]
+            self._decayed_here = decayed
+        elif name == "adam" or name == "adamw":
+            self._rules = [_adamw(_groups(matrices, vectors, decay), lr, fused)]
+        elif name == "muon":
+            rest = _groups(groups.matrices, vectors, decay)
+            if groups.hidden:
+                self._rules.append(Muon(groups.hidden, lr, decay, adjust_lr_fn="match_rms_adamw"))
+            if rest:
+                self._rules.append(_adamw(rest, lr, fused))
+        elif name == "schedule_free_adamw":
+            self._schedule_free = AdamWScheduleFree(_groups(matrices, vectors, decay), lr)
+            self._schedule_free.train()
+            self._rules = [self._schedule_free]
+        else:
+            assert_never(name)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that the next step uses."""
+        return self._lr
+
+    def set_lr(self, lr: float) -> None:
+        if lr == self._lr:
+            return
+        self._lr = lr
+        for rule in self._rules:
+            for group in rule.param_groups:
+                group["lr"] = lr
+
+    def zero_grad(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the gradients, which it may overwrite: read gradient norms before it."""
+        if self._decayed_here:
+            torch._foreach_mul_(self._decayed_here, 1.0 - self._lr * self._weight_decay)
+        for rule in self._rules:
+            _bare_step(cast(type, type(rule)))(rule)
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """The parameters become those to evaluate; steps are refused until `train()`. Repeats do nothing."""
+        if self._schedule_free is None or self._training_weights is not None:
+            return
+        # Its own way back rounds, so that evaluating would change the training: keep the weights instead.
+        self._training_weights = [p.detach().clone() for p in self._parameters]
+        self._schedule_free.eval()
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """The parameters become those to train, bitwise as `eval()` found them. Repeats do nothing."""
+        if self._schedule_free is None or self._training_weights is None:
+            return
+        self._schedule_free.train()
+        for parameter, kept in zip(self._parameters, self._training_weights, strict=True):
+            parameter.copy_(kept)
+        self._training_weights = None
+
+    def moments(self) -> list[Tensor]:
+        """The tensors that its rules keep, one number a parameter each."""
+        states = [state for rule in self._rules for state in rule.state.values()]
+        return [
+            kept for state in states for kept in state.values() if torch.is_tensor(kept) and kept.ndim > 0
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that, with the parameters, lets a run go on bitwise. Tensors are shared, not copied."""
+        return {
+            "optimizer": self._name,
+            "lr": self._lr,
+            "rules": [rule.state_dict() for rule in self._rules],
+            "training_weights": self._training_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a copy of what `state_dict` gave. ValueError if its rule or parameters differ."""
+        if state["optimizer"] != self._name:
+            raise ValueError(f"state of the optimizer '{state['optimizer']}', not of '{self._name}'")
+        for rule, saved in zip(self._rules, state["rules"], strict=True):
+            rule.load_state_dict(copy.deepcopy(saved))  # torch's own would share its tensors
+        kept = state["training_weights"]
+        if kept is not None:
+            kept = [w.to(p.device, copy=True) for p, w in zip(self._parameters, kept, strict=True)]
+        self._training_weights = kept
+        self.set_lr(state["lr"])
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """The recipe's optimizer over the model's parameters, which must already be on their device."""
+    return Optimizer(Groups.of(model), recipe)
+
+
+@functools.cache
+def _bare_step(kind: type) -> Callable[[torch.optim.Optimizer], object]:
+    """The `step` of an optimizer class without the hooks and the profiler's annotation that torch wraps round
+    it: on a small model they take longer than the update, and nothing hooks these rules."""
+    return cast(Callable[[torch.optim.Optimizer], object], inspect.unwrap(kind.step))  # type: ignore[attr-defined]
+
+
+def _adamw(groups: list[dict[str, Any]], lr: float, fused: bool | None) -> AdamW:
+    return AdamW(groups, lr, betas=(BETA1, BETA2), eps=EPSILON, fused=fused)
+
+
+def _groups(matrices: list[nn.Parameter], vectors: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: matrices decay, vectors (biases) don't; an empty group is left out. Without decay one
+    group has all, for torch updates each group by a call of its own."""
+    if decay == 0:
+        return [{"params": [*matrices, *vectors], "weight_decay": 0.0}] if matrices or vectors else []
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,273 @@
+"""One step of training: the gradient of a batch, clipping, the update, the average of the weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from vae.elbo import kl_divergence, objective, reparameterise
+from vae.likelihoods import Likelihood, at_least_fp32
+from vae.model.mlp import Model
+from vae.optim.optimizer import BETA1, BETA2, Optimizer
+from vae.recipe import Recipe
+from vae.step.backprop import Backprop, Knobs, Objective
+from vae.step.compilation import StepKnobs, compiled, gradient_graph, step_graph
+from vae.step.flat import Flat, views
+
+#: (x, noise, beta) -> the objective, a scalar; its gradient is left in the flat tensor.
+Gradient = Callable[[Tensor, Tensor, float], Tensor]
+
+
+#: Below it an optimizer's moment or momentum moves no weight by as much as a rounding; yet from here 64 steps, each
+#: of which keeps at least 0.9 of it, don't lead below the smallest normal float32.
+TINY = 1e-33
+#: Steps between two removals of what is tiny.
+TINY_EVERY = 64
+
+
+class Taken(NamedTuple):
+    """What a step leaves behind; tensors, for reading a number off a GPU waits for it."""
+
+    loss: Tensor  # the objective before the step, with its beta and free bits, nats per example
+    grad_norm: Tensor | None  # global L2 norm, before clipping; may be None where it wasn't asked for
+
+
+class Step(ABC):
+    """Trains a model in place, a batch a call. The model's parameters become views of one flat tensor."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.flat = Flat(model)
+        self.average = self.flat.values.clone() if recipe.ema_decay else None
+
+    @abstractmethod
+    def __call__(self, x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:
+        """x: (B, D), prepared. noise: (B, L), standard normal. Autograd's mode is left as it was. The norm takes
+        a twentieth of a step: with_norm says whether it is wanted."""
+
+    @torch.no_grad()
+    def remove_tiny(self) -> None:
+        """Moments below TINY become 0; to be called every TINY_EVERY steps.
+
+        The moment of a weight whose gradient is 0 from some step on (a dead unit's, a pixel's that is always
+        black) shrinks until it is subnormal, and stays so: 0.9 of the smallest number rounds to itself. A
+        processor may take a hundred times as long with such numbers: on an Intel Xeon with AMX they made the
+        update of 784-500-30 ten times as slow after 500 steps. Other frameworks have the processor round them to
+        0, which torch can ask for in the calling thread only.
+        """
+        for moment in self._moments():
+            torch.hardshrink(moment, TINY, out=moment)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Within it the model has the one weight set that its recipe declares: the average where there is an
+        EMA, schedule-free's evaluation weights, else the current ones. Afterwards all is bitwise as before."""
+        self._rule_eval()
+        kept = None if self.average is None else self.flat.values.clone()
+        if self.average is not None:
+            self.flat.values.copy_(self.average)
+        try:
+            yield
+        finally:
+            if kept is not None:
+                self.flat.values.copy_(kept)
+            self._rule_train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps depend on beside the model's weights. Tensors are shared, not copied."""
+        return {"rule": self._rule_state(), "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a copy of what `state_dict` gave. ValueError if it is of another rule."""
+        self._load_rule_state(state["rule"])
+        if self.average is not None:
+            self.average.copy_(state["average"])
+
+    @abstractmethod
+    def _moments(self) -> Iterable[Tensor]:
+        """The tensors that the update rule keeps."""
+
+    @abstractmethod
+    def _rule_state(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _load_rule_state(self, state: dict[str, Any]) -> None: ...
+
+    @abstractmethod
+    def _rule_eval(self) -> None:
+        """Change the weights to those that the update rule would have evaluated."""
+
+    @abstractmethod
+    def _rule_train(self) -> None:
+        """Change them back."""
+
+
+def build_step(model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> Step:
+    """The recipe's step for a model that is on its device already. Raises UserError for parameters that
+    differ in dtype or device."""
+    if recipe.compile and recipe.optimizer in ("adam", "adamw") and Backprop.covers(model):
+        return CompiledStep(model, likelihood, recipe)
+    return EagerStep(model, likelihood, recipe)
+
+
+class EagerStep(Step):
+    """Operation by operation, for every model and rule. With `recipe.compile` the gradient is a graph.
+
+    The gradient of a `VAE` is made by hand (`vae.step.backprop`), that of any other model by autograd.
+    """
+
+    def __init__(self, model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> None:
+        super().__init__(model, recipe)
+        self._optimizer = Optimizer(self.flat.groups(recipe), recipe)
+        if Backprop.covers(model):
+            self._gradient = by_hand(self.flat, likelihood, recipe)
+        else:
+            self._gradient = by_autograd(model, self.flat, likelihood, recipe)
+
+    def __call__(self, x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:
+        loss = self._gradient(x, noise, beta)
+        gradient, recipe = self.flat.gradient, self.recipe
+        norm = None
+        if with_norm or recipe.clip_norm is not None:
+            norm = torch.linalg.vector_norm(gradient)
+        if norm is not None and recipe.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
+            gradient.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        self._optimizer.set_lr(lr)
+        self._optimizer.step()
+        if self.average is not None:
+            self.average.lerp_(self.flat.values, 1.0 - recipe.ema_decay)
+        return Taken(loss, norm)
+
+    def _moments(self) -> Iterable[Tensor]:
+        return self._optimizer.moments()
+
+    def _rule_state(self) -> dict[str, Any]:
+        return self._optimizer.state_dict()
+
+    def _load_rule_state(self, state: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(state)
+
+    def _rule_eval(self) -> None:
+        self._optimizer.eval()
+
+    def _rule_train(self) -> None:
+        self._optimizer.train()
+
+
+class CompiledStep(Step):
+    """A `VAE` and Adam as one graph: forward, backward, clipping, update and average."""
+
+    def __init__(self, model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> None:
+        super().__init__(model, recipe)
+        self._objective = Objective.of(recipe, likelihood, self.flat.values.dtype)
+        self._first_moment = torch.zeros_like(self.flat.values)
+        self._second_moment = torch.zeros_like(self.flat.values)
+        self._steps = 0
+
+    def __call__(self, x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:  # noqa: ARG002 - it is part of the graph
+        recipe, flat = self.recipe, self.flat
+        n_decayed = flat.n_matrices if recipe.weight_decay > 0 else 0
+        clips = recipe.clip_norm is not None
+        graph = step_graph(self._objective, flat.layout, n_decayed, clips, tuple(x.shape), x.device)
+        self._steps += 1
+        knobs = StepKnobs(
+            beta=beta,
+            free_bits=recipe.free_bits,
+            dropout=recipe.dropout,
+            rate=lr / (1.0 - BETA1**self._steps),
+            second_moment_factor=(1.0 - BETA2**self._steps) ** -0.5,
+            kept=1.0 - lr * recipe.weight_decay,
+            clip_norm=recipe.clip_norm or 0.0,
+            average_step=1.0 - recipe.ema_decay,
+        )
+        with torch.no_grad():
+            loss, norm = graph(
+                flat.values,
+                self._first_moment,
+                self._second_moment,
+                self.average,
+                x,
+                noise,
+                torch.tensor(knobs, device=x.device),
+            )
+        return Taken(loss, norm)
+
+    def _moments(self) -> Iterable[Tensor]:
+        return (self._first_moment, self._second_moment)
+
+    def _rule_state(self) -> dict[str, Any]:
+        moments = {"first_moment": self._first_moment, "second_moment": self._second_moment}
+        return {"optimizer": "compiled adam", "steps": self._steps} | moments
+
+    def _load_rule_state(self, state: dict[str, Any]) -> None:
+        if state["optimizer"] != "compiled adam":
+            raise ValueError(f"state of the optimizer '{state['optimizer']}', not of 'compiled adam'")
+        self._first_moment.copy_(state["first_moment"])
+        self._second_moment.copy_(state["second_moment"])
+        self._steps = state["steps"]
+
+    def _rule_eval(self) -> None:
+        """Adam evaluates the weights it trains."""
+
+    def _rule_train(self) -> None:
+        """They are the same."""
+
+
+def by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
+    """The gradient of a `VAE` without autograd; in bfloat16 on a copy of the weights in it."""
+    of = Objective.of(recipe, likelihood, flat.values.dtype)
+    if recipe.compile:
+
+        def compiled_gradient(x: Tensor, noise: Tensor, beta: float) -> Tensor:
+            graph = gradient_graph(of, flat.layout, tuple(x.shape), x.device)
+            knobs = torch.tensor([beta, recipe.free_bits, recipe.dropout], device=x.device)
+            with torch.no_grad():
+                return cast(Tensor, graph(flat.values, flat.gradient, x, noise, knobs))
+
+        return compiled_gradient
+
+    mixed = of.dtype != flat.values.dtype
+    values = flat.values.to(of.dtype) if mixed else flat.values
+    gradient = torch.zeros_like(values) if mixed else flat.gradient
+    backprop = Backprop(of, views(values, flat.layout), views(gradient, flat.layout))
+
+    def eager_gradient(x: Tensor, noise: Tensor, beta: float) -> Tensor:
+        # inference_mode: no_grad without its counting of versions, which costs a tenth of a small step
+        with torch.inference_mode():
+            if mixed:
+                values.copy_(flat.values)
+            loss = backprop(x, noise, Knobs(beta, recipe.free_bits, recipe.dropout))
+            if mixed:
+                flat.gradient.copy_(gradient)
+        return loss
+
+    return eager_gradient
+
+
+def by_autograd(model: nn.Module, flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
+    """The gradient of any model with `encode` and `decode` (`vae.model.mlp.Model`); bfloat16 by autocast."""
+    network = cast(Model, model)
+
+    def loss_of(x: Tensor, noise: Tensor, beta: float | Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+            mean, log_var = network.encode(x)
+            parameters = network.decode(reparameterise(mean, log_var, noise))
+        distortion = -likelihood.log_prob(at_least_fp32(parameters), x)
+        return objective(distortion, kl_divergence(mean, log_var), beta, recipe.free_bits)
+
+    graph = compiled(loss_of) if recipe.compile else loss_of
+
+    def gradient(x: Tensor, noise: Tensor, beta: float) -> Tensor:
+        flat.gradient.zero_()
+        with torch.enable_grad():
+            # A graph takes beta as a tensor: a float would be a constant of it, recompiled at each change.
+            loss = graph(x, noise, torch.tensor(beta, device=x.device) if recipe.compile else beta)
+            loss.backward()
+        return loss.detach()
+
+    return gradient
