@@ -22,7 +22,8 @@ import optuna
 import torch
 import typer
 
-from study.session import Place, Session
+from study.place import Place
+from study.session import Session
 from study.store.claims import Claim
 from study.store.owner import new_owner
 from study.workers import trial as objective

@@ -17,7 +17,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from study.session import Place, Session, check
+from study.place import Place
+from study.session import Session, check
 from study.statistics.verdicts import Rate, false_verdict_rate
 from vae.errors import UserError
 

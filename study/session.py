@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 
 from study.design.build import build
 from study.design.experiment import SMALL_DATA, Experiment, defaults
+from study.place import Place
 from study.protocol.history import State
 from study.protocol.planner import Planner
 from study.store.database import Database
@@ -27,22 +26,6 @@ from vae.devices import pick_device
 from vae.errors import UserError
 from vae.recipe import Recipe
 from vae.training import GRID_IMAGES
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a command works: not part of what is trained."""
-
-    storage: str
-    artifacts: Path
-    data_dir: Path | None
-    device: str
-    workers: int
-
-    @property
-    def threads(self) -> int:
-        """Threads of each worker: workers x threads <= cores."""
-        return max(1, cores() // self.workers)
 
 
 class Session:
@@ -227,16 +210,3 @@ def winning_recipes(experiment: Experiment, state: State) -> dict[str, Recipe]:
         for arm in ("baseline", *experiment.arms, "article", "search-best")
         if arm in recipes
     }
-
-
-def default_workers(device: str) -> int:
-    """One worker a GPU where that is what the device means, else one a core. Raises UserError."""
-    kind = pick_device(device).type
-    if kind == "cpu":
-        return cores()
-    return torch.cuda.device_count() if kind == "cuda" and ":" not in device else 1
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

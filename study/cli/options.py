@@ -12,7 +12,7 @@ import typer
 from vae.errors import UserError
 
 if TYPE_CHECKING:
-    from study.session import Place
+    from study.place import Place
 
 Data = Annotated[
     str | None,
@@ -114,7 +114,7 @@ def fixed_fields(assignments: list[str] | None) -> dict[str, Any]:
 
 def place_of(storage: str, artifacts: Path, data_dir: Path | None, device: str, workers: int | None) -> Place:
     """Where the command works."""
-    from study.session import Place, default_workers
+    from study.place import Place, default_workers
 
     return Place(storage, artifacts, data_dir, device, workers or default_workers(device))
 

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 
 from study.design.experiment import Experiment
+from study.place import Place
 from study.protocol.planner import describe_plan
-from study.session import Place
 from study.store.records import counts
 from study.store.store import Store
 from vae.data.dataset import Dataset

@@ -16,8 +16,8 @@ from study.analysis.export import best_recipe, comparison_of, experiment_of
 from study.analysis.notes import ratio
 from study.design.experiment import FINALISTS, Experiment
 from study.design.techniques import Technique
+from study.place import Place
 from study.protocol.planner import describe_plan
-from study.session import Place
 from study.statistics.verdicts import NOT_MEASURED
 from study.store.records import counts
 from study.store.store import Store

@@ -22,8 +22,9 @@ import pytest
 from study.analysis.comparison import Comparison, estimate
 from study.design.experiment import Experiment
 from study.design.space import search_space
+from study.place import Place
 from study.protocol.history import State
-from study.session import Place, Session
+from study.session import Session
 from study.store.store import Store
 from study.workers import trial as objective
 from vae.grid import evaluation_grid

@@ -26,7 +26,8 @@ from sklearn.datasets import load_digits
 
 from study.dashboard.publisher import publish
 from study.dashboard.server import Dashboard
-from study.session import Place, Session
+from study.place import Place
+from study.session import Session
 from study.store.store import Store
 
 

@@ -23,7 +23,8 @@ from study.design.experiment import (
     Experiment,
 )
 from study.design.techniques import BUILT_IN
-from study.session import Place, check, least_loss
+from study.place import Place
+from study.session import check, least_loss
 from vae.data.dataset import load
 from vae.errors import UserError
 from vae.recipe import Recipe

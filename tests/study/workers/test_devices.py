@@ -12,7 +12,7 @@ import pytest
 import torch
 from fake_training import prepare_search
 
-from study.session import cores, default_workers
+from study.place import cores, default_workers
 from study.workers import trial as objective
 from vae.devices import pick_device
 from vae.errors import UserError

@@ -22,7 +22,8 @@ from fake_study import expire, scalar
 from fake_training import FakeTraining
 
 from study.analysis.comparison import estimate
-from study.session import Place, Session
+from study.place import Place
+from study.session import Session
 from study.store import claims as leases
 from study.store import store as storage
 from study.store.claims import Claim

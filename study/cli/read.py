@@ -1,0 +1,126 @@
+"""The commands that read: show, export, report, dashboard and techniques; nothing is trained."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from study.cli.options import (
+    DEFAULT_ARTIFACTS,
+    DEFAULT_STORAGE,
+    Artifacts,
+    DataDir,
+    Debug,
+    File,
+    Name,
+    Storage,
+    quiet,
+)
+from study.cli.terminal import err, out
+from vae.errors import UserError
+
+
+def show(
+    name: Name = None,
+    storage: Storage = DEFAULT_STORAGE,
+    debug: Debug = False,
+) -> None:
+    """The tables of an experiment, or the list of experiments, in the terminal."""
+    quiet()
+    from study.analysis.export import open_reader, pick_name
+    from study.cli.tables import print_comparison, print_experiments, print_search
+
+    with open_reader(storage) as store:
+        if name is None and len(store.experiments()) != 1:
+            print_experiments(out, store)
+            return
+        name = pick_name(store, name)
+        print_search(out, store, name)
+        print_comparison(out, store, name)
+
+
+def export(
+    name: Name = None,
+    storage: Storage = DEFAULT_STORAGE,
+    folder: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("export"),
+    format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
+    debug: Debug = False,
+) -> None:
+    """Trials, learning curves, arms and recipes as CSV or Parquet and TOML files."""
+    quiet()
+    from study.analysis.export import export_tables, open_reader, pick_name
+
+    with open_reader(storage) as store:
+        for path in export_tables(store, pick_name(store, name), folder, format):
+            out.print(f"{path}", soft_wrap=True)
+
+
+def report(
+    name: Name = None,
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    data_dir: DataDir = None,
+    path: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default: reports/NAME.html.")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="html, or md: the tables, printed.")] = "html",
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", metavar="DIR", help="Also PNG and SVG files (needs [figures])."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write the HTML report of an experiment from its database; nothing is trained."""
+    if format not in ("html", "md"):
+        raise UserError(f"--format {format}: choose html or md.")
+    quiet()
+    from study.analysis.export import open_reader, pick_name
+    from study.report.files import write_figures
+    from study.report.markdown import write_markdown
+    from study.report.page import write_report
+
+    with open_reader(storage) as store:
+        name = pick_name(store, name)
+        if format == "md":
+            print(write_markdown(store, name), end="")
+        else:
+            written = write_report(store, name, path or Path("reports") / f"{name}.html", artifacts, data_dir)
+            out.print(f"Report: {written}", soft_wrap=True)
+        if figures is not None:
+            for file in write_figures(store, name, figures, artifacts, data_dir):
+                err.print(f"{file}", soft_wrap=True)
+
+
+def dashboard(
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; it has no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Serve the Optuna dashboard with this study's notes, plots and images."""
+    quiet()
+    from study.dashboard.server import serve
+
+    def say(line: str) -> None:
+        err.print(line, soft_wrap=True, markup=False)
+        if open_browser and line.startswith("Dashboard of"):  # it listens now
+            webbrowser.open(f"http://{host}:{port}")
+
+    serve(storage, artifacts, host, port, say)
+
+
+def techniques(
+    file: File = None,
+    debug: Debug = False,
+) -> None:
+    """List the techniques that can be compared: built-in ones and those of an experiment file."""
+    from study.cli.tables import print_techniques
+    from study.design.build import read_toml
+    from study.design.techniques import catalogue
+
+    print_techniques(out, catalogue(read_toml(file).get("techniques", {}) if file else {}))
