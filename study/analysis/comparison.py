@@ -11,7 +11,8 @@ import pandas as pd
 
 from study.design.experiment import Experiment
 from study.protocol.history import Run, State
-from study.statistics.curves import Calibration, ert, par2, resolution, targets_reached
+from study.statistics.calibration import Calibration
+from study.statistics.curves import resolution, targets_reached
 from study.statistics.speed_up import (
     Estimate,
     combine_check,
@@ -25,6 +26,7 @@ from study.statistics.speed_up import (
     with_cold_start,
     with_throughput,
 )
+from study.statistics.survival import ert, par2
 from study.statistics.verdicts import NOT_MEASURED, clopper_pearson, holm, verdict
 from study.store.store import Store
 

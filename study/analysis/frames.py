@@ -16,8 +16,9 @@ import pandas as pd
 from study.design.experiment import Experiment
 from study.design.space import Dimension
 from study.protocol.history import Run, State
-from study.statistics.curves import Curve, kaplan_meier, median_and_band
+from study.statistics.curves import Curve, median_and_band
 from study.statistics.speed_up import speed_up_by_target
+from study.statistics.survival import kaplan_meier
 from vae.recipe import Recipe
 
 Curves = Mapping[int, Curve]

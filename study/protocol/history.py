@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from study.design.experiment import CALIBRATION_SEEDS, MAX_TUNE_SEEDS, SMALL_DATA, Experiment
-from study.statistics.curves import MISS, Calibration, Curve, best_points, calibrate_target, tuning_score
+from study.statistics.calibration import Calibration, calibrate_target
+from study.statistics.curves import MISS, Curve, best_points, tuning_score
 from study.store.records import attributes, parameters
 from study.store.store import Store
 from vae.errors import UserError

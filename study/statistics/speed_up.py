@@ -2,7 +2,7 @@
 
 A unit is a seed, or the mean over a block's seeds where an experiment has several blocks (`units`). All
 arrays of one comparison are paired: position s is the same unit in every arm. E has misses set to tau
-(`survival.censored`). A speed-up above 1 means that the arm needs fewer examples (or seconds).
+(`censored`). A speed-up above 1 means that the arm needs fewer examples (or seconds).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from study.statistics.curves import Array, Curve, censored, targets_reached
+from study.statistics.curves import Array, Curve, targets_reached
+from study.statistics.survival import censored
 
 NAN = float("nan")
 #: A relative standard error below this is rounding, not spread.

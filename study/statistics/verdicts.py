@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from study.statistics.curves import Array
 from study.statistics.speed_up import Estimate, simultaneous_interval, t_quantile
@@ -105,10 +104,12 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Exact interval of a share k / n (Clopper & Pearson 1934); (0, 1) at n = 0."""
     if not 0 <= k <= n:
         raise ValueError(f"k must be between 0 and n, got {k} of {n}")
-    tail = (1.0 - level) / 2.0
-    low = float(special.betaincinv(k, n - k + 1, tail)) if k else 0.0
-    high = float(special.betaincinv(k + 1, n - k, 1.0 - tail)) if k < n else 1.0
-    return low, high
+    if not n:
+        return 0.0, 1.0
+    from scipy import stats  # 0.4 s of processor time: only where a share is wanted
+
+    interval = stats.binomtest(k, n).proportion_ci(level, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def false_verdict_rate(verdicts: Sequence[str], level: float = 0.95) -> Rate:

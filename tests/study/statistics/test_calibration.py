@@ -1,4 +1,4 @@
-"""Scores of tuning trials and the calibration of the target."""
+"""The calibration of the target."""
 
 import math
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.statistics.curves import Curve, best_points, calibrate_target, examples_to_target, tuning_score
+from study.statistics.calibration import calibrate_target
+from study.statistics.curves import Curve
 from vae.grid import evaluation_grid
 
 NAN = float("nan")
@@ -20,60 +21,6 @@ def exponential(E: float, target: float, tau: int = 10_000, floor: float = 10.0)
     """loss = floor + 90 exp(-x / c), at the target after exactly E examples."""
     x = evaluation_grid(tau).astype(float)
     return Curve(x, floor + 90.0 * np.exp(-x / E * math.log(90.0 / (target - floor))))
-
-
-# scores
-
-
-@pytest.mark.parametrize(
-    ("loss", "target", "expected"),
-    [
-        ([2.0, 1.0], 1.0, 0.5),  # E / tau
-        ([4.0, 3.0, 3.5], 2.0, 2.5),  # 2 + (3 - 2) / 2: the running minimum, not the last loss
-        ([90.0, 80.0], 2.0, 9.0),  # capped
-        ([-1.0, -1.5], -2.0, 2.25),  # a negative target has a gap like any other
-        ([0.5, 0.25], 0.0, 2.25),  # a target of 0: the gap in nats
-        ([4.0, NAN], 2.0, 10.0),  # diverged
-        ([NAN, NAN], 2.0, 10.0),
-        ([], 2.0, 10.0),
-        ([3.0, 2.0, NAN], 2.0, 0.5),  # stopped at its hit before it broke down
-    ],
-)
-def test_scores_by_hand(loss, target, expected):
-    """E / tau on a hit, 2 + the relative gap up to 9 on a miss, 10 for a diverged run."""
-    x = 10.0 * 2.0 ** np.arange(len(loss))
-    assert tuning_score(Curve(x, loss), target, 40.0) == pytest.approx(expected)
-
-
-def test_a_diverged_run_that_left_no_nan_scores_ten():
-    """The training's word counts too: a NaN training loss with a finite last evaluation is diverged."""
-    assert tuning_score(Curve([1, 2], [4.0, 3.0], diverged=True), 2.0, 2) == 10.0
-
-
-@settings(deadline=None)
-@given(losses, st.floats(-40.0, 40.0))
-def test_hits_before_misses_before_breakdowns(loss, target):
-    """Any hit scores at most 1 (E within tau), any miss in [2, 9], any diverged run 10."""
-    curve = Curve(10.0 * 1.5 ** np.arange(len(loss)), loss)
-    score = tuning_score(curve, target, curve.examples[-1])
-    if examples_to_target(curve.examples, loss, target)[1]:
-        assert 0.0 < score <= 1.0 + 1e-12
-    elif curve.diverged:
-        assert score == 10.0
-    else:
-        assert 2.0 <= score <= 9.0
-
-
-def test_ties_go_to_the_lower_number():
-    """Equal scores: the earlier trial; a failed trial (NaN) never wins; nobody wins an empty round."""
-    assert best_points([2.0, 0.5, 0.5, 0.7], 1) == [1]
-    assert best_points([2.0, 0.5, 0.5, 0.7], 3) == [1, 2, 3]
-    assert best_points([NAN, 10.0, 10.0], 2) == [1, 2]
-    assert best_points([NAN, 10.0], 2) == [1]
-    assert best_points([NAN, NAN], 2) == best_points([], 2) == []
-
-
-# calibration
 
 
 def test_calibration_by_hand():

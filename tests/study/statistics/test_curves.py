@@ -1,4 +1,4 @@
-"""Time to target: crossings, scores, calibration, survival."""
+"""Time to target: crossings, scores of tuning trials, bands."""
 
 import math
 
@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from study.statistics.curves import (
     Curve,
-    censored,
-    ert,
+    best_points,
     examples_to_target,
-    kaplan_meier,
     median_and_band,
-    par2,
     resolution,
     targets_reached,
     tuning_score,
@@ -114,11 +110,10 @@ def test_a_lower_curve_is_never_later(points, target):
     assert tuning_score(Curve(x, lower), target, tau) <= tuning_score(Curve(x, upper), target, tau) + 1e-12
 
 
-def test_misses_are_set_to_tau_and_kept():
-    """A miss counts tau whatever its E held, and no run is dropped."""
-    assert censored([3.0, NAN, 8.0], [True, False, False], 10).tolist() == [3.0, 10.0, 10.0]
+def test_each_seed_has_its_hit():
+    """E and hit of every curve in order; a miss has no E."""
     E, hit = targets_reached([Curve([1, 2], [3.0, 1.0]), Curve([1, 2], [3.0, 2.5])], 2.0)
-    assert E[0] == pytest.approx(2**0.5)
+    assert pytest.approx([2**0.5, NAN], nan_ok=True) == E
     assert hit.tolist() == [True, False]
 
 
@@ -133,69 +128,55 @@ def test_resolution():
     assert resolution(evaluation_grid(480_000), 123_456) < 0.031
 
 
-# survival
+# scores
 
 
-def test_kaplan_meier_by_hand():
-    """Four runs, hits at 10 and 20, misses at 20 and 40: 3/4, then 3/4 * 2/3, then flat."""
-    km = kaplan_meier([10, 20, 20, 40], [True, True, False, False])
-    assert km.examples.tolist() == [0, 10, 20, 40]
-    assert km.survival == pytest.approx([1, 0.75, 0.5, 0.5])
-    assert km.at_risk.tolist() == [4, 4, 3, 1]
+@pytest.mark.parametrize(
+    ("loss", "target", "expected"),
+    [
+        ([2.0, 1.0], 1.0, 0.5),  # E / tau
+        ([4.0, 3.0, 3.5], 2.0, 2.5),  # 2 + (3 - 2) / 2: the running minimum, not the last loss
+        ([90.0, 80.0], 2.0, 9.0),  # capped
+        ([-1.0, -1.5], -2.0, 2.25),  # a negative target has a gap like any other
+        ([0.5, 0.25], 0.0, 2.25),  # a target of 0: the gap in nats
+        ([4.0, NAN], 2.0, 10.0),  # diverged
+        ([NAN, NAN], 2.0, 10.0),
+        ([], 2.0, 10.0),
+        ([3.0, 2.0, NAN], 2.0, 0.5),  # stopped at its hit before it broke down
+    ],
+)
+def test_scores_by_hand(loss, target, expected):
+    """E / tau on a hit, 2 + the relative gap up to 9 on a miss, 10 for a diverged run."""
+    x = 10.0 * 2.0 ** np.arange(len(loss))
+    assert tuning_score(Curve(x, loss), target, 40.0) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_kaplan_meier_agrees_with_scipy(level):
-    """Curve and log-log band equal scipy.stats.ecdf on censored data with ties."""
-    rng = np.random.default_rng(3)
-    E = np.minimum(np.round(rng.lognormal(4.0, 0.5, 40)), 80.0)
-    hit = E < 80.0
-    km = kaplan_meier(E, hit, level)
-    peer = stats.ecdf(stats.CensoredData.right_censored(E, ~hit)).sf
-    band = peer.confidence_interval(level, method="log-log")
-    assert km.examples[1:].tolist() == peer.quantiles.tolist()
-    np.testing.assert_allclose(km.survival[1:], peer.probabilities, atol=1e-12)
-    np.testing.assert_allclose(km.low[1:], band.low.probabilities, atol=1e-12)
-    np.testing.assert_allclose(km.high[1:], band.high.probabilities, atol=1e-12)
-
-
-def test_survival_at_its_ends():
-    """All hits: survival ends at 0, whose limits are undefined. No hits: it stays 1, limits too."""
-    all_hit = kaplan_meier([5, 6, 7], [True] * 3)
-    assert all_hit.survival == pytest.approx([1, 2 / 3, 1 / 3, 0], abs=1e-12)
-    assert np.isnan([all_hit.low[-1], all_hit.high[-1]]).all()
-    assert (all_hit.low[1:-1] < all_hit.survival[1:-1]).all()
-    assert (all_hit.high[1:-1] > all_hit.survival[1:-1]).all()
-    none = kaplan_meier([9, 9, 9], [False] * 3)
-    assert none.survival.tolist() == none.low.tolist() == none.high.tolist() == [1.0, 1.0]
-    with pytest.raises(ValueError, match="censored"):
-        kaplan_meier([9, NAN], [True, False])
+def test_a_diverged_run_that_left_no_nan_scores_ten():
+    """The training's word counts too: a NaN training loss with a finite last evaluation is diverged."""
+    assert tuning_score(Curve([1, 2], [4.0, 3.0], diverged=True), 2.0, 2) == 10.0
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 20), st.booleans()), min_size=1, max_size=30))
-def test_survival_never_rises(runs):
-    """The curve falls from 1 within [0, 1], the band holds it, and without censoring before the end it is
-    the plain share of runs that aren't there yet."""
-    E = [20.0 if not hit else float(x) for x, hit in runs]
-    hit = [hit for _, hit in runs]
-    km = kaplan_meier(E, hit)
-    assert km.survival[0] == 1.0
-    assert (np.diff(km.survival) <= 0).all()
-    inside = ~np.isnan(km.low)
-    assert (km.low[inside] <= km.survival[inside] + 1e-12).all()
-    assert (km.high[inside] >= km.survival[inside] - 1e-12).all()
-    plain = [np.mean([not (h and e <= t) for e, h in zip(E, hit, strict=True)]) for t in km.examples]
-    np.testing.assert_allclose(km.survival, plain, atol=1e-12)
+@given(losses, st.floats(-40.0, 40.0))
+def test_hits_before_misses_before_breakdowns(loss, target):
+    """Any hit scores at most 1 (E within tau), any miss in [2, 9], any diverged run 10."""
+    curve = Curve(10.0 * 1.5 ** np.arange(len(loss)), loss)
+    score = tuning_score(curve, target, curve.examples[-1])
+    if examples_to_target(curve.examples, loss, target)[1]:
+        assert 0.0 < score <= 1.0 + 1e-12
+    elif curve.diverged:
+        assert score == 10.0
+    else:
+        assert 2.0 <= score <= 9.0
 
 
-def test_par2_and_ert_by_hand():
-    """Hits at 10 and 30, a miss, tau 100: PAR2 = (10 + 30 + 200) / 3; ERT = (10 + 30 + 100) / 2."""
-    E, hit = [10, 30, NAN], [True, True, False]
-    assert par2(E, hit, 100) == pytest.approx(80.0)
-    assert ert(E, hit, 100) == pytest.approx(70.0)
-    assert ert([NAN], [False], 100) == INF
-    assert par2(E[:2], hit[:2], 100) == ert(E[:2], hit[:2], 100) == 20.0
+def test_ties_go_to_the_lower_number():
+    """Equal scores: the earlier trial; a failed trial (NaN) never wins; nobody wins an empty round."""
+    assert best_points([2.0, 0.5, 0.5, 0.7], 1) == [1]
+    assert best_points([2.0, 0.5, 0.5, 0.7], 3) == [1, 2, 3]
+    assert best_points([NAN, 10.0, 10.0], 2) == [1, 2]
+    assert best_points([NAN, 10.0], 2) == [1]
+    assert best_points([NAN, NAN], 2) == best_points([], 2) == []
 
 
 # bands

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from study.statistics.curves import Curve, kaplan_meier
+from study.statistics.curves import Curve
 from study.statistics.speed_up import (
     Estimate,
     combine_check,
@@ -24,6 +24,7 @@ from study.statistics.speed_up import (
     with_cold_start,
     with_throughput,
 )
+from study.statistics.survival import kaplan_meier
 
 NAN = float("nan")
 

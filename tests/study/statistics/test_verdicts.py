@@ -154,11 +154,13 @@ def test_more_noise_or_arms_need_more_units(sd, times, family):
 
 @settings(deadline=None)
 @given(st.integers(0, 40), st.integers(1, 40), st.sampled_from([0.9, 0.95, 0.99]))
-def test_clopper_pearson_is_scipys(k, n, level):
-    """The exact interval of scipy.stats.binomtest."""
+def test_clopper_pearson_by_beta_quantiles(k, n, level):
+    """The limits are quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k) (Clopper & Pearson 1934)."""
     k = min(k, n)
-    peer = stats.binomtest(k, n).proportion_ci(level, method="exact")
-    assert clopper_pearson(k, n, level) == pytest.approx((peer.low, peer.high), abs=1e-9)
+    tail = (1 - level) / 2
+    low = stats.beta.ppf(tail, k, n - k + 1) if k else 0.0
+    high = stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0
+    assert clopper_pearson(k, n, level) == pytest.approx((low, high), abs=1e-9)
 
 
 def test_clopper_pearson_by_hand():
