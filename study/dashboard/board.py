@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 import optuna_dashboard
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, Text, bindparam, select
 
+from study.store.optuna_private import DraftStudy
 from study.store.schema import studies
 from study.store.store import Store
 
@@ -69,7 +69,7 @@ def images_folder(artifacts: Path) -> Path:
 
 def plot_pieces(figures: Mapping[str, go.Figure]) -> Pieces:
     """The attributes that make custom plots of `figures`, by graph id."""
-    draft = _Draft({})
+    draft = DraftStudy({})
     for graph_id, figure in figures.items():
         optuna_dashboard.save_plotly_graph_object(draft, figure, graph_object_id=graph_id)
     return draft.attributes
@@ -100,24 +100,8 @@ def with_own_words(text: str, before: str) -> str:
     return f"{text}\n\n---\n\n{KEEP_LINE}{own}"
 
 
-class _Draft(optuna.Study):
-    """Notes down what the dashboard's own functions would write into a study."""
-
-    def __init__(self, attributes: Pieces) -> None:
-        self.attributes = dict(attributes)
-        self._study_id = 0
-        # All that those functions ask of a storage is below.
-        self._storage: Any = self
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:  # noqa: ARG002
-        return dict(self.attributes)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: ARG002
-        self.attributes[key] = value
-
-
 def _note_pieces(before: Pieces, note: str) -> dict[str, Any]:
-    draft = _Draft(before)
+    draft = DraftStudy(before)
     old = optuna_dashboard.get_note(draft)
     new = with_own_words(note, old)
     if new != old:

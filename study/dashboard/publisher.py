@@ -17,8 +17,7 @@ from study.dashboard.images import images
 from study.dashboard.notes import arm_note, best_trial, comparison_note, search_note
 from study.dashboard.plots import figures
 from study.design.experiment import Experiment
-from study.store.claims import of_name
-from study.store.schema import studies
+from study.store.schema import of_name, studies
 from study.store.store import Store
 from vae.errors import UserError
 

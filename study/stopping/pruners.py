@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,36 +13,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-
-#: Seconds for which pruners may use what they know of other trials. Asking costs as much as some epochs of
-#: a small trial, and other trials end seldom.
-REMEMBERED_SECONDS = 1.0
-
-
-class RememberingStudy(Study):
-    """An Optuna study whose complete trials are read anew at most once a second, and at `forget`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._remembered: tuple[float, list[FrozenTrial]] | None = None
-
-    def forget(self) -> None:
-        """Read anew at the next look: at a trial's start, so that one worker alone is deterministic."""
-        self._remembered = None
-        self._thread_local.cached_all_trials = None
-
-    def get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """As Optuna's; COMPLETE trials without a copy, as pruners ask for them, may be a second old."""
-        if deepcopy or states != (TrialState.COMPLETE,):
-            return super().get_trials(deepcopy, states)
-        now = time.monotonic()
-        if self._remembered is None or now - self._remembered[0] > REMEMBERED_SECONDS:
-            # After `forget` they are read once, for the sampler and for the pruner.
-            just_read = self._remembered is None
-            self._remembered = (now, self._get_trials(deepcopy=False, states=states, use_cache=just_read))
-        return self._remembered[1]
 
 
 def build_pruner(name: str, n_points: int) -> BasePruner:

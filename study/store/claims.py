@@ -7,27 +7,22 @@ A trial whose lease is over is taken over under the next attempt: same trial, sa
 
 from __future__ import annotations
 
-import copy
 import math
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, null, select, text
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, null, select, text
 
+from study.store import optuna_private
 from study.store.database import CLAIM_LOCK
-from study.store.owner import is_gone, new_owner
-from study.store.schema import curve, studies, trial_run, trials, unix_now
+from study.store.owner import is_gone
+from study.store.schema import curve, of_name, studies, trial_run, trials, unix_now
 
 if TYPE_CHECKING:
     from study.store.store import Store
-
-__all__ = ["MAX_DEATHS", "Claim", "LeaseLost", "claim", "new_owner", "of_name", "tell"]
 
 #: A trial that so many workers died on, with no progress in between, is finished as failed: it kills them.
 MAX_DEATHS = 3
@@ -45,14 +40,14 @@ class Claim:
     def __init__(self, store: Store, trial: optuna.Trial, study_name: str, owner: str, attempt: int) -> None:
         self.trial = trial
         self.study_name = study_name
-        self.trial_id = trial._trial_id
+        self.trial_id = optuna_private.trial_id(trial)
         self.number = trial.number
         self.owner = owner
         self.attempt = attempt
         #: Whether it is neither finished nor released.
         self.open = True
         #: Steps that an earlier attempt has reported to Optuna, which warns about repeats.
-        self.reported = frozenset(trial._cached_frozen_trial.intermediate_values)
+        self.reported = frozenset(optuna_private.reports(trial))
         self._unwritten_rows: list[dict[str, Any]] = []
         self._unwritten_reports: list[tuple[int, float]] = []
         self._store = store
@@ -66,7 +61,7 @@ class Claim:
         """Optuna's `Trial.report`, for this trial's pruner at once and for everybody with the next `record`:
         by itself each costs as much as some epochs of a small model."""
         if step not in self.reported:
-            self.trial._cached_frozen_trial.intermediate_values[step] = value
+            optuna_private.reports(self.trial)[step] = value
             self._unwritten_reports.append((step, value))
 
     def append(self, row: dict[str, Any]) -> None:
@@ -119,16 +114,14 @@ class Claim:
             self._fence(connection, columns | result)
             self._write_curve(connection)
         self.open = False
-        tell(self.trial.study, self.trial, state, value)
+        optuna_private.tell(self.trial.study, self.trial, state, value)
 
     def release(self) -> None:
         """Put the trial back: it waits again with its parameters and curve; this attempt has not died."""
         self.renew()
         # Optuna first: once the row is free another worker may set the state to RUNNING.
-        try:
-            self.trial.storage.set_trial_state_values(self.trial_id, TrialState.WAITING)
-        except (KeyError, UpdateFinishedTrialError):
-            raise LeaseLost from None
+        if not optuna_private.put_back(self.trial):
+            raise LeaseLost
         with self._store.write() as connection:
             self._fence(connection, {"owner": None}, expires=null())
         self.open = False
@@ -163,20 +156,12 @@ class Claim:
             connection.execute(
                 curve.insert(), [without_nan(row) | {"trial_id": self.trial_id} for row in rows]
             )
-        if reports:
-            connection.execute(insert(TrialIntermediateValueModel), [self._stored(*at) for at in reports])
-
-    def _stored(self, step: int, value: float) -> dict[str, Any]:
-        number, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-        return {
-            "trial_id": self.trial_id,
-            "step": step,
-            "intermediate_value": number,
-            "intermediate_value_type": kind,
-        }
+        optuna_private.write_reports(connection, self.trial_id, reports)
 
 
-def claim(store: Store, name: str, owner: str, make_study: Callable[[str], optuna.Study]) -> Claim | None:
+def next_claim(
+    store: Store, name: str, owner: str, make_study: Callable[[str], optuna.Study]
+) -> Claim | None:
     """The next waiting or abandoned trial of NAME, lowest study first, then number; None where none is free.
 
     On the way it tells Optuna about trials whose worker died between finishing and telling, and finishes
@@ -189,30 +174,14 @@ def claim(store: Store, name: str, owner: str, make_study: Callable[[str], optun
             return None
         study = make_study(taken.study_name)
         if taken.outcome is not None:
-            tell(study, taken.number, TrialState[taken.result_state], taken.value)
+            optuna_private.tell(study, taken.number, TrialState[taken.result_state], taken.value)
             continue
-        trial = _start(store, study, taken)
+        trial = optuna_private.start_trial(study, taken.trial_id, taken.state is TrialState.WAITING)
         if trial is not None:
             return Claim(store, trial, taken.study_name, owner, taken.attempt)
-
-
-def tell(study: optuna.Study, trial: optuna.Trial | int, state: TrialState, value: float | None) -> None:
-    """Tell Optuna a result that our row already holds; a trial told or deleted meanwhile is fine.
-
-    Optuna gives a pruned trial its last report as the value, so `value` is told for COMPLETE only.
-    """
-    values = value if state is TrialState.COMPLETE else None
-    try:
-        try:
-            study.tell(trial, values, state, skip_if_finished=True)
-        except ValueError:
-            trial_id = trial._trial_id if isinstance(trial, optuna.Trial) else _trial_id(study, trial)
-            # WAITING: its worker died between claiming and starting, or was woken while releasing it.
-            if not study._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                raise
-            study.tell(trial, values, state, skip_if_finished=True)
-    except (KeyError, UpdateFinishedTrialError):
-        return
+        with store.write() as connection:
+            connection.execute(curve.delete().where(curve.c.trial_id == taken.trial_id))
+            connection.execute(trial_run.delete().where(trial_run.c.trial_id == taken.trial_id))
 
 
 def without_nan(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,11 +190,6 @@ def without_nan(columns: Mapping[str, Any]) -> dict[str, Any]:
         key: None if isinstance(value, float) and math.isnan(value) else value
         for key, value in columns.items()
     }
-
-
-def of_name(name: str) -> ColumnElement[bool]:
-    """Optuna's studies of NAME: 'NAME/...'. Not LIKE, which ignores case on SQLite."""
-    return func.substr(studies.c.study_name, 1, len(name) + 1) == f"{name}/"
 
 
 def _take(connection: Connection, name: str, owner: str, lease: float) -> Any:
@@ -305,29 +269,3 @@ def _write_claim(connection: Connection, chosen: Row[Any], name: str, owner: str
             reason = f"{died} workers died at the same place of it"
             change |= {"outcome": "failed", "state": "FAIL", "reason": reason, "finished": unix_now()}
     connection.execute(trial_run.update().where(trial_run.c.trial_id == chosen.trial_id).values(change))
-
-
-def _start(store: Store, study: optuna.Study, taken: Row[Any]) -> optuna.Trial | None:
-    """Optuna's side of a claim; None where the trial was deleted or somebody runs it through Optuna alone."""
-    try:
-        if taken.state is TrialState.WAITING and not study._storage.set_trial_state_values(
-            taken.trial_id, TrialState.RUNNING
-        ):
-            raise UpdateFinishedTrialError
-        study._thread_local.cached_all_trials = None  # as study.ask() does: see the study anew
-        trial = optuna.Trial(study, taken.trial_id)
-        # Optuna's cache must know the trial before it stores a parameter of it. study.ask() reads every
-        # waiting trial for that: 0.16 s at 1,000 of them, which trials with fixed parameters don't need.
-        if isinstance(study._storage, _CachedStorage):
-            seen = copy.deepcopy(trial._cached_frozen_trial)
-            study._storage._add_trials_to_cache(study._study_id, [seen])
-        return trial
-    except (KeyError, UpdateFinishedTrialError):
-        with store.write() as connection:
-            connection.execute(curve.delete().where(curve.c.trial_id == taken.trial_id))
-            connection.execute(trial_run.delete().where(trial_run.c.trial_id == taken.trial_id))
-        return None
-
-
-def _trial_id(study: optuna.Study, number: int) -> int:
-    return study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)

@@ -12,8 +12,7 @@ from optuna.trial import TrialState
 from sqlalchemy import case, func, select
 from sqlalchemy.sql.functions import sum as Sum
 
-from study.store.claims import of_name
-from study.store.schema import curve, studies, trial_params, trial_run, trial_user_attributes, trials
+from study.store.schema import curve, of_name, studies, trial_params, trial_run, trial_user_attributes, trials
 from study.store.store import Store
 
 

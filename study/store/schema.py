@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     DateTime,
     Double,
@@ -208,6 +209,11 @@ trial_user_attributes = Table(
     Column("key", String),
     Column("value_json", Text),
 )
+
+
+def of_name(name: str) -> ColumnElement[bool]:
+    """Optuna's studies of NAME: 'NAME/...'. Not LIKE, which ignores case on SQLite."""
+    return func.substr(studies.c.study_name, 1, len(name) + 1) == f"{name}/"
 
 
 class unix_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is

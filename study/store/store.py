@@ -7,23 +7,22 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import Boolean, ColumnElement, Connection, Double, Engine, Integer, and_, func, or_, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from study.store.claims import Claim, LeaseLost, claim, of_name
 from study.store.database import Database
 from study.store.owner import is_gone, new_owner
 from study.store.schema import (
     experiment,
     learning_curve,
+    of_name,
     setup_lease,
     studies,
     throughput,
@@ -36,8 +35,6 @@ from vae.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd  # imported where tables are made: a worker starts faster without it
-
-__all__ = ["LEASE", "Claim", "LeaseLost", "Store"]
 
 _log = logging.getLogger(__name__)
 
@@ -149,10 +146,6 @@ class Store:
         with self.read() as connection:
             names = select(studies.c.study_name).where(of_name(name)).order_by(studies.c.study_id)
             return list(connection.execute(names).scalars())
-
-    def claim(self, name: str, owner: str, make_study: Callable[[str], optuna.Study]) -> Claim | None:
-        """The next waiting or abandoned trial of NAME for `owner`; None where none is free now."""
-        return claim(self, name, owner, make_study)
 
     def remaining(self, name: str) -> int:
         """Trials of NAME that wait or run (those that somebody runs through Optuna alone don't count)."""

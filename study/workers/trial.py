@@ -23,8 +23,10 @@ from optuna.trial import TrialState
 from study.design.experiment import Experiment
 from study.design.space import Dimension, suggest
 from study.statistics.curves import Curve, examples_to_target, tuning_score
-from study.stopping.pruners import CappingPruner, RememberingStudy, build_pruner, quiet_about_experiments
-from study.store.store import Claim, Store
+from study.stopping.pruners import CappingPruner, build_pruner, quiet_about_experiments
+from study.store.claims import Claim
+from study.store.optuna_private import RememberingStudy
+from study.store.store import Store
 from study.workers.worker import Interrupted
 from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset

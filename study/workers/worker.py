@@ -17,7 +17,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from study.store.claims import Claim, LeaseLost
+from study.store.claims import Claim, LeaseLost, next_claim
 from study.store.database import is_outage
 from study.store.store import Store
 from study.workers.processes import GRACE, PARENT_VARIABLE, STORAGE_VARIABLE, Crew, counted_signals
@@ -65,7 +65,7 @@ def work(
     finished = 0
     while not stop.is_set():
         with store.database.explained():
-            claim = store.claim(name, owner, study_of)
+            claim = next_claim(store, name, owner, study_of)
             over = claim is None and store.remaining(name) == 0
         if claim is not None:
             finished += _run(store, claim, run_trial, stop)

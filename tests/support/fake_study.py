@@ -20,7 +20,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
-from study.store.claims import Claim
+from study.store.claims import Claim, next_claim
 from study.store.owner import new_owner
 from study.store.store import Store
 from study.workers.worker import STORAGE_VARIABLE, Interrupted, launch, stop_on_signals, work
@@ -43,7 +43,7 @@ def load(store: Store) -> Callable[[str], optuna.Study]:
 
 
 def take(store: Store, owner: str, name: str = "digits") -> Claim:
-    claim = store.claim(name, owner, load(store))
+    claim = next_claim(store, name, owner, load(store))
     assert claim is not None
     return claim
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -15,7 +14,7 @@ from optuna.trial import TrialState
 
 from study.design.experiment import PrunerName
 from study.statistics.curves import Curve, best_points, examples_to_target, tuning_score
-from study.stopping.pruners import REMEMBERED_SECONDS, CappingPruner, RememberingStudy, build_pruner
+from study.stopping.pruners import CappingPruner, build_pruner
 from vae.grid import evaluation_grid
 
 TAU = 1_000
@@ -228,29 +227,6 @@ def test_a_trial_without_a_report_is_not_capped() -> None:
     study, _ = study_with({"examples_to_target": 1.0})
     study.enqueue_trial({}, user_attrs={"phase": "tune", "block": 1})
     assert not study.ask().should_prune()
-
-
-def test_what_is_known_of_others_is_at_most_a_second_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A remembering study asks for finished trials once a second, anew after `forget`, and always for others."""
-    now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    storage = optuna.storages.InMemoryStorage()
-    optuna.create_study(study_name="s", storage=storage)
-    study = RememberingStudy("s", storage)
-    other = optuna.load_study(study_name="s", storage=storage)
-
-    def known() -> int:
-        return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-
-    assert known() == 0
-    other.tell(other.ask(), 1.0)
-    assert known() == 0
-    assert len(study.trials) == 1
-    now[0] += REMEMBERED_SECONDS + 0.01
-    assert known() == 1
-    other.tell(other.ask(), 2.0)
-    study.forget()
-    assert known() == 2
 
 
 @pytest.mark.parametrize("name", get_args(PrunerName))

@@ -14,8 +14,7 @@ from fake_study import expire, finish, load, plan, row, take
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
 
-from study.store import claims as leases
-from study.store.claims import MAX_DEATHS, LeaseLost
+from study.store.claims import MAX_DEATHS, LeaseLost, next_claim
 from study.store.owner import host_id, is_gone, new_owner
 from study.store.store import Store
 
@@ -30,7 +29,7 @@ def test_claims_go_by_study_then_number(store: Store, owners: list[str]) -> None
         ("digits/b", 1),
         ("digits/a/2", 0),
     ]
-    assert store.claim("digits", owners[0], load(store)) is None
+    assert next_claim(store, "digits", owners[0], load(store)) is None
     assert store.remaining("digits") == 3
     finish(taken[0])
     assert store.remaining("digits") == 2
@@ -81,7 +80,7 @@ def test_a_trial_that_plain_optuna_runs_is_left_alone(store: Store, owners: list
     """A trial that somebody runs through Optuna without us is neither taken nor waited for."""
     study = plan(store, "digits/a", 1)
     study.ask()
-    assert store.claim("digits", owners[0], load(store)) is None
+    assert next_claim(store, "digits", owners[0], load(store)) is None
     assert store.remaining("digits") == 0
 
 
@@ -188,9 +187,10 @@ def test_a_dead_process_loses_its_lease_at_once(store: Store, owners: list[str])
     plan(store, "digits/a", 1)
     code = (
         "import os, sys, optuna; from study.store.store import Store; from study.store.owner import new_owner\n"
+        "from study.store.claims import next_claim\n"
         "store = Store.open(sys.stdin.read())\n"
         "load = lambda name: optuna.load_study(study_name=name, storage=store.optuna)\n"
-        "store.claim('digits', new_owner(), load)\n"
+        "next_claim(store, 'digits', new_owner(), load)\n"
         "os._exit(9)"
     )
     done = subprocess.run([sys.executable, "-c", code], input=store.url, text=True, check=False)
@@ -218,10 +218,10 @@ def test_release_owner_ends_its_leases(store: Store, owners: list[str]) -> None:
     plan(store, "digits/a", 2)
     take(store, "elsewhere:77:1-aa")
     take(store, "elsewhere:771:1-bb")
-    assert store.claim("digits", owners[0], load(store)) is None
+    assert next_claim(store, "digits", owners[0], load(store)) is None
     store.release_owner("elsewhere:77")
     assert take(store, owners[0]).number == 0
-    assert store.claim("digits", owners[0], load(store)) is None
+    assert next_claim(store, "digits", owners[0], load(store)) is None
 
 
 def test_release_puts_a_trial_back(store: Store, owners: list[str]) -> None:
@@ -257,17 +257,28 @@ def test_a_trial_that_kills_its_workers_fails(store: Store, owners: list[str]) -
     assert study.trials[0].state is TrialState.FAIL
 
 
+class Killed(BaseException):
+    """Nothing handles it, as nothing handles SIGKILL."""
+
+
+class NeverTold(optuna.Study):
+    """Its worker dies as it tells a result."""
+
+    def tell(self, *_: Any, **__: Any) -> Any:
+        raise Killed
+
+
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 @pytest.mark.parametrize("waiting", [False, True])
 def test_a_death_between_finishing_and_telling(
-    store: Store, owners: list[str], monkeypatch: pytest.MonkeyPatch, state: TrialState, waiting: bool
+    store: Store, owners: list[str], state: TrialState, waiting: bool
 ) -> None:
     """Whoever claims next tells Optuna the stored result, even where Optuna believes the trial waits."""
     study = plan(store, "digits/a", 2)
-    claim = take(store, owners[0])
-    with monkeypatch.context() as patch:
-        patch.setattr(leases, "tell", lambda *_: None)
-        value = 0.5 if state is TrialState.COMPLETE else None
+    claim = next_claim(store, "digits", owners[0], lambda name: NeverTold(name, store.optuna))
+    assert claim is not None
+    value = 0.5 if state is TrialState.COMPLETE else None
+    with pytest.raises(Killed):
         claim.finish(state=state, value=value, outcome="done")
     if waiting:
         claim.trial.storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
@@ -286,5 +297,5 @@ def test_telling_twice_is_fine(store: Store, owners: list[str]) -> None:
     finish(claim, 1.0)
     assert study.trials[0].value == 9.0
     optuna.delete_study(study_name="digits/a", storage=store.optuna)
-    leases.tell(gone.trial.study, gone.trial, TrialState.COMPLETE, 1.0)
-    leases.tell(gone.trial.study, 1, TrialState.COMPLETE, 1.0)
+    with pytest.raises(LeaseLost):
+        finish(gone)

@@ -24,7 +24,7 @@ from fake_training import FakeTraining
 from study.analysis.comparison import estimate
 from study.place import Place
 from study.session import Session
-from study.store import claims as leases
+from study.store import optuna_private
 from study.store import store as storage
 from study.store.claims import Claim
 from study.store.store import Store
@@ -88,7 +88,7 @@ def bomb(monkeypatch: pytest.MonkeyPatch) -> Bomb:
     monkeypatch.setattr(objective, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(workers, "_put_back", lambda claim: None)  # noqa: ARG005
     bomb.before_and_after(monkeypatch, optuna.Study, "enqueue_trial")
-    bomb.before_and_after(monkeypatch, leases, "tell")
+    bomb.before_and_after(monkeypatch, optuna_private, "tell")
     bomb.before_and_after(monkeypatch, objective, "save_state")
     for name in ("describe", "record", "truncate", "finish"):
         bomb.before_and_after(monkeypatch, Claim, name)

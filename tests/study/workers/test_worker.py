@@ -21,7 +21,7 @@ from fake_study import (
 )
 from sqlalchemy.exc import OperationalError
 
-from study.store.claims import Claim, LeaseLost
+from study.store.claims import Claim, LeaseLost, next_claim
 from study.store.owner import new_owner
 from study.store.store import Store
 from study.workers.worker import Interrupted, work
@@ -184,7 +184,7 @@ def test_the_heartbeat_keeps_a_long_trial(short_store: Store, monkeypatch: pytes
     def trial(claim: Claim, stop_requested: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 1.5 * short_store.lease
         while time.monotonic() < deadline:
-            assert short_store.claim("digits", new_owner(), load(short_store)) is None
+            assert next_claim(short_store, "digits", new_owner(), load(short_store)) is None
             assert not stop_requested()
             time.sleep(0.1)
         finish(claim)
