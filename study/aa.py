@@ -19,7 +19,7 @@ from typing import Any
 
 from study.place import Place
 from study.session import Session, check
-from study.statistics.verdicts import Rate, false_verdict_rate
+from study.statistics.verdicts import Rate, Verdict, false_verdict_rate
 from vae.errors import UserError
 
 NULL_ARM = "second-baseline"
@@ -33,7 +33,7 @@ class AA:
     seed: int
     ratio: float
     p: float
-    verdict: str
+    verdict: Verdict
 
 
 def measure(
@@ -132,4 +132,4 @@ def _one(place: Place, values: dict[str, Any], fixed: dict[str, Any]) -> AA:
         session.run_here()
         comparison = estimate(session.store, session.experiment.name, len(session.data.train))
     (row,) = comparison.arms[comparison.arms["arm"] == NULL_ARM].to_dict("records")
-    return AA(seed, float(row["speed_up"]), float(row["p"]), str(row["verdict"]))
+    return AA(seed, float(row["speed_up"]), float(row["p"]), Verdict(row["verdict"].split(" (")[0]))

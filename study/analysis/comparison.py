@@ -27,7 +27,7 @@ from study.statistics.speed_up import (
     with_throughput,
 )
 from study.statistics.survival import ert, par2
-from study.statistics.verdicts import NOT_MEASURED, clopper_pearson, holm, verdict
+from study.statistics.verdicts import Verdict, clopper_pearson, holm, unreliable_hits, verdict
 from study.store.store import Store
 
 #: Arms outside the family, untuned here: the article's recipe and the joint search's best.
@@ -189,7 +189,7 @@ def _row(
     base_eps = timing["baseline_examples_per_second"].to_numpy(dtype=float)
     if arm == "baseline" or not a.runs:
         return row | {
-            "verdict": "baseline" if arm == "baseline" else NOT_MEASURED,
+            "verdict": "baseline" if arm == "baseline" else str(Verdict.NOT_MEASURED),
             "p": np.nan,
             "p_seconds": np.nan,
         }
@@ -200,7 +200,7 @@ def _row(
     if not (a.hit.all() and b.hit.all()):
         # METHOD: no plain ratio once a run is censored.
         row |= _columns(_blank(E), "", family)
-    row["verdict"] = verdict(E, a.hit, b.hit, family=family, margin=experiment.margin)
+    row["verdict"] = _worded(verdict(E, a.hit, b.hit, family=family, margin=experiment.margin), a.hit, b.hit)
     row |= _named("conditional", conditional_ratio(b.E, b.hit, a.E, a.hit, at))
     row |= _named("rmst", rmst_ratio(b.E, b.hit, a.E, a.hit, float(tau), at))
     difference = paired_difference(b.test, a.test)
@@ -211,20 +211,27 @@ def _row(
         "test_worse": bool(difference.low > 0),
     }
     if not len(own_eps):
-        return row | {"verdict_seconds": NOT_MEASURED, "p_seconds": np.nan}
+        return row | {"verdict_seconds": str(Verdict.NOT_MEASURED), "p_seconds": np.nan}
     r = throughput_factor(own_eps, base_eps)
     seconds = with_throughput(E, r.theta, r.se, r.df)
     row |= _named("throughput", r) | {"examples_per_second": float(np.median(own_eps)), "timing_pairs": r.n}
     row["cold_start_seconds"] = float(timing["cold_start_seconds"].median())
     censored = not (a.hit.all() and b.hit.all())
     row |= _columns(_blank(seconds) if censored else seconds, "_seconds", family)
-    row["verdict_seconds"] = verdict(seconds, a.hit, b.hit, family=family, margin=experiment.margin)
+    row["verdict_seconds"] = _worded(
+        verdict(seconds, a.hit, b.hit, family=family, margin=experiment.margin), a.hit, b.hit
+    )
     if not censored:
         cold = with_cold_start(
             units(b.E, at), units(a.E, at), base_eps, own_eps, 0.0, row["cold_start_seconds"]
         )
         row |= _named("cold", cold)
     return row
+
+
+def _worded(word: Verdict, arm_hit: np.ndarray, baseline_hit: np.ndarray) -> str:
+    """The verdict with the seeds that reach the target where some don't."""
+    return f"{word} ({unreliable_hits(arm_hit, baseline_hit)})" if word is Verdict.UNRELIABLE else str(word)
 
 
 def _columns(e: Estimate, unit: str, family: int) -> dict[str, Any]:
@@ -303,7 +310,8 @@ def _combined(state: State) -> tuple[pd.DataFrame, Estimate | None]:
         e = speed_up(E["baseline"], E[arm])
         row = {"arm": arm, "hits": int(hit[arm].sum()), "seeds": len(shared)}
         row |= _columns(e if whole else _blank(e), "", family)
-        row["verdict"] = verdict(e, hit[arm], hit["baseline"], family=family, margin=experiment.margin)
+        word = verdict(e, hit[arm], hit["baseline"], family=family, margin=experiment.margin)
+        row["verdict"] = _worded(word, hit[arm], hit["baseline"])
         rows.append(row)
     frame = pd.DataFrame(rows)
     frame["p_adjusted"] = holm([None if pd.isna(p) else p for p in frame["p"]])

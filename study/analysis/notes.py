@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from study.protocol.history import State
-from study.statistics.verdicts import FASTER, NOT_MEASURED, SLOWER, UNDECIDED, smallest_n
+from study.statistics.verdicts import Verdict, smallest_n
 from vae.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,13 +32,15 @@ def sentences(comparison: Comparison) -> list[str]:
     family = arms[arms["kind"] == "technique"]
     measured = family[family["speed_up"].notna()]
     said = [_best(comparison, measured)]
-    counts = {word: int((family["verdict"] == word).sum()) for word in (FASTER, UNDECIDED, SLOWER)}
-    pending = int((family["verdict"] == NOT_MEASURED).sum())
-    other = len(family) - sum(counts.values()) - pending
+    faster, open_, slower = (
+        int((family["verdict"] == word).sum()) for word in (Verdict.FASTER, Verdict.UNDECIDED, Verdict.SLOWER)
+    )
+    pending = int((family["verdict"] == Verdict.NOT_MEASURED).sum())
+    other = len(family) - faster - open_ - slower - pending
     unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
     said.append(
-        f"Of {len(family)} techniques {counts[FASTER]} {_be(counts[FASTER])} faster in examples, "
-        f"{counts[UNDECIDED]} not distinguishable from the baseline, {counts[SLOWER]} slower{unmeasured}, and {other} "
+        f"Of {len(family)} techniques {faster} {_be(faster)} faster in examples, "
+        f"{open_} not distinguishable from the baseline, {slower} slower{unmeasured}, and {other} "
         f"{'does' if other == 1 else 'do'} not reach the target on every seed (margin "
         f"{comparison.experiment.margin:.0%}, simultaneous 95 % intervals{_scope(comparison)})."
     )
@@ -51,7 +53,7 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def _best(comparison: Comparison, measured: pd.DataFrame) -> str:
     experiment, target = comparison.experiment, comparison.target
-    faster = measured[measured["verdict"] == FASTER]
+    faster = measured[measured["verdict"] == Verdict.FASTER]
     if measured.empty or target is None:
         return f"On {experiment.data} no technique has a speed-up to report yet."
     if faster.empty:
@@ -77,7 +79,7 @@ def _article(comparison: Comparison) -> list[str]:
     if "sooner" not in table:
         return []
     arms = comparison.arms
-    faster = arms[arms["verdict"] == FASTER]
+    faster = arms[arms["verdict"] == Verdict.FASTER]
     fastest = max(faster.to_dict("records"), key=lambda row: float(row["speed_up"]), default=None)
     arm = "baseline" if fastest is None else str(fastest["arm"])
     row = next((row for row in table.to_dict("records") if row["arm"] == arm), None)
@@ -247,7 +249,7 @@ def _too_few(comparison: Comparison) -> list[str]:
     arms, family = comparison.arms, len(comparison.experiment.arms)
     if "se" not in arms:
         return []
-    undecided = arms[(arms["kind"] == "technique") & (arms["verdict"] == UNDECIDED)]
+    undecided = arms[(arms["kind"] == "technique") & (arms["verdict"] == Verdict.UNDECIDED)]
     none = undecided[undecided["no_interval"].notna()]
     found = []
     if not none.empty:

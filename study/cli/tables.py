@@ -18,7 +18,7 @@ from study.design.experiment import FINALISTS, Experiment
 from study.design.techniques import Technique
 from study.place import Place
 from study.protocol.planner import describe_plan
-from study.statistics.verdicts import NOT_MEASURED
+from study.statistics.verdicts import Verdict
 from study.store.records import counts
 from study.store.store import Store
 from vae.data.dataset import Dataset
@@ -28,7 +28,7 @@ _SHORT = {
     "not distinguishable": "n.d.",
     "never reaches the target": "never",
     "unreliable": "unrel.",
-    NOT_MEASURED: "open",
+    Verdict.NOT_MEASURED: "open",
 }
 
 

@@ -29,7 +29,7 @@ from study.figures.theme import (
     shorten,
 )
 from study.report.blocks import as_float
-from study.statistics.verdicts import FASTER, SLOWER
+from study.statistics.verdicts import Verdict
 
 Row = dict[Any, Any]
 
@@ -171,7 +171,7 @@ def _bars(figure: go.Figure, spans: list[tuple[int, float, float]], line: dict[s
 
 def _right_note(i: int, row: Row, unit: str) -> dict[str, Any]:
     ratio, (low, high) = as_float(row.get(f"speed_up{unit}")), _ends(row, "", unit)
-    strong = row.get(f"verdict{unit}") in (FASTER, SLOWER)
+    strong = row.get(f"verdict{unit}") in (Verdict.FASTER, Verdict.SLOWER)
     colour = INK
     if math.isfinite(ratio):
         text = f"{ratio:.2f}x [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{ratio:.2f}x, no interval"

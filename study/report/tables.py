@@ -10,10 +10,10 @@ import pandas as pd
 from study.analysis.evidence import Evidence
 from study.cli.tables import sorted_arms
 from study.report.blocks import DASH, Cell, Table, as_float, interval, number
-from study.statistics.verdicts import FASTER, NEVER, SLOWER, UNDECIDED
+from study.statistics.verdicts import Verdict
 
 #: A sign before each verdict, so that a table can be skimmed.
-SIGNS = {FASTER: "▲", SLOWER: "▼", UNDECIDED: "≈", NEVER: "✕"}
+SIGNS = {Verdict.FASTER: "▲", Verdict.SLOWER: "▼", Verdict.UNDECIDED: "≈", Verdict.NEVER: "✕"}
 
 Row = dict[Any, Any]
 
@@ -187,9 +187,11 @@ def verdict(word: Any) -> Cell:
     """A verdict with its sign, sorted by how good it is."""
     if word is None or pd.isna(word) or word == "baseline":
         return Cell(DASH)
-    order = [FASTER, UNDECIDED, SLOWER]
-    rank = order.index(word) if word in order else 4 if word == NEVER else 3
-    return Cell(f"{SIGNS.get(word, '◌')} {word}", float(rank), strong=word in (FASTER, SLOWER))
+    order = [Verdict.FASTER, Verdict.UNDECIDED, Verdict.SLOWER]
+    rank = order.index(word) if word in order else 4 if word == Verdict.NEVER else 3
+    return Cell(
+        f"{SIGNS.get(word, '◌')} {word}", float(rank), strong=word in (Verdict.FASTER, Verdict.SLOWER)
+    )
 
 
 def _arms(evidence: Evidence) -> list[Row]:

@@ -13,7 +13,7 @@ from study.analysis.evidence import Evidence
 from study.analysis.frames import brief
 from study.design.experiment import FINALISTS
 from study.report.blocks import Cell, Table
-from study.statistics.verdicts import FASTER
+from study.statistics.verdicts import Verdict
 from vae.recipe import Recipe
 
 #: Words for the recipe's likelihoods.
@@ -190,7 +190,7 @@ def recipes(evidence: Evidence) -> list[tuple[str, Recipe]]:
         arms = evidence.comparison.arms
         for unit, words in (("", "fastest in examples"), ("_seconds", "fastest in seconds")):
             if f"speed_up{unit}" in arms:
-                faster = arms[arms[f"verdict{unit}"] == FASTER].sort_values(
+                faster = arms[arms[f"verdict{unit}"] == Verdict.FASTER].sort_values(
                     f"speed_up{unit}", ascending=False
                 )
                 found |= {str(arm): words for arm in faster["arm"].head(1) if arm not in found}

@@ -6,6 +6,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +15,46 @@ import numpy.typing as npt
 from study.statistics.curves import Array
 from study.statistics.speed_up import Estimate, simultaneous_interval, t_quantile
 
-NEVER = "never reaches the target"
-FASTER = "faster"
-SLOWER = "slower"
-UNDECIDED = "not distinguishable"
-#: An arm without finished confirmation runs, or without timings.
-NOT_MEASURED = "not measured yet"
+
+class Verdict(StrEnum):
+    """What may be said of an arm beside the baseline."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    UNDECIDED = "not distinguishable"
+    UNRELIABLE = "unreliable"
+    NEVER = "never reaches the target"
+    NOT_MEASURED = "not measured yet"
+
+    @property
+    def sentence(self) -> str:
+        """What it means, for a reader."""
+        return _SENTENCES[self]
+
+    @property
+    def decided(self) -> bool:
+        """Whether it claims a difference."""
+        return self in (Verdict.FASTER, Verdict.SLOWER)
+
+
+_SENTENCES = {
+    Verdict.FASTER: "the simultaneous interval lies above 1 by more than the margin",
+    Verdict.SLOWER: "the simultaneous interval lies below 1 by more than the margin",
+    Verdict.UNDECIDED: "the simultaneous interval doesn't clear the margin on either side",
+    Verdict.UNRELIABLE: "some seeds never reach the target",
+    Verdict.NEVER: "no seed reaches the target",
+    Verdict.NOT_MEASURED: "there is no finished confirmation run, or no timing, yet",
+}
+
+
+class Hits(NamedTuple):
+    """How many of some seeds reach the target."""
+
+    k: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.k} of {self.n}"
 
 
 @dataclass(frozen=True)
@@ -53,26 +89,32 @@ def verdict(
     family: int,
     margin: float = 0.05,
     level: float = 0.95,
-) -> str:
+) -> Verdict:
     """The verdict on one arm, from its estimate (examples or seconds) and the hits (S,) of both.
 
-    "never reaches the target": no hit; "unreliable (k of S)": the arm reaches it on k < S seeds, or it
-    always does and the baseline on k; "faster" and "slower": the simultaneous interval for the family lies
-    above 1 + margin, below 1 / (1 + margin); else "not distinguishable", as without an interval.
+    NEVER: no hit; UNRELIABLE: `unreliable_hits` is not None; FASTER and SLOWER: the simultaneous interval for
+    the family lies above 1 + margin, below 1 / (1 + margin); else UNDECIDED, as without an interval.
     `family` is the number of single-technique arms fixed beforehand, whatever became of them.
     """
-    arm, baseline = np.asarray(arm_hit, dtype=bool), np.asarray(baseline_hit, dtype=bool)
-    if not arm.any():
-        return NEVER
-    for hit in (arm, baseline):
-        if not hit.all():
-            return f"unreliable ({int(hit.sum())} of {hit.size})"
+    if not np.any(arm_hit):
+        return Verdict.NEVER
+    if unreliable_hits(arm_hit, baseline_hit) is not None:
+        return Verdict.UNRELIABLE
     low, high = simultaneous_interval(estimate, family, level)
     if low > 1.0 + margin:
-        return FASTER
+        return Verdict.FASTER
     if high < 1.0 / (1.0 + margin):
-        return SLOWER
-    return UNDECIDED
+        return Verdict.SLOWER
+    return Verdict.UNDECIDED
+
+
+def unreliable_hits(arm_hit: npt.ArrayLike, baseline_hit: npt.ArrayLike) -> Hits | None:
+    """The arm's hits where some of its seeds miss, else the baseline's where some of its seeds do; None where
+    both always reach the target."""
+    for hits in (np.asarray(arm_hit, dtype=bool), np.asarray(baseline_hit, dtype=bool)):
+        if not hits.all():
+            return Hits(int(hits.sum()), hits.size)
+    return None
 
 
 def smallest_n(
@@ -112,9 +154,9 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def false_verdict_rate(verdicts: Sequence[str], level: float = 0.95) -> Rate:
-    """Share of A/A comparisons called faster or slower, of those that could be: "never reaches" and
-    "unreliable" claim no speed-up and don't dilute the share."""
-    decided = [word for word in verdicts if word in (FASTER, SLOWER, UNDECIDED)]
-    k, n = sum(word != UNDECIDED for word in decided), len(decided)
+def false_verdict_rate(verdicts: Sequence[Verdict], level: float = 0.95) -> Rate:
+    """Share of A/A comparisons called faster or slower, of those that could be: NEVER and UNRELIABLE claim no
+    speed-up and don't dilute the share."""
+    k = sum(word.decided for word in verdicts)
+    n = k + sum(word is Verdict.UNDECIDED for word in verdicts)
     return Rate(k, n, k / n if n else float("nan"), *clopper_pearson(k, n, level))

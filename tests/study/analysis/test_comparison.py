@@ -17,7 +17,7 @@ from fake_training import FakeTraining, Finished, Scores, loss_at, share_to
 from study.analysis.comparison import Comparison, _edges, combined_choice, estimate
 from study.design.space import Dimension
 from study.protocol.history import State
-from study.statistics.verdicts import NOT_MEASURED
+from study.statistics.verdicts import Verdict
 from study.store.store import Store
 from vae.recipe import Recipe
 
@@ -153,8 +153,8 @@ def test_seconds_are_examples_times_throughput(compared: Finished, tmp_path: Pat
     assert twice["cold"] == pytest.approx(twice["speed_up_seconds"], rel=1e-6)
     seconds = half["examples"] / half["examples_per_second"]
     assert half["cold"] == pytest.approx(half["speed_up_seconds"] * seconds / (seconds + 1e6), rel=1e-3)
-    assert row(comparison, "same")["verdict_seconds"] == NOT_MEASURED
-    assert row(comparison, "flaky")["verdict_seconds"] == NOT_MEASURED
+    assert row(comparison, "same")["verdict_seconds"] == Verdict.NOT_MEASURED
+    assert row(comparison, "flaky")["verdict_seconds"] == Verdict.NOT_MEASURED
 
 
 def test_test_losses_are_compared_at_the_hit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,13 +206,13 @@ def test_unfinished_comparisons_say_so(tmp_path: Path, monkeypatch: pytest.Monke
             comparison = estimate(store, "fake", 64)
             verdicts = comparison.arms.set_index("arm")["verdict"]
             assert verdicts["baseline"] == "baseline"
-            assert set(verdicts[["twice", "half-more"]]) == {NOT_MEASURED}
+            assert set(verdicts[["twice", "half-more"]]) == {Verdict.NOT_MEASURED}
             assert any("twice, half-more lack confirmation runs" in note for note in comparison.notes)
             assert (comparison.target is None) == (phases <= 2)
             session.work(threading.Event(), sampler_seed=0)
         comparison = estimate(store, "fake", 64)
     assert phases == 4
-    assert NOT_MEASURED not in set(comparison.arms["verdict"])
+    assert Verdict.NOT_MEASURED not in set(comparison.arms["verdict"])
     assert not any("lack confirmation runs" in note for note in comparison.notes)
 
 

@@ -13,7 +13,7 @@ from study.design.build import build, read_toml
 from study.design.experiment import Experiment, defaults
 from study.design.space import sobol_points
 from study.design.techniques import BUILT_IN, DEFAULT_ARMS, RESERVED, Technique, catalogue, find
-from study.statistics.verdicts import FASTER
+from study.statistics.verdicts import Verdict
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -219,7 +219,7 @@ def test_a_technique_from_a_file_works_end_to_end(tmp_path: Path, monkeypatch: p
         session.run_here()
         arms = estimate(store, "fake", session.planner.n_train).arms.set_index("arm")
         trials = store.trials("fake")
-    assert arms.loc["thrice", "verdict"] == FASTER
+    assert arms.loc["thrice", "verdict"] == Verdict.FASTER
     assert arms.loc["thrice", "low"] < 3 < arms.loc["thrice", "high"]
     tuned = trials[(trials["arm"] == "thrice") & (trials["phase"] == "tune")]
     assert tuned["params_beta"].between(0.5, 0.9).all()

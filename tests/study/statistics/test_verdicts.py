@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from study.statistics.speed_up import speed_up
-from study.statistics.verdicts import clopper_pearson, false_verdict_rate, holm, smallest_n, verdict
+from study.statistics.verdicts import (
+    Hits,
+    Verdict,
+    clopper_pearson,
+    false_verdict_rate,
+    holm,
+    smallest_n,
+    unreliable_hits,
+    verdict,
+)
 
 NAN = float("nan")
 TEN = np.ones(10, dtype=bool)
@@ -91,15 +100,27 @@ def test_the_family_and_the_margin_decide():
 
 
 def test_hits_come_before_ratios():
-    """No hit: never. Fewer than S hits: unreliable with k of S, however large the ratio; the baseline's
-    misses count when the arm has none."""
+    """No hit: never. Fewer than S hits: unreliable, however large the ratio, with k of S beside it; the
+    baseline's misses count when the arm has none."""
     estimate = decided(math.log(5.0), 0.01)
     some = np.arange(10) < 7
     assert verdict(estimate, ~TEN, TEN, family=3) == "never reaches the target"
-    assert verdict(estimate, some, TEN, family=3) == "unreliable (7 of 10)"
-    assert verdict(estimate, TEN, ~TEN, family=3) == "unreliable (0 of 10)"
-    assert verdict(estimate, some, np.arange(10) < 3, family=3) == "unreliable (7 of 10)"
-    assert verdict(estimate, TEN, TEN, family=3) == "faster"
+    for arm, baseline, hits in (
+        (some, TEN, Hits(7, 10)),
+        (TEN, ~TEN, Hits(0, 10)),
+        (some, np.arange(10) < 3, Hits(7, 10)),
+    ):
+        assert verdict(estimate, arm, baseline, family=3) is Verdict.UNRELIABLE
+        assert unreliable_hits(arm, baseline) == hits
+    assert verdict(estimate, TEN, TEN, family=3) is Verdict.FASTER
+    assert unreliable_hits(TEN, TEN) is None
+    assert str(Hits(7, 10)) == "7 of 10"
+
+
+def test_every_verdict_says_what_it_means():
+    """A verdict carries its sentence, and only faster and slower claim a difference."""
+    assert all(word.sentence for word in Verdict)
+    assert {word for word in Verdict if word.decided} == {Verdict.FASTER, Verdict.SLOWER}
 
 
 def test_no_interval_no_verdict():
@@ -175,11 +196,11 @@ def test_clopper_pearson_by_hand():
 def test_false_verdict_rate_by_hand():
     """2 of 4 decided A/As claimed a difference; the two without a ratio don't dilute the share."""
     words = [
-        "faster",
-        "slower",
-        *["not distinguishable"] * 2,
-        "unreliable (9 of 10)",
-        "never reaches the target",
+        Verdict.FASTER,
+        Verdict.SLOWER,
+        *[Verdict.UNDECIDED] * 2,
+        Verdict.UNRELIABLE,
+        Verdict.NEVER,
     ]
     rate = false_verdict_rate(words)
     assert (rate.k, rate.n, rate.share) == (2, 4, 0.5)
