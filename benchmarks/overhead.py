@@ -89,7 +89,7 @@ def _measure(session: Session) -> _Measured:
         bare.clear()
         bare.extend(
             (evaluation.examples, time.perf_counter() - began)
-            for evaluation in train(recipe, session.data, session.tau)
+            for evaluation in train(recipe, session.data, session.workload.tau)
         )
         mark += time.perf_counter() - began
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from study.design.build import build
-from study.design.experiment import SMALL_DATA, Experiment, defaults
+from study.design.experiment import Experiment, default_name
+from study.design.workload import SMALL_DATA
 from study.place import Place
 from study.protocol.history import State
 from study.protocol.planner import Planner
@@ -36,9 +37,8 @@ class Session:
         self.store = store
         self.experiment = experiment
         self.data = data
-        self.small_data = len(data.train) < SMALL_DATA
-        self.planner = Planner(store, experiment, len(data.train))
-        self.tau = self.planner.tau
+        self.workload = experiment.workload(len(data.train))
+        self.planner = Planner(store, experiment, self.workload)
 
     @classmethod
     def prepare(cls, place: Place, values: dict[str, Any], fixed: dict[str, Any], source: str) -> Session:
@@ -48,7 +48,7 @@ class Session:
         with store.setup_lock():
             # Read again under the lock: another command of this name may have come first.
             stored = stored_experiment(store, experiment.name, data)
-            experiment = build(values, fixed, len(data.train) < SMALL_DATA, stored, source)
+            experiment = build(values, fixed, len(data.train), stored, source)
             spec = {
                 "experiment": experiment.to_json(),
                 "data_fingerprint": data.fingerprint,
@@ -116,9 +116,9 @@ class Session:
             self.experiment.name,
             self.data,
             winning_recipes(self.experiment, self.planner.observe()),
-            tau=self.tau,
+            tau=self.workload.tau,
             device=pick_device(self.place.device),
-            slice_seconds=0.05 if self.small_data else 0.4,
+            slice_seconds=0.05 if self.workload.small_data else 0.4,
             on_arm=on_arm,
         )
 
@@ -143,15 +143,16 @@ def check(
 
     What is stored under the name stands in for what the command leaves out. Raises UserError."""
     pick_device(place.device)
-    name = values.get("name") or defaults(values.get("data") or "digits", small_data=True)["name"]
+    name = values.get("name") or default_name(values.get("data") or "digits")
     spec = _peek(place.storage, name)
     stored = None if spec is None else Experiment.from_values(spec["experiment"], f"experiment '{name}'")
     values["data"] = values.get("data") or (stored.data if stored else "digits")
-    # Once before the data is there, which may be a download, and once with what the data decides.
-    experiment = build(values, fixed, True, stored, source)
+    # Once before the data is there, which may be a download: its size says nothing about where it is. And once
+    # with what the data decides.
+    experiment = build(values, fixed, SMALL_DATA - 1, stored, source)
     likelihood = experiment.recipe.likelihood
     data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
-    experiment = build(values, fixed, len(data.train) < SMALL_DATA, stored, source)
+    experiment = build(values, fixed, len(data.train), stored, source)
     _require_same_data(spec, name, data)
     for recipe in (experiment.recipe, *map(experiment.base_recipe, experiment.arms)):
         data.require_batch(recipe.batch(len(data.train)))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from study.design.experiment import Experiment
+from study.design.workload import Workload
 from study.protocol.history import Run, State
 from study.statistics.calibration import Calibration
 from study.statistics.curves import resolution, targets_reached
@@ -29,9 +30,7 @@ from study.statistics.speed_up import (
 from study.statistics.survival import ert, par2
 from study.statistics.verdicts import Verdict, clopper_pearson, holm, unreliable_hits, verdict
 from study.store.store import Store
-
-#: Arms outside the family, untuned here: the article's recipe and the joint search's best.
-REFERENCE_ARMS = ("article", "search-best")
+from study.terms import REFERENCE_ARMS
 
 _TIMES = ("examples_per_second", "baseline_examples_per_second", "cold_start_seconds")
 _UNTIMED = pd.DataFrame({"arm": pd.Series(dtype=object)} | {name: pd.Series(dtype=float) for name in _TIMES})
@@ -42,8 +41,7 @@ class Comparison:
     """All that one experiment's comparison says now."""
 
     experiment: Experiment
-    tau: int
-    n_train: int
+    workload: Workload
     target: float | None
     calibration: Calibration | None
     arms: pd.DataFrame
@@ -79,14 +77,13 @@ def estimate(store: Store, name: str, n_train: int) -> Comparison:
     spec = store.load_experiment(name)
     assert spec is not None
     experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-    state = State(store, experiment, n_train)
+    state = State(store, experiment, experiment.workload(n_train))
     state.curves([run for run in state.runs if run.phase == "confirm" and run.outcome is not None])
     arms = _arms(state, store.throughput(name))
     combined, addition = _combined(state)
     comparison = Comparison(
         experiment=experiment,
-        tau=state.tau,
-        n_train=n_train,
+        workload=state.workload,
         target=state.target,
         calibration=state.calibration,
         arms=arms,
@@ -102,7 +99,7 @@ def estimate(store: Store, name: str, n_train: int) -> Comparison:
 
 def _confirmed(state: State, arm: str, phase: str) -> _Confirmed:
     runs = [run for run in state.of(arm, phase) if run.outcome is not None]
-    tau = state.tau
+    tau = state.workload.tau
     rows = state.table.loc[[run.trial_id for run in runs]]
     hit = rows["hit"].fillna(False).to_numpy(dtype=bool)
     E = rows["examples_to_target"].fillna(float(tau)).to_numpy(dtype=float)
@@ -154,7 +151,7 @@ def _row(
     state: State, arm: str, own: _Confirmed, baseline: _Confirmed, timings: pd.DataFrame, family: int
 ) -> dict[str, Any]:
     """One arm's row: counts, speed-ups with intervals and verdicts, and what they rest on."""
-    experiment, tau = state.experiment, state.tau
+    experiment, tau = state.experiment, state.workload.tau
     technique = experiment.technique(arm)
     kind = "baseline" if arm == "baseline" else "technique" if technique else "reference"
     hits, n = int(own.hit.sum()), len(own.runs)
@@ -278,7 +275,7 @@ def _edges(state: State, arm: str) -> str:
     found: list[str] = []
     if arm != "baseline" and technique is None:
         return ""
-    shared, own = experiment.spaces(arm, state.small_data)
+    shared, own = experiment.spaces(arm, state.workload)
     for block in range(1, experiment.blocks + 1):
         best = state.winner(arm, block)
         for name, dimension in (shared | own).items():
@@ -342,7 +339,7 @@ def _article(state: State, arms: pd.DataFrame) -> pd.DataFrame:
     The target is the article runs' median loss at tau, taken as known: its own examples are tau. Empty where one
     was stopped at the target, for then its loss at tau isn't known; where all missed it, every other curve goes
     on at least to the article's loss or to tau."""
-    experiment, tau = state.experiment, state.tau
+    experiment, tau = state.experiment, state.workload.tau
     article = state.of("article", "confirm")
     runs = [run for run in article if run.outcome == "completed"]
     if not runs or any(run.outcome == "hit" for run in article):
@@ -381,5 +378,5 @@ def _savings(state: State) -> dict[str, float]:
     for key, runs in (("capping", capped), ("pruning", searched)):
         if runs:
             spent = float(state.table.loc[[run.trial_id for run in runs], "examples"].fillna(0).sum())
-            savings[key] = max(0.0, 1.0 - spent / (state.tau * len(runs)))
+            savings[key] = max(0.0, 1.0 - spent / (state.workload.tau * len(runs)))
     return savings

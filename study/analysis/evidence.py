@@ -11,13 +11,15 @@ import pandas as pd
 
 from study.analysis import frames as tables
 from study.analysis import search as tables_search
-from study.analysis.comparison import REFERENCE_ARMS, Comparison, estimate
+from study.analysis.comparison import Comparison, estimate
 from study.cli.tables import sorted_arms
 from study.design.experiment import Experiment
+from study.design.workload import Workload
 from study.protocol.history import Run, State
 from study.protocol.planner import describe_plan
 from study.statistics.curves import Curve
 from study.store.store import Store
+from study.terms import REFERENCE_ARMS
 
 #: Families in the order of the catalogue come from the arms themselves; these arms have none.
 NO_FAMILY = {"baseline": "baseline", "search": "reference", "combined": "reference"}
@@ -31,7 +33,6 @@ class Evidence:
     name: str
     experiment: Experiment
     fingerprint: str
-    n_train: int
     state: State
     comparison: Comparison | None
     """None where no comparison was asked for."""
@@ -53,9 +54,9 @@ class Evidence:
     rate_distortion: pd.DataFrame
 
     @property
-    def tau(self) -> int:
-        """The budget in examples."""
-        return self.state.tau
+    def workload(self) -> Workload:
+        """What every arm shares."""
+        return self.state.workload
 
     @property
     def arms(self) -> list[str]:
@@ -105,7 +106,7 @@ def collect(store: Store, name: str) -> Evidence:
     spec = store.load_experiment(name)
     assert spec is not None
     experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-    state = State(store, experiment, spec["n_train"])
+    state = State(store, experiment, experiment.workload(spec["n_train"]))
     comparison = estimate(store, name, spec["n_train"]) if experiment.arms else None
     arms = [] if comparison is None else [str(arm) for arm in sorted_arms(comparison.arms)["arm"]]
     trials = own_trials(store.trials(name), experiment)
@@ -121,7 +122,6 @@ def collect(store: Store, name: str) -> Evidence:
         name=name,
         experiment=experiment,
         fingerprint=str(spec["data_fingerprint"]),
-        n_train=int(spec["n_train"]),
         state=state,
         comparison=comparison,
         trials=trials,

@@ -88,7 +88,7 @@ def seeds(state: State, runs: Mapping[str, Sequence[Run]], speed: Mapping[str, f
     for arm, own in runs.items():
         for run in own:
             row: Any = state.table.loc[run.trial_id]
-            E = float(row["examples_to_target"]) if run.hit else float(state.tau)
+            E = float(row["examples_to_target"]) if run.hit else float(state.workload.tau)
             rows.append(
                 {
                     "arm": arm,
@@ -128,7 +128,7 @@ def by_target(state: State, runs: Mapping[str, Sequence[Run]], curves: Curves) -
     columns = ["arm", "target", "speed_up", "low", "high", "baseline_hits", "arm_hits", "seeds"]
     baseline = {run.index: run for run in runs.get("baseline", []) if run.trial_id in curves}
     ends = [curves[run.trial_id].best() for run in baseline.values()]
-    starts = [curves[run.trial_id].best(0.1 * state.tau) for run in baseline.values()]
+    starts = [curves[run.trial_id].best(0.1 * state.workload.tau) for run in baseline.values()]
     if not ends or not np.isfinite([*ends, *starts]).all() or max(ends) >= float(np.median(starts)):
         return pd.DataFrame(columns=columns)
     targets = np.linspace(float(np.median(starts)), max(ends), TARGETS)
@@ -190,7 +190,7 @@ def winners(state: State, arms: Sequence[str]) -> pd.DataFrame:
     columns = ["arm", "field", "block", "value", "position", "low", "high", "won"]
     rows = []
     for arm in arms:
-        shared, own = experiment.spaces(arm, state.small_data)
+        shared, own = experiment.spaces(arm, state.workload)
         for block in range(1, experiment.blocks + 1):
             best = state.winner(arm, block)
             for run in state.of(arm, "tune", block) if best is not None else ():
@@ -228,7 +228,7 @@ def savings(state: State) -> pd.DataFrame:
     rows = []
     for (part, rule), runs in groups.items():
         spent = state.table.loc[[run.trial_id for run in runs], "examples"].fillna(0).sum()
-        used = min(1.0, float(spent) / (state.tau * len(runs)))
+        used = min(1.0, float(spent) / (state.workload.tau * len(runs)))
         stopped = sum(run.outcome in ("capped", "pruned", "stopped", "hit") for run in runs)
         rows.append(
             {

@@ -98,7 +98,7 @@ def estimated_minutes(experiment: Experiment, data: Dataset, place: Place) -> fl
     from vae.training import train
 
     torch.set_num_threads(place.threads)
-    tau = experiment.tau(len(data.train))
+    tau = experiment.workload(len(data.train)).tau
     training = train(experiment.recipe, data, tau, pick_device(place.device))
     training.advance(2)
     began = time.perf_counter()

@@ -14,7 +14,8 @@ from rich.table import Table
 from study.analysis.comparison import Comparison
 from study.analysis.export import best_recipe, comparison_of, experiment_of
 from study.analysis.notes import ratio
-from study.design.experiment import FINALISTS, Experiment
+from study.design.experiment import Experiment
+from study.design.phases import FINALISTS
 from study.design.techniques import Technique
 from study.place import Place
 from study.protocol.planner import describe_plan

@@ -31,7 +31,7 @@ FOREST, SURVIVAL, CURVES = "vae-forest", "vae-survival", "vae-curves"
 def figures(store: Store, comparison: Comparison) -> dict[str, go.Figure]:
     """Graph id -> forest plot, Kaplan-Meier curves and learning curves, as far as there is something to draw."""
     experiment = comparison.experiment
-    state = State(store, experiment, comparison.n_train)
+    state = State(store, experiment, comparison.workload)
     runs = {str(arm): confirmed(state, arm) for arm in sorted_arms(comparison.arms)["arm"]}
     runs = {arm: own for arm, own in runs.items() if own}
     if not runs:

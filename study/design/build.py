@@ -37,7 +37,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def build(
     values: dict[str, Any],
     fixed: dict[str, Any],
-    small_data: bool,
+    n_train: int,
     stored: Experiment | None,
     source: str,
 ) -> Experiment:
@@ -46,7 +46,7 @@ def build(
     `values` must hold `data`; its `fallback` (arms, search) stands in where neither it nor what is stored
     says anything. Raises UserError when a value is bad, or when it would change what the
     stored experiment has already trained."""
-    merged = defaults(values["data"], small_data)
+    merged = defaults(values["data"], n_train)
     if stored is not None:
         merged |= stored.to_json()
     given = {key: value for key, value in values.items() if value is not None}
@@ -66,7 +66,7 @@ def build(
     merged["search"] = before | search
     if "search_trials" in fallback and not before.get("trials") and "trials" not in search:
         merged["search"]["trials"] = fallback["search_trials"]
-    space = before["space"] if before.get("trials") else search_space(small_data)
+    space = before["space"] if before.get("trials") else search_space(n_train)
     space = space | _table(search.get("space", {}), f"{source}: search.space")
     merged["search"]["space"] = {f: d for f, d in space.items() if f not in merged["fixed"]}
     experiment = Experiment.from_values(merged, source)

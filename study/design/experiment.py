@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from study.design.phases import FINALISTS, INDEPENDENT_SEEDS, MAX_TUNE_SEEDS, SEED_SETS
 from study.design.space import (
     SOBOL_DIMENSIONS,
     Space,
@@ -18,29 +19,14 @@ from study.design.space import (
     lr_dimension,
 )
 from study.design.techniques import Technique, catalogue, find
+from study.design.workload import Workload, is_small
+from study.terms import BASELINE, Phase
 from vae.errors import UserError
 from vae.recipe import Recipe, explain, unknown_field
 
 SamplerName = Literal["tpe", "random", "qmc", "gp"]
 PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "patient"]
 
-#: Training sets below this size get the defaults made for digits: a small network and more epochs.
-SMALL_DATA = 10_000
-#: A seed set starts at its offset plus its index, so that the sets never share a seed.
-SEED_SETS = {
-    "search": 0,
-    "tune": 10_000,
-    "calibration": 20_000,
-    "confirm": 30_000,
-    "combine": 40_000,
-    "final": 50_000,
-}
-#: What is tuned independently of the other arms, in an A/A test, has its seeds this far apart from theirs.
-INDEPENDENT_SEEDS = 5_000
-CALIBRATION_SEEDS = 5
-#: Tuning points of an arm that are judged by more seeds than one.
-FINALISTS = 2
-MAX_TUNE_SEEDS = 5
 #: Likelihoods that give probabilities, or a cross-entropy, and not densities: no loss is below 0 nats.
 NON_NEGATIVE = frozenset({"cross_entropy", "bernoulli", "dynamic_bernoulli"})
 
@@ -140,24 +126,31 @@ class Experiment(BaseModel):
         technique = self.technique(arm)
         return technique.apply(self.recipe) if technique else self.recipe
 
-    def shared_space(self, recipe: Recipe, small_data: bool) -> Space:
-        """Nuisance dimensions of an arm with this recipe: equal units, per-optimizer lr range."""
-        space = self.space or {"lr": lr_dimension(recipe, small_data)}
-        return {field: dimension for field, dimension in space.items() if field not in self.fixed}
+    @property
+    def shared_fields(self) -> tuple[str, ...]:
+        """Recipe fields that are tuned in every arm: those of `space`, or lr, without what --set has fixed."""
+        return tuple(field for field in (self.space or ("lr",)) if field not in self.fixed)
 
-    def spaces(self, arm: str, small_data: bool) -> tuple[Space, Space]:
+    def shared_space(self, recipe: Recipe, workload: Workload) -> Space:
+        """Nuisance dimensions of an arm with this recipe: equal units, per-optimizer lr range."""
+        space = self.space or {"lr": lr_dimension(recipe, workload.small_data)}
+        return {field: space[field] for field in self.shared_fields}
+
+    def knobs(self, arm: str) -> Space:
+        """The technique's own dimensions of an arm, without those that are tuned in every arm."""
+        technique = self.technique(arm)
+        knobs = technique.knobs if technique else {}
+        return {field: dimension for field, dimension in knobs.items() if field not in self.shared_fields}
+
+    def spaces(self, arm: str, workload: Workload) -> tuple[Space, Space]:
         """(shared dimensions, the technique's own knobs) of an arm."""
         technique = self.technique(arm)
-        shared = self.shared_space(self.base_recipe(arm), small_data)
-        if technique is None:
-            return shared, {}
-        own = {field: dimension for field, dimension in technique.knobs.items() if field not in shared}
-        return technique.in_place(shared), own
+        shared = self.shared_space(self.base_recipe(arm), workload)
+        return technique.in_place(shared) if technique else shared, self.knobs(arm)
 
     def points(self, arm: str) -> int:
         """Tuning points of an arm: K, or one where --set has left nothing to tune."""
-        shared, own = self.spaces(arm, small_data=True)
-        return self.tune_trials if shared or own else 1
+        return self.tune_trials if self.shared_fields or self.knobs(arm) else 1
 
     def finalists(self, arm: str) -> int:
         """Tuning points of an arm that are run again on other seeds; 0: the best by the first seed wins."""
@@ -166,26 +159,26 @@ class Experiment(BaseModel):
     @property
     def has_finalists(self) -> bool:
         """Whether any arm's tuning is judged by more seeds than one."""
-        return any(map(self.finalists, ("baseline", *self.arms)))
+        return any(map(self.finalists, (BASELINE, *self.arms)))
 
     def final_seeds(self, arm: str, block: int) -> list[int]:
         """The seeds on which a block's finalists are run again, the same in every arm."""
         first = (MAX_TUNE_SEEDS - 1) * (block - 1 + self.seeds_apart(arm))
-        return self.seed_set("final", self.tune_seeds - 1, first)
+        return self.seed_set(Phase.FINAL, self.tune_seeds - 1, first)
 
     def seeds_apart(self, arm: str) -> int:
         """How far an arm's seeds are from the other arms': 0 but for what is tuned independently of them."""
         technique = self.technique(arm)
         return INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
 
-    def seed_set(self, phase: str, n: int, first: int = 0) -> list[int]:
+    def seed_set(self, phase: Phase, n: int, first: int = 0) -> list[int]:
         """n seeds of a phase; sets of different phases and of different experiment seeds are disjoint."""
         start = self.seed * 100_000 + SEED_SETS[phase] + first
         return list(range(start, start + n))
 
-    def tau(self, n_train: int) -> int:
-        """The budget in examples."""
-        return max(1, round(self.budget * n_train))
+    def workload(self, n_train: int) -> Workload:
+        """What every arm shares, on a training split of n_train examples."""
+        return Workload.of(self.data, n_train, self.budget)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `from_values` reads back."""
@@ -207,21 +200,24 @@ class Experiment(BaseModel):
         for field in experiment.fixed:
             if field not in Recipe.model_fields:
                 raise UserError(f"{source}: {unknown_field(field)}")
-        for arm in ("baseline", *experiment.arms):
-            if arm != "baseline":
+        for arm in (BASELINE, *experiment.arms):
+            if arm != BASELINE:
                 find(arm, known)
             experiment._check_arm(arm, source)
         return experiment
 
     def _check_arm(self, arm: str, source: str) -> None:
-        shared, own = self.spaces(arm, small_data=True)
-        if len(shared | own) > SOBOL_DIMENSIONS:
+        shared, knobs = self.shared_fields, self.knobs(arm)
+        n_dimensions = len(shared) + len(knobs)
+        if n_dimensions > SOBOL_DIMENSIONS:
             raise UserError(
                 f"{source}: at most {SOBOL_DIMENSIONS} dimensions can be tuned in an arm, and '{arm}' has "
-                f"{len(shared | own)}."
+                f"{n_dimensions}."
             )
-        check_corner(shared | own, self.base_recipe(arm), f"{source}: arm '{arm}'")
         technique = self.technique(arm)
+        known = {field: self.space[field] for field in shared if field in self.space}
+        known = technique.in_place(known) if technique else known
+        check_corner(known | knobs, self.base_recipe(arm), f"{source}: arm '{arm}'")
         stray = set(technique.space) - set(shared) - {"lr"} if technique else ()
         if stray:
             raise UserError(
@@ -230,13 +226,22 @@ class Experiment(BaseModel):
             )
 
 
-def defaults(data: str, small_data: bool) -> dict[str, Any]:
-    """METHOD's defaults for a data set, as plain values; no arms and no search trials."""
-    if small_data:
+def default_name(data: str) -> str:
+    """The name of an experiment on that data that is given none."""
+    return re.sub(r"[^\w.+-]", "-", Path(data).stem if Path(data).suffix in (".npy", ".npz") else data)
+
+
+def defaults(data: str, n_train: int) -> dict[str, Any]:
+    """The defaults for a data set with n_train training examples, as plain values; no arms and no search trials."""
+    if is_small(n_train):
         recipe = Recipe(hidden=(128,), latent_size=8, batch_size=64)
         budget = 40.0
     else:
         recipe = Recipe(hidden=(500,), latent_size=30, batch_size=256)
         budget = 10.0
-    name = re.sub(r"[^\w.+-]", "-", Path(data).stem if Path(data).suffix in (".npy", ".npz") else data)
-    return {"name": name, "data": data, "budget": budget, "recipe": json.loads(recipe.to_json())}
+    return {
+        "name": default_name(data),
+        "data": data,
+        "budget": budget,
+        "recipe": json.loads(recipe.to_json()),
+    }

@@ -17,6 +17,7 @@ from optuna.distributions import (
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.stats import qmc
 
+from study.design.workload import is_small
 from vae.errors import UserError
 from vae.recipe import SGD_FAMILY, Recipe, unknown_field
 
@@ -105,8 +106,10 @@ def lr_dimension(recipe: Recipe, small_data: bool) -> Dimension:
     )
 
 
-def search_space(small_data: bool) -> Space:
-    """What `search` samples unless told otherwise. The lr range is one that both optimizer families use."""
+def search_space(n_train: int) -> Space:
+    """What `search` samples unless told otherwise, on n_train training examples. The lr range is one that both
+    optimizer families use."""
+    small_data = is_small(n_train)
     return {
         "optimizer": Dimension(choices=("adam", "rmsprop", "momentum", "muon")),
         "lr": Dimension(low=3e-4, high=3e-2, log=True)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from study.design.experiment import CALIBRATION_SEEDS, MAX_TUNE_SEEDS, SMALL_DATA, Experiment
+from study.design.experiment import Experiment
+from study.design.phases import CALIBRATION_SEEDS, MAX_TUNE_SEEDS
+from study.design.workload import Workload
 from study.statistics.calibration import Calibration, calibrate_target
 from study.statistics.curves import MISS, Curve, best_points, tuning_score
 from study.store.records import attributes, parameters
@@ -44,13 +46,11 @@ class Run:
 class State:
     """What has been run of an experiment, and what follows from it."""
 
-    def __init__(self, store: Store, experiment: Experiment, n_train: int) -> None:
+    def __init__(self, store: Store, experiment: Experiment, workload: Workload) -> None:
         self._store = store
         self._curves: dict[int, Curve] = {}
         self.experiment = experiment
-        self.n_train = n_train
-        self.small_data = n_train < SMALL_DATA
-        self.tau = experiment.tau(n_train)
+        self.workload = workload
         table = store.trials(experiment.name)
         self.table = table.set_index("trial_id")
         attrs, params = attributes(store, experiment.name), parameters(store, experiment.name)
@@ -98,7 +98,9 @@ class State:
         if runs is None:
             return None
         try:
-            return calibrate_target(self.curves(runs), self.tau, experiment.target_at, experiment.target)
+            return calibrate_target(
+                self.curves(runs), self.workload.tau, experiment.target_at, experiment.target
+            )
         except ValueError as error:
             raise UserError(
                 f"No target can be calibrated for '{experiment.name}': {error}. Check the baseline's recipe and "
@@ -191,7 +193,7 @@ class State:
         assert self.tuning_target is not None
         if (runs[0].arm, runs[0].block) != ("baseline", 1):
             return np.array([run.score for run in runs])
-        scores = [tuning_score(curve, self.tuning_target, self.tau) for curve in self.curves(runs)]
+        scores = [tuning_score(curve, self.tuning_target, self.workload.tau) for curve in self.curves(runs)]
         failed = [run.outcome == "failed" for run in runs]
         return np.where(failed, np.nan, scores)
 

@@ -13,10 +13,13 @@ from typing import Any
 import optuna
 
 from study.analysis.comparison import combined_choice
-from study.design.experiment import CALIBRATION_SEEDS, SMALL_DATA, Experiment
+from study.design.experiment import Experiment
+from study.design.phases import CALIBRATION_SEEDS
 from study.design.space import Space, plain, resolve, sobol_points
+from study.design.workload import Workload
 from study.protocol.history import Run, State, final_index
 from study.store.store import Store
+from study.terms import SEARCH, Phase
 from vae.recipe import Recipe
 
 #: Recipe of the source article, whatever the baseline is: Adam at 1e-4, constant, batches of 256.
@@ -30,7 +33,7 @@ class Planned:
     """A trial to enqueue; its key is its identity, so it is never enqueued twice."""
 
     study: str
-    phase: str
+    phase: Phase
     index: int
     params: dict[str, Any]
     attrs: dict[str, Any]
@@ -49,12 +52,10 @@ def study_name(name: str, arm: str, block: int) -> str:
 class Planner:
     """Enqueues the trials of one experiment phase by phase."""
 
-    def __init__(self, store: Store, experiment: Experiment, n_train: int) -> None:
+    def __init__(self, store: Store, experiment: Experiment, workload: Workload) -> None:
         self.store = store
         self.experiment = experiment
-        self.small_data = n_train < SMALL_DATA
-        self.n_train = n_train
-        self.tau = experiment.tau(n_train)
+        self.workload = workload
         self._studies: dict[str, optuna.Study] = {}
         self._progress = -1
 
@@ -77,7 +78,7 @@ class Planner:
 
     def observe(self) -> State:
         """What the database holds of this experiment now."""
-        return State(self.store, self.experiment, self.n_train)
+        return State(self.store, self.experiment, self.workload)
 
     def _study(self, name: str) -> optuna.Study:
         if name not in self._studies:
@@ -114,14 +115,21 @@ class Planner:
     def _search(self, state: State) -> Iterable[Planned]:
         """The next search trials, a wave at a time: Optuna reads every waiting trial whenever a sampler or a
         pruner looks at the study."""
-        waiting = sum(not run.started for run in state.of("search", "search"))
-        begun = len(state.of("search", "search")) - waiting
+        waiting = sum(not run.started for run in state.of(SEARCH, Phase.SEARCH))
+        begun = len(state.of(SEARCH, Phase.SEARCH)) - waiting
         for index in range(min(self.experiment.search.trials, begun + WAVE)):
-            attrs = {"arm": "search", "phase": "search", "block": 1, "index": index}
-            yield Planned(f"{self.experiment.name}/search", "search", index, {}, attrs)
+            attrs = {"arm": "search", "phase": Phase.SEARCH, "block": 1, "index": index}
+            yield Planned(f"{self.experiment.name}/search", Phase.SEARCH, index, {}, attrs)
 
     def _trial(
-        self, arm: str, block: int, phase: str, index: int, params: dict[str, Any], base: Recipe, **more: Any
+        self,
+        arm: str,
+        block: int,
+        phase: Phase,
+        index: int,
+        params: dict[str, Any],
+        base: Recipe,
+        **more: Any,
     ) -> Planned:
         """`base` is the recipe without `params`; `space` in `more`: the dimensions that params are points of."""
         attrs = {"arm": arm, "phase": phase, "block": block, "index": index, "recipe": base.to_json()}
@@ -129,14 +137,14 @@ class Planner:
         return Planned(study, phase, index, params, attrs | more)
 
     def _tune(self, state: State, arm: str, block: int) -> Iterable[Planned]:
-        shared, own = self.experiment.spaces(arm, self.small_data)
+        shared, own = self.experiment.spaces(arm, self.workload)
         base = self.experiment.base_recipe(arm)
         yield from self._points(state, arm, block, base, shared, own)
 
     def _points(
         self, state: State, arm: str, block: int, base: Recipe, shared: Space, own: Space, **more: Any
     ) -> Iterable[Planned]:
-        seed = self.experiment.seed_set("tune", 1, block + self.experiment.seeds_apart(arm))[0]
+        seed = self.experiment.seed_set(Phase.TUNE, 1, block + self.experiment.seeds_apart(arm))[0]
         # The first block of the baseline is what the target is calibrated on, and runs to tau uncapped.
         capped = (arm, block) != ("baseline", 1)
         more |= {"seed": seed, "space": plain(shared | own)}
@@ -145,7 +153,7 @@ class Planner:
         for index, params in enumerate(sobol_points(shared, own, n, seed)):
             if params.get("lr_schedule", base.lr_schedule) == "constant":
                 params = {field: value for field, value in params.items() if field != "horizon"}
-            yield self._trial(arm, block, "tune", index, params, base, **more)
+            yield self._trial(arm, block, Phase.TUNE, index, params, base, **more)
 
     def _finals(self, state: State, finalists: list[Run] | None) -> Iterable[Planned]:
         """An arm's best points again, on the other tuning seeds."""
@@ -156,28 +164,28 @@ class Planner:
             to_tau = self.experiment.target is None and "target" not in run.attrs
             more = {} if to_tau else {"target": state.tuning_target}
             for i, seed in enumerate(self.experiment.final_seeds(run.arm, run.block)):
-                yield self._again(run, "final", final_index(run, i), seed=seed, **more)
+                yield self._again(run, Phase.FINAL, final_index(run, i), seed=seed, **more)
 
     def _calibrate(self, state: State) -> Iterable[Planned]:
         yield from self._finals(state, state.calibration_finalists)
         best = state.calibration_winner
         if best is None:
             return
-        for index, seed in enumerate(self.experiment.seed_set("calibration", CALIBRATION_SEEDS)):
-            yield self._again(best, "calibration", index, seed=seed)
+        for index, seed in enumerate(self.experiment.seed_set(Phase.CALIBRATION, CALIBRATION_SEEDS)):
+            yield self._again(best, Phase.CALIBRATION, index, seed=seed)
 
     def _confirm(self, state: State, arm: str, block: int, best: Run) -> Iterable[Planned]:
         apart = self.experiment.seeds_apart(arm)
-        for index, seed in self._block_seeds("confirm", block):
-            yield self._again(best, "confirm", index, seed=seed + apart, target=state.target)
+        for index, seed in self._block_seeds(Phase.CONFIRM, block):
+            yield self._again(best, Phase.CONFIRM, index, seed=seed + apart, target=state.target)
 
-    def _again(self, best: Run, phase: str, index: int, **more: Any) -> Planned:
+    def _again(self, best: Run, phase: Phase, index: int, **more: Any) -> Planned:
         """The recipe of a tuning trial, with a seed of another phase."""
         base = Recipe.from_json(best.attrs["recipe"])
         more |= {"space": best.attrs["space"]}
         return self._trial(best.arm, best.block, phase, index, best.params, base, **more)
 
-    def _block_seeds(self, phase: str, block: int) -> Iterable[tuple[int, int]]:
+    def _block_seeds(self, phase: Phase, block: int) -> Iterable[tuple[int, int]]:
         """(index, seed) of a block's confirmation runs: every R-th, so topping S up moves no seed."""
         seeds = self.experiment.seed_set(phase, self.experiment.seeds)
         return [(i, seed) for i, seed in enumerate(seeds) if i % self.experiment.blocks == block - 1]
@@ -189,15 +197,15 @@ class Planner:
     def _references(self, state: State) -> Iterable[Planned]:
         """Two arms outside the family, untuned here: the article's recipe and the joint search's best."""
         recipes = {"article": self.experiment.recipe.replace(**ARTICLE)}
-        best, earlier = state.search_winner, state.of("search-best", "confirm")
+        best, earlier = state.search_winner, state.of("search-best", Phase.CONFIRM)
         if earlier:  # a search topped up later may have another best: an arm has one recipe for all its seeds
             recipes["search-best"] = Recipe.from_json(earlier[0].attrs["recipe"])
         elif best is not None and best.recipe is not None:
             recipes["search-best"] = best.recipe
         for arm, recipe in recipes.items():
-            yield from self._fixed(state, arm, "confirm", recipe)
+            yield from self._fixed(state, arm, Phase.CONFIRM, recipe)
 
-    def _fixed(self, state: State, arm: str, phase: str, recipe: Recipe) -> Iterable[Planned]:
+    def _fixed(self, state: State, arm: str, phase: Phase, recipe: Recipe) -> Iterable[Planned]:
         """A recipe with nothing left to tune, on every seed of a phase."""
         for index, seed in enumerate(self.experiment.seed_set(phase, self.experiment.seeds)):
             yield self._trial(arm, 1, phase, index, {}, recipe, seed=seed, space={}, target=state.target)
@@ -207,7 +215,7 @@ class Planner:
         seeds: baseline, each single, combined, and combined without each one."""
         if not state.confirmed:
             return
-        earlier = state.of("combined", "tune")
+        earlier = state.of("combined", Phase.TUNE)
         # Chosen once: with more seeds the choice may be another, and the arms must keep their recipes.
         chosen = earlier[0].attrs["parts"] if earlier else combined_choice(state)
         if len(chosen) < 2:
@@ -216,7 +224,7 @@ class Planner:
         won = {arm: _recipe(best) for arm, best in winners.items() if best is not None}
         parts = {arm: self._change(arm, won[arm]) for arm in chosen}
         recipe = self._with(parts.values())
-        shared = self.experiment.shared_space(recipe, self.small_data)
+        shared = self.experiment.shared_space(recipe, self.workload)
         for arm in chosen:
             shared = self.experiment.known[arm].in_place(shared)
         yield from self._points(state, "combined", 1, recipe, shared, {}, parts=chosen)
@@ -229,7 +237,7 @@ class Planner:
             rest = self._with(change for arm, change in parts.items() if arm != left_out)
             recipes[f"combined-without-{left_out}"] = resolve(best.params, rest)
         for arm, full in recipes.items():
-            yield from self._fixed(state, arm, "combine", full)
+            yield from self._fixed(state, arm, Phase.COMBINE, full)
 
     def _with(self, changes: Iterable[dict[str, Any]]) -> Recipe:
         recipe = self.experiment.recipe
@@ -239,7 +247,7 @@ class Planner:
 
     def _change(self, arm: str, won: Recipe) -> dict[str, Any]:
         """The fields in which the arm's tuned recipe differs from the baseline, without the shared dimensions."""
-        shared, _ = self.experiment.spaces(arm, self.small_data)
+        shared, _ = self.experiment.spaces(arm, self.workload)
         before = self.experiment.recipe.model_dump()
         return {
             field: value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from study.analysis.evidence import Evidence
-from study.design.experiment import FINALISTS
+from study.design.phases import FINALISTS
 from study.figures import arms as figures_arms
 from study.figures import forest as figures_forest
 from study.figures import tuning as figures_tuning
@@ -159,7 +159,11 @@ def _tuning(evidence: Evidence) -> Section:
         return Section("tuning", title, missing="No arm has been tuned yet.")
     experiment = evidence.experiment
     panels = figures_tuning.tuning(
-        evidence.tuning, evidence.tau, evidence.n_train, experiment.tune_trials, evidence.family
+        evidence.tuning,
+        evidence.workload.tau,
+        evidence.workload.n_train,
+        experiment.tune_trials,
+        evidence.family,
     )
     caption = (
         "A line that still falls at the right edge belongs to an arm that more tuning points might make faster; open "

@@ -57,8 +57,8 @@ def details_table(evidence: Evidence) -> Table:
                 Cell(f"{low:.2f} to {high:.2f}", low) if row["seeds"] else Cell(DASH),
                 _ratio(row, "conditional"),
                 _ratio(row, "rmst"),
-                number(as_float(row.get("par2")) / evidence.tau, ".2f"),
-                number(as_float(row.get("ert")) / evidence.tau, ".2f"),
+                number(as_float(row.get("par2")) / evidence.workload.tau, ".2f"),
+                number(as_float(row.get("ert")) / evidence.workload.tau, ".2f"),
                 _ratio(row, "cold"),
                 number(row.get("cold_start_seconds"), ".3g"),
                 _difference(row),
@@ -100,7 +100,7 @@ def article_table(evidence: Evidence) -> Table:
         [
             _arm(row["arm"], evidence.family(row["arm"])),
             _hits(row),
-            number(as_float(row.get("examples")) / evidence.n_train, ".2f"),
+            number(as_float(row.get("examples")) / evidence.workload.n_train, ".2f"),
             _ratio(row, "sooner"),
             number(row.get("sooner_seconds"), ".1f"),
         ]

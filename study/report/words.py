@@ -11,7 +11,7 @@ import tomli_w
 
 from study.analysis.evidence import Evidence
 from study.analysis.frames import brief
-from study.design.experiment import FINALISTS
+from study.design.phases import FINALISTS
 from study.report.blocks import Cell, Table
 from study.statistics.verdicts import Verdict
 from vae.recipe import Recipe
@@ -45,10 +45,11 @@ def workload(evidence: Evidence) -> str:
     """What every arm shares, in one line."""
     experiment, recipe = evidence.experiment, evidence.experiment.recipe
     parts = [
-        f"{experiment.data}, {evidence.n_train:,} training images",
+        f"{experiment.data}, {evidence.workload.n_train:,} training images",
         f"{brief(recipe.hidden)} hidden, {recipe.latent_size} latent",
         LIKELIHOODS[recipe.likelihood],
-        f"budget {experiment.budget:g} epoch{'' if experiment.budget == 1 else 's'} ({evidence.tau:,} examples)",
+        f"budget {experiment.budget:g} epoch{'' if experiment.budget == 1 else 's'} "
+        f"({evidence.workload.tau:,} examples)",
     ]
     if experiment.arms:
         finalists = f"the best {FINALISTS} on {experiment.tune_seeds} seeds"
@@ -218,7 +219,7 @@ def provenance(evidence: Evidence) -> Table:
     rows: list[tuple[str, str]] = [
         ("data", f"{evidence.experiment.data}, split with seed {evidence.experiment.seed}"),
         ("data SHA-256", evidence.fingerprint),
-        ("training images", f"{evidence.n_train:,}"),
+        ("training images", f"{evidence.workload.n_train:,}"),
     ]
     versions = [json.loads(text) for text in dict.fromkeys(trials["versions"].dropna())]
     for found in versions:

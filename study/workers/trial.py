@@ -27,6 +27,7 @@ from study.stopping.pruners import CappingPruner, build_pruner, quiet_about_expe
 from study.store.claims import Claim
 from study.store.optuna_private import RememberingStudy
 from study.store.store import Store
+from study.terms import Phase
 from study.workers.worker import Interrupted
 from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset
@@ -89,8 +90,8 @@ class Objective:
         self.data = data
         self.device = device
         self.artifacts = artifacts
-        self.tau = experiment.tau(len(data.train))
-        self.grid = evaluation_grid(self.tau)
+        self.workload = experiment.workload(len(data.train))
+        self.grid = evaluation_grid(self.workload.tau)
 
     def make_study(self, study_name: str, sampler_seed: int) -> RememberingStudy:
         """The Optuna study with the sampler and pruner that its trials use."""
@@ -141,7 +142,7 @@ class Objective:
             target=target,
         )
         began = time.monotonic()
-        training = train(recipe, self.data, self.tau, self.device)
+        training = train(recipe, self.data, self.workload.tau, self.device)
         curve = self._resume(claim, training)
         state, outcome = self._train(claim, training, curve, stop_requested)
         self._finish(claim, training, curve, state, outcome, time.monotonic() - began)
@@ -149,7 +150,9 @@ class Objective:
     def _recipe(self, trial: optuna.Trial) -> Recipe:
         attrs = trial.user_attrs
         if attrs["phase"] == "search":
-            base = self.experiment.recipe.replace(seed=self.experiment.seed_set("search", 1, trial.number)[0])
+            base = self.experiment.recipe.replace(
+                seed=self.experiment.seed_set(Phase.SEARCH, 1, trial.number)[0]
+            )
             return suggest(trial, self.experiment.search.space, base)
         base = Recipe.from_json(attrs["recipe"]).replace(seed=attrs["seed"])
         return suggest(trial, {f: Dimension.model_validate(d) for f, d in attrs["space"].items()}, base)
@@ -233,9 +236,9 @@ class Objective:
                 diverged=outcome == "diverged",
             )
             reached, hit = examples_to_target(points.examples, points.valid_loss, target)
-            scored = {"hit": hit, "examples_to_target": reached if hit else float(self.tau)}
+            scored = {"hit": hit, "examples_to_target": reached if hit else float(self.workload.tau)}
             if outcome != "capped":
-                scored["score"] = tuning_score(points, target, self.tau)
+                scored["score"] = tuning_score(points, target, self.workload.tau)
             if hit:
                 # The capping pruner of other trials reads it.
                 trial.set_user_attr("examples_to_target", float(reached))

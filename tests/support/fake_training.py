@@ -164,7 +164,7 @@ def prepare_search(
     folder: Path, trials: int, space: dict[str, Any] = SPACE, budget: float = 1.0, **plan: Any
 ) -> Session:
     """A search over the space alone: the default space's other fields are fixed."""
-    fixed = [field for field in search_space(True) if field not in space]
+    fixed = [field for field in search_space(1_000) if field not in space]
     recipe = {"batch_size": 4, "latent_size": 2}
     search = {"trials": trials, "space": space} | plan
     return prepare(folder, arms=None, budget=budget, recipe=recipe, fixed=fixed, search=search)
@@ -183,7 +183,8 @@ class Finished:
         with Store.open(f"sqlite:///{self.folder / 'optuna.db'}", read_only=True) as store:
             spec = store.load_experiment("fake")
             assert spec is not None
-            yield store, State(store, Experiment.from_values(spec["experiment"], "test"), spec["n_train"])
+            experiment = Experiment.from_values(spec["experiment"], "test")
+            yield store, State(store, experiment, experiment.workload(spec["n_train"]))
 
     def copy(self, folder: Path) -> Path:
         """A copy to go on with; the database was closed, so it is one file."""
@@ -207,7 +208,7 @@ def rerun(folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple
     session = prepare(folder, **values)
     with session.store as store:
         session.run_here()
-        return store.trials("fake"), estimate(store, "fake", session.planner.n_train)
+        return store.trials("fake"), estimate(store, "fake", session.workload.n_train)
 
 
 def of(trials: pd.DataFrame, phase: str, arm: str | None = None) -> pd.DataFrame:

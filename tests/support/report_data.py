@@ -83,7 +83,7 @@ class _Writer:
     def __init__(self, store: Store, experiment: Experiment, evaluations: int) -> None:
         self.store, self.experiment = store, experiment
         self.rng = np.random.default_rng(0)
-        grid = evaluation_grid(experiment.tau(N_TRAIN))
+        grid = evaluation_grid(experiment.workload(N_TRAIN).tau)
         self.grid = grid[np.unique(np.linspace(0, len(grid) - 1, min(len(grid), evaluations)).astype(int))]
         self.tables = sqlalchemy.MetaData()
         self.tables.reflect(store.engine)

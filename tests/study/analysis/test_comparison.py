@@ -28,7 +28,7 @@ TAU = 64_000
 def comparison(compared: Finished) -> Comparison:
     """The estimates of the five arms."""
     with compared.open() as (store, state):
-        return estimate(store, "fake", state.n_train)
+        return estimate(store, "fake", state.workload.n_train)
 
 
 def row(comparison: Comparison, arm: str) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def test_winners_on_an_edge_are_named() -> None:
         params = winners[arm, block]
         return None if params is None else SimpleNamespace(params=params)
 
-    state: Any = SimpleNamespace(experiment=experiment, small_data=True, winner=of)
+    state: Any = SimpleNamespace(experiment=experiment, workload=None, winner=of)
     assert _edges(state, "cosine") == "lr low, horizon high"
     assert _edges(state, "baseline") == ""
     assert _edges(state, "article") == ""
@@ -275,6 +275,6 @@ def test_estimates_are_the_same_however_often_asked(compared: Finished, comparis
     """Reading changes nothing and draws nothing at random."""
     with compared.open() as (store, state):
         assert isinstance(state, State)
-        again = estimate(store, "fake", state.n_train)
+        again = estimate(store, "fake", state.workload.n_train)
     pd.testing.assert_frame_equal(again.arms, comparison.arms)
     assert again.notes == comparison.notes

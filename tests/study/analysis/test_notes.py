@@ -24,7 +24,7 @@ NAN = float("nan")
 @pytest.fixture
 def comparison(compared: Finished) -> Comparison:
     with compared.open() as (store, state):
-        return estimate(store, "fake", state.n_train)
+        return estimate(store, "fake", state.workload.n_train)
 
 
 def changed(comparison: Comparison, arm: str, **cells: Any) -> Comparison:
@@ -150,7 +150,7 @@ def test_nothing_compared_is_said() -> None:
 def test_blocks_are_said(blocked: Finished) -> None:
     """With several blocks the intervals hold the luck of tuning, and the note that they don't is gone."""
     with blocked.open() as (store, state):
-        comparison = estimate(store, "fake", state.n_train)
+        comparison = estimate(store, "fake", state.workload.n_train)
     assert "2 blocks" in comparison.sentences[1]
     assert not any("for the tuned recipes" in note for note in comparison.notes)
 

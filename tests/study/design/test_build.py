@@ -20,7 +20,7 @@ TUNED = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": {"low": 0.5, "h
 
 
 def make(stored: Experiment | None = None, fixed: dict[str, Any] | None = None, **values: Any) -> Experiment:
-    return build({"data": "digits"} | values, fixed or {}, True, stored, "test.toml")
+    return build({"data": "digits"} | values, fixed or {}, 1_000, stored, "test.toml")
 
 
 def refusal(*args: Any, **kwargs: Any) -> str:
@@ -39,9 +39,9 @@ def test_set_fixes_a_field_everywhere() -> None:
     assert (experiment.recipe.lr, experiment.recipe.init) == (5e-4, "orthogonal")
     assert "lr" not in experiment.search.space
     assert "init" not in experiment.search.space
-    assert set(experiment.spaces("baseline", True)[0]) == {"beta"}
+    assert set(experiment.spaces("baseline", experiment.workload(1_000))[0]) == {"beta"}
     alone = make(fixed={"lr": 5e-4}, arms="cosine,he")
-    assert alone.spaces("he", True) == ({}, {})
+    assert alone.spaces("he", alone.workload(1_000)) == ({}, {})
     assert [alone.points(arm) for arm in ("baseline", "he", "cosine")] == [1, 1, 8]
 
 

@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 
 from study.aa import NULL, NULL_ARM
 from study.design.build import build, read_toml
-from study.design.experiment import (
-    CALIBRATION_SEEDS,
-    INDEPENDENT_SEEDS,
-    MAX_TUNE_SEEDS,
-    SEED_SETS,
-    Experiment,
-)
+from study.design.experiment import Experiment
+from study.design.phases import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, MAX_TUNE_SEEDS, SEED_SETS
 from study.design.techniques import BUILT_IN
 from study.place import Place
 from study.session import check, least_loss
@@ -38,7 +33,7 @@ def make(
     small: bool = True,
     **values: Any,
 ) -> Experiment:
-    return build({"data": "digits"} | values, fixed or {}, small, stored, "test.toml")
+    return build({"data": "digits"} | values, fixed or {}, 1_000 if small else 50_000, stored, "test.toml")
 
 
 def refusal(*args: Any, **kwargs: Any) -> str:
@@ -71,9 +66,12 @@ def test_defaults_follow_the_size_of_the_data() -> None:
             "torch",
         )
         assert experiment.margin == 0.05
-    lr = [e.shared_space(e.recipe, e is small)["lr"] for e in (small, large)]
+    lr = [e.shared_space(e.recipe, e.workload(1_000 if e is small else 50_000))["lr"] for e in (small, large)]
     assert [(d.low, d.high) for d in lr] == [(3e-4, 3e-2), (1e-4, 1e-2)]
-    sgd = [e.shared_space(Recipe(optimizer="momentum"), e is small)["lr"] for e in (small, large)]
+    sgd = [
+        e.shared_space(Recipe(optimizer="momentum"), e.workload(1_000 if e is small else 50_000))["lr"]
+        for e in (small, large)
+    ]
     assert [(d.low, d.high) for d in sgd] == [(1e-4, 1e-1), (1e-5, 1e-2)]
 
 
@@ -113,13 +111,13 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         """,
     )
     assert set(values) == set(Experiment.model_fields)
-    experiment = build(values, {}, True, None, "test.toml")
+    experiment = build(values, {}, 1_000, None, "test.toml")
     assert (experiment.name, experiment.seed, experiment.budget, experiment.target) == ("mine", 3, 5.0, 30.0)
     assert (experiment.tune_trials, experiment.tune_seeds, experiment.target_at) == (4, 2, 0.6)
     assert (experiment.seeds, experiment.blocks) == (6, 2)
     assert experiment.arms == ("cosine", "mine")
     assert experiment.recipe == Recipe(hidden=(128,), latent_size=8, batch_size=32)
-    assert set(experiment.spaces("cosine", True)[0]) == {"beta"}  # lr is fixed
+    assert set(experiment.spaces("cosine", experiment.workload(1_000))[0]) == {"beta"}  # lr is fixed
     assert experiment.search.space["latent_size"].choices == (2, 4)
     assert experiment.search.space["beta"].high == 2.0  # the rest of the search's space stays
     assert (experiment.search.trials, experiment.search.sampler, experiment.search.patience) == (
@@ -194,7 +192,7 @@ def test_the_stored_form_is_exact(values: dict[str, Any]) -> None:
 def test_mistakes_in_a_file_are_told(tmp_path: Path, text: str, words: str) -> None:
     """A typo names the nearest key, a bad value its rule; always in one line, with the file's name."""
     with pytest.raises(UserError, match=words) as caught:
-        build({"data": "digits"} | toml(tmp_path, text), {}, True, None, "test.toml")
+        build({"data": "digits"} | toml(tmp_path, text), {}, 1_000, None, "test.toml")
     assert "\n" not in str(caught.value)
 
 

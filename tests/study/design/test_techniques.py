@@ -17,7 +17,9 @@ from study.statistics.verdicts import Verdict
 from vae.errors import UserError
 from vae.recipe import Recipe
 
-BASELINES = {small: Recipe.from_dict(defaults("digits", small)["recipe"]) for small in (True, False)}
+#: small data or not -> training examples
+SIZES = {True: 1_000, False: 50_000}
+BASELINES = {small: Recipe.from_dict(defaults("digits", SIZES[small])["recipe"]) for small in (True, False)}
 
 
 @pytest.mark.parametrize("small", [True, False])
@@ -168,7 +170,7 @@ def test_bad_techniques_are_refused(name: str, fields: Any, words: str) -> None:
 )
 def test_techniques_are_tried_on_the_baseline(fields: dict[str, Any], words: str) -> None:
     """A technique that gives no valid recipe on this baseline is refused when it becomes an arm."""
-    values = defaults("digits", True) | {"arms": ["mine"], "techniques": {"mine": fields}}
+    values = defaults("digits", 1_000) | {"arms": ["mine"], "techniques": {"mine": fields}}
     with pytest.raises(UserError, match=words):
         Experiment.from_values(values, "test")
 
@@ -188,10 +190,13 @@ def test_own_ranges_replace_shared_ones() -> None:
         "knob": {"knobs": {"lr": {"low": 1e-5, "high": 0.5, "log": True}}},
     }
     values = {"data": "digits", "arms": ["wide", "knob"], "techniques": techniques}
-    experiment = build(values, {}, True, None, "test")
-    shared = {arm: experiment.spaces(arm, True)[0]["lr"] for arm in ("baseline", "wide", "knob")}
+    experiment = build(values, {}, 1_000, None, "test")
+    shared = {
+        arm: experiment.spaces(arm, experiment.workload(1_000))[0]["lr"]
+        for arm in ("baseline", "wide", "knob")
+    }
     assert [d.low for d in shared.values()] == [3e-4, 1e-6, 1e-5]
-    assert experiment.spaces("knob", True)[1] == {}
+    assert experiment.spaces("knob", experiment.workload(1_000))[1] == {}
 
 
 FILE = """
@@ -217,7 +222,7 @@ def test_a_technique_from_a_file_works_end_to_end(tmp_path: Path, monkeypatch: p
     session = fake_training.prepare(tmp_path, **read_toml(tmp_path / "mine.toml"))
     with session.store as store:
         session.run_here()
-        arms = estimate(store, "fake", session.planner.n_train).arms.set_index("arm")
+        arms = estimate(store, "fake", session.workload.n_train).arms.set_index("arm")
         trials = store.trials("fake")
     assert arms.loc["thrice", "verdict"] == Verdict.FASTER
     assert arms.loc["thrice", "low"] < 3 < arms.loc["thrice", "high"]

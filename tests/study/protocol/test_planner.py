@@ -154,7 +154,7 @@ def test_verdicts_are_the_truth(compared: Finished) -> None:
     """A true 2x is found faster with 2 in its interval; an identical arm is not; an arm that never gets there
     and one that sometimes doesn't are called that, without a plain ratio."""
     with compared.open() as (store, state):
-        table = estimate(store, "fake", state.n_train).arms.set_index("arm")
+        table = estimate(store, "fake", state.workload.n_train).arms.set_index("arm")
         unlucky = sum(seed % 3 == 0 for seed in state.experiment.seed_set("confirm", 6))
     for arm, ratio in (("twice", 2.0), ("half-more", 1.5)):
         row = table.loc[arm]
@@ -175,7 +175,7 @@ def test_the_article_is_a_reference(trials: pd.DataFrame, compared: Finished) ->
     for recipe in recipes(of(trials, "confirm", "article")):
         assert {field: getattr(recipe, field) for field in ARTICLE} == ARTICLE
     with compared.open() as (store, state):
-        row = estimate(store, "fake", state.n_train).arms.set_index("arm").loc["article"]
+        row = estimate(store, "fake", state.workload.n_train).arms.set_index("arm").loc["article"]
     assert row["kind"] == "reference"
     assert np.isnan(row["p_adjusted"])
 
@@ -184,7 +184,7 @@ def test_the_combined_arm_adds_up(compared: Finished) -> None:
     """Two techniques of two slots are combined, tuned again and run on fresh seeds beside their parts and
     without each; 2x times 1.5x is 3x, and the check of the sum finds nothing missing."""
     with compared.open() as (store, state):
-        comparison = estimate(store, "fake", state.n_train)
+        comparison = estimate(store, "fake", state.workload.n_train)
     table = comparison.combined.set_index("arm")
     truth = {"twice": 2, "half-more": 1.5, "combined": 3}
     truth |= {"combined-without-twice": 1.5, "combined-without-half-more": 2}
@@ -203,7 +203,7 @@ def test_a_finished_comparison_has_nothing_to_do(compared: Finished, tmp_path: P
     session = fake_training.prepare(tmp_path, **compared.values)
     with session.store as store:
         before = len(store.trials("fake"))
-        assert Planner(store, session.experiment, 64).advance()
+        assert Planner(store, session.experiment, session.workload).advance()
         assert len(store.trials("fake")) == before
 
 
@@ -284,7 +284,7 @@ def test_blocks_repeat_the_tuning(blocked: Finished) -> None:
     the block is the unit of the estimate."""
     with blocked.open() as (store, state):
         trials = store.trials("fake")
-        row = estimate(store, "fake", state.n_train).arms.set_index("arm").loc["twice"]
+        row = estimate(store, "fake", state.workload.n_train).arms.set_index("arm").loc["twice"]
     for arm in ("baseline", "twice"):
         tuned = trials[(trials["arm"] == arm) & (trials["phase"] == "tune")]
         assert tuned.groupby("block")["seed"].nunique().tolist() == [1, 1]
@@ -304,7 +304,7 @@ def test_blocks_repeat_the_tuning(blocked: Finished) -> None:
 def test_a_reference_is_paired_with_every_block(blocked: Finished) -> None:
     """A reference arm has one recipe for all seeds and is still compared block by block."""
     with blocked.open() as (store, state):
-        row = estimate(store, "fake", state.n_train).arms.set_index("arm").loc["twice"]
+        row = estimate(store, "fake", state.workload.n_train).arms.set_index("arm").loc["twice"]
         assert row["units"] == 2
         runs = state.of("article", "confirm")
     # An A/A test would have no reference; with another arm beside it there is one, on all seeds.

@@ -218,7 +218,7 @@ def table(session: Session) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     trials = session.store.trials("digits")
     kept = trials[trials["phase"].isin(["confirm", "calibration"])]
     curves = session.store.curves("digits", kept["trial_id"].tolist())
-    arms = estimate(session.store, "digits", session.planner.n_train).arms
+    arms = estimate(session.store, "digits", session.workload.n_train).arms
     by = ["study_name", "phase", "seed"]
     columns = [c for c in EXAMPLES if c != "number"]
     rows = curves.sort_values(["arm", "phase", "seed", "number"], ignore_index=True)

@@ -93,7 +93,7 @@ def test_every_trial_is_another_recipe(searched: Session) -> None:
 def evaluated(session: Session, path: Path) -> float:
     """The validation loss of a saved model, with the grid's images and noise."""
     trained = load_model(path)
-    training = train(trained.recipe, session.data, session.tau)
+    training = train(trained.recipe, session.data, session.workload.tau)
     x, noise = evaluation_inputs(training, session.data.valid, GRID_IMAGES)
     terms = elbo_terms(trained.model, training.likelihood, x, noise)
     return float((terms.rate + terms.distortion).detach().mean())
@@ -137,7 +137,7 @@ def test_patience_ends_a_trial(tmp_path: Path) -> None:
     for _, curve in curves.groupby("trial_id"):
         best = curve.loc[curve["valid_loss"].idxmin(), "number"]
         assert 4 <= curve["number"].iloc[-1] - best <= 4 + curve["number"].diff().max()
-    assert (trials["examples"] < session.tau).all()
+    assert (trials["examples"] < session.workload.tau).all()
     session.store.close()
 
 
@@ -175,7 +175,7 @@ def test_every_named_pruner_prunes_in_a_search(tmp_path: Path, name: str) -> Non
     assert winner.best_loss == complete["value"].min()
     assert session.keep_best_model() is not None
     pruned = trials[trials["outcome"] == "pruned"]
-    assert (pruned["examples"] < session.tau).all()
+    assert (pruned["examples"] < session.workload.tau).all()
     if name in ("none", "halving", "hyperband"):
         assert (len(pruned) == 0) == (name == "none")
     session.store.close()
