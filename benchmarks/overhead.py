@@ -29,8 +29,9 @@ from study.store.owner import new_owner
 from study.workers import trial as objective
 from study.workers.trial import Objective
 from study.workers.worker import work
+from vae.evaluation import Evaluation
 from vae.recipe import Recipe
-from vae.training import Evaluation, Training, train
+from vae.training import Training, train
 
 
 def main(

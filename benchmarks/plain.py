@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from study.workers.trial import REPORT_EVERY
 from vae.data.dataset import Dataset, load
-from vae.elbo import elbo_terms, likelihood, objective
+from vae.elbo import elbo_terms, objective
+from vae.evaluation import GRID_IMAGES
 from vae.grid import evaluation_grid
+from vae.likelihoods import likelihood
 from vae.model.mlp import VAE, build
 from vae.optim.optimizer import BETA1, BETA2, EPSILON, lr_factor
 from vae.recipe import Recipe
-from vae.training import GRID_IMAGES
 
 
 def main(path: Path) -> None:

@@ -35,7 +35,7 @@ from benchmarks.throughput_peers import (
 from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, spread, versions_told
 from vae.data.dataset import Split, load
 from vae.errors import FailureError, UserError, did_you_mean
-from vae.training import GRID_IMAGES
+from vae.evaluation import GRID_IMAGES
 
 BATCH = 256
 OURS = "benchmarks.peers.ours"

@@ -25,8 +25,9 @@ from study.workers.worker import launch, work
 from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.errors import UserError
+from vae.evaluation import least_loss
+from vae.files import write_bytes, write_whole
 from vae.recipe import Recipe
-from vae.training import GRID_IMAGES
 
 
 class Session:
@@ -123,7 +124,9 @@ class Session:
         )
 
     def keep_best_model(self) -> Path | None:
-        """Copy the search's best model and its recipe to NAME.safetensors and NAME.toml; None: no search."""
+        """Copy the search's best model and its recipe to NAME/best.safetensors and best.toml; None: no search.
+
+        Raises FailureError where they can't be written."""
         best = self.planner.observe().search_winner
         if best is None or best.recipe is None:
             return None
@@ -131,8 +134,8 @@ class Session:
         if not kept.exists():
             return None
         path = self.place.artifacts / self.experiment.name / "best.safetensors"
-        shutil.copyfile(kept, path)
-        path.with_suffix(".toml").write_text(best.recipe.to_toml(), encoding="utf-8")
+        write_whole(path, lambda temporary: shutil.copyfile(kept, temporary))
+        write_bytes(path.with_suffix(".toml"), best.recipe.to_toml().encode())
         return path
 
 
@@ -163,15 +166,6 @@ def check(
             f"{likelihood} loss below {least:.2f} nats; give a higher one, or none to have it calibrated."
         )
     return experiment, data
-
-
-def least_loss(data: Dataset, likelihood: str) -> float:
-    """A bound that no model's validation loss is below, nats per example: the entropy of the grey pixels,
-    which is what their cross-entropy costs with z for free; -inf for likelihoods without one."""
-    if likelihood != "cross_entropy":
-        return float("-inf")
-    x = data.valid.all(GRID_IMAGES).double()
-    return float(torch.special.entr(x).add(torch.special.entr(1 - x)).sum(dim=1).mean())
 
 
 def _peek(storage: str, name: str) -> dict[str, Any] | None:

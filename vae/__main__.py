@@ -14,12 +14,13 @@ import typer
 from vae.checkpoint import TrainedModel, load_model, save_model
 from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
-from vae.elbo import elbo_terms, iwae_bound
+from vae.elbo import iwae_bound
 from vae.errors import FailureError, UserError
+from vae.evaluation import EVALUATION_SEED, evaluation_generator, evaluation_inputs, scores
 from vae.likelihoods import likelihood
 from vae.model.mlp import VAE
 from vae.recipe import Recipe, parse_value
-from vae.training import EVALUATION_SEED, train
+from vae.training import train
 
 app = typer.Typer(
     name="vae", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -93,20 +94,16 @@ def evaluate(
     trained = load_model(model)
     x, _ = _images(trained, data, split, data_dir, seed, limit)
     kind = likelihood(trained.recipe.likelihood)
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    x = kind.prepare_eval(x, generator)
-    noise = torch.randn(len(x), trained.recipe.latent_size, generator=generator)
-    rate = distortion = bound = 0.0
+    generator = evaluation_generator()
+    x, noise = evaluation_inputs(kind, trained.recipe.latent_size, x, generator)
+    found = scores(_vae(trained), kind, x, noise)
     with torch.inference_mode():
-        for part, eps in zip(torch.split(x, BATCH), torch.split(noise, BATCH), strict=True):
-            terms = elbo_terms(_vae(trained), kind, part, eps)
-            rate += float(terms.rate.sum())
-            distortion += float(terms.distortion.sum())
-            bound += float(iwae_bound(_vae(trained), kind, part, k, generator).sum())
+        parts = torch.split(x, BATCH)
+        bound = sum(float(iwae_bound(_vae(trained), kind, part, k, generator).sum()) for part in parts)
     n = len(x)
-    loss = (rate + distortion) / n
     typer.echo(
-        f"{n} images of {split}: negative ELBO {loss:.3f} nats (rate {rate / n:.3f} + {distortion / n:.3f})"
+        f"{n} images of {split}: negative ELBO {found.loss:.3f} nats "
+        f"(rate {found.rate:.3f} + {found.distortion:.3f})"
     )
     typer.echo(
         f"IWAE bound, k = {k}: {-bound / n:.3f} nats, {-bound / n / x.shape[1] / math.log(2):.4f} bits per dim"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vae.data.dataset import Dataset
-from vae.errors import FailureError, UserError
+from vae.errors import UserError
+from vae.files import write_whole
 from vae.model.mlp import build
 from vae.recipe import Recipe
 from vae.training import Training
@@ -52,7 +51,7 @@ def save_model(
         "data_fingerprint": data.fingerprint,
     }
     kept = weights_of(training) if weights is None else weights
-    _write_whole(path, lambda temporary: save_file(kept, temporary, metadata=metadata))
+    _write(path, lambda temporary: save_file(kept, temporary, metadata=metadata))
 
 
 def load_model(path: Path) -> TrainedModel:
@@ -86,7 +85,7 @@ def save_state(path: Path, training: Training, **extra: Any) -> None:
     """Write the full state of a run, and plain values of the caller's beside it, to resume it to the same
     curve. Raises FailureError."""
     state = {"training": training.state_dict(), "extra": extra}
-    _write_whole(path, lambda temporary: torch.save(state, temporary))
+    _write(path, lambda temporary: torch.save(state, temporary))
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
@@ -108,17 +107,13 @@ def load_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def _write_whole(path: Path, write: Callable[[str], None]) -> None:
-    """Write beside the target, then rename: a reader, or a kill, never meets half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """`write_whole`, where torch and safetensors have their own errors for a full disk."""
+
+    def fill(temporary: Path) -> None:
         try:
             write(temporary)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise FailureError(f"{path} can't be written: {error}") from None
+        except (RuntimeError, SafetensorError) as error:
+            raise OSError(str(error).partition("\n")[0]) from error
+
+    write_whole(path, fill)

@@ -1,4 +1,4 @@
-"""KL, the ELBO, the training objective, the importance-weighted bound and active units, in nats.
+"""The ELBO, the training objective, the importance-weighted bound and active units, in nats.
 
 B examples, D pixels, P likelihood parameters per pixel, L latent dimensions. Quantities are summed over pixels
 and latent dimensions, never averaged over them, and computed in at least float32. `x` is what the likelihood's
@@ -8,43 +8,24 @@ and latent dimensions, never averaged over them, and computed in at least float3
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from vae.errors import UserError
-from vae.likelihoods import Likelihood, at_least_fp32, likelihood
-
-if TYPE_CHECKING:  # at run time the model imports this module
-    from vae.model.mlp import Model
-
-__all__ = [
-    "Likelihood",
-    "Terms",
-    "active_units",
-    "elbo_terms",
-    "iwae_bound",
-    "kl_divergence",
-    "likelihood",
-    "objective",
-    "reparameterise",
-]
+from vae.gaussian import kl_divergence, reparameterise
+from vae.likelihoods import Likelihood, at_least_fp32
 
 
-def kl_divergence(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_var)) || N(0, 1)) of each latent dimension, (B, L) nats.
+class Model(Protocol):
+    """What the ELBO and the importance-weighted bound need; any network with these two methods plugs in."""
 
-    Kingma & Welling 2014, app. B.
-    """
-    mean, log_var = at_least_fp32(mean), at_least_fp32(log_var)
-    # expm1: exp(v) - 1 - v near v = 0 without the cancellation that would give a negative KL
-    return 0.5 * (mean.square() + torch.expm1(log_var) - log_var)
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> mean and log_var of q(z|x), each (B, L)."""
 
-
-def reparameterise(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
-    """A draw of N(mean, exp(log_var)) from standard normal noise (Kingma & Welling 2014, sec. 2.4)."""
-    return mean + torch.exp(0.5 * log_var) * noise
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, L) -> parameters of p(x|z), (B, P * D) as the likelihood reads them."""
 
 
 class Terms(NamedTuple):

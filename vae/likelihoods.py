@@ -7,7 +7,6 @@ at least float32, so bf16 networks keep an exact loss. `x` is what `prepare_trai
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -15,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from vae.binarise import binarise
 from vae.errors import UserError
 
 #: Smallest and largest mean pixel that an output bias starts from (the authors' code of Burda et al. 2016).
@@ -78,7 +78,7 @@ class Bernoulli:
 
     `binarisation` says how grey pixels become binary in training: not at all ("none": the grey-pixel
     cross-entropy, common but not a likelihood: it does not integrate to 1 over [0, 1]), once and for all
-    ("static": `binarise`), or anew for every batch ("dynamic"). Evaluation of either kind is static.
+    ("static": `vae.binarise`), or anew for every batch ("dynamic"). Evaluation of either kind is static.
     """
 
     name: str
@@ -248,41 +248,6 @@ def likelihood(name: str) -> Likelihood:
     if name not in _LIKELIHOODS:
         raise UserError(f"No likelihood '{name}'. Likelihoods: {', '.join(_LIKELIHOODS)}.")
     return _LIKELIHOODS[name]
-
-
-def binarise(x: Tensor) -> Tensor:
-    """Static binarisation of grey pixels (B, D) in [0, 1]: 1 with probability x, (B, D) of zeros and ones.
-
-    The uniform that each pixel is compared with is a hash of the whole image and of the pixel's position. So
-    an image is binarised the same way in every epoch, batch, split, process and resumed run, whatever its
-    neighbours are, and there is no random state to keep; and the noise is independent between images and
-    between pixels, which one threshold field shared by all images would not give. Equal images get equal
-    noise.
-    """
-    weights, positions = _hash_fields(x.shape[-1], x.device)
-    bits = x.to(torch.float32).contiguous().view(torch.int32)
-    # Pixels such as k / 16 have only high bits set: fold them down, or the products would lose them.
-    image = (bits ^ (bits >> 16)).mul_(weights).sum(-1, keepdim=True, dtype=torch.int64)  # mod 2^32 below
-    image = (image & 0xFFFF_FFFF).sub_(1 << 31).to(torch.int32)
-    uniform = _mix(image ^ positions).bitwise_and_(0xFF_FFFF)  # 24 bits: exact in float32
-    return (x * float(1 << 24) > uniform).to(x.dtype)
-
-
-@functools.lru_cache(maxsize=8)
-def _hash_fields(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Odd weights and position keys, (D,) int32 each; from the positions alone, no generator takes part."""
-    index = torch.arange(size, dtype=torch.int32, device=device)
-    return _mix(index * 2 + 1) | 1, _mix(index * 2 + 2)
-
-
-def _mix(h: Tensor) -> Tensor:
-    """The 32-bit finaliser of MurmurHash3 (Appleby 2011), in place on int32, which wraps. Returns `h`."""
-    h ^= (h >> 16) & 0xFFFF  # int32 shifts keep the sign: the masks make them logical shifts
-    h *= -2_048_144_789  # 0x85EBCA6B
-    h ^= (h >> 13) & 0x7_FFFF
-    h *= -1_028_477_387  # 0xC2B2AE35
-    h ^= (h >> 16) & 0xFFFF
-    return h
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

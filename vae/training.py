@@ -9,17 +9,19 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae.batches import Batches
 from vae.data.dataset import Dataset, Split
-from vae.elbo import active_units, elbo_terms, likelihood
+from vae.elbo import Model
+from vae.evaluation import GRID_IMAGES, Evaluation, Scores, evaluation_inputs, scores
 from vae.grid import evaluation_grid
-from vae.model.mlp import Model, build
+from vae.likelihoods import likelihood
+from vae.model.mlp import build
 from vae.optim.optimizer import lr_factor
 from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
@@ -27,61 +29,8 @@ from vae.step.allocator import keep_freed_memory
 from vae.step.backprop import Backprop
 from vae.step.step import TINY_EVERY, build_step
 
-#: Images of the validation split that every evaluation on the grid uses, the same for all recipes.
-GRID_IMAGES = 2_000
 #: Nats per example of KL below which a finished model is called collapsed: z carries no information.
 COLLAPSED_RATE = 0.1
-#: Seeds the evaluation's noise: fixed, so that losses of different recipes and seeds share it.
-EVALUATION_SEED = 20_131_220
-#: Largest evaluation batch; bounds memory, changes no result beyond rounding.
-EVALUATION_BATCH = 2_000
-#: Bytes of float32 pixels that are drawn, converted and prepared at once: several batches where they are
-#: small, which saves calls, but never more than a processor's cache holds.
-DRAW_BYTES = 2**20
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one visit to the grid measured. Losses are nats per example; lower is better."""
-
-    number: int
-    """Index of the last grid point passed; strictly increasing, shared by all recipes of one tau."""
-    examples: int
-    """Training examples seen."""
-    steps: int
-    """Optimizer steps taken."""
-    train_seconds: float
-    """Wall seconds spent in training steps; evaluation is off the clock."""
-    train_loss: float
-    """Mean training objective (with its beta and free bits) since the last evaluation."""
-    valid_loss: float
-    """Negative ELBO at beta = 1 on the fixed validation images; rate + distortion."""
-    rate: float
-    """KL(q(z|x) || p(z))."""
-    distortion: float
-    """-E[log p(x|z)]."""
-    active_units: int
-    """Latent dimensions whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016)."""
-    lr: float
-    """Learning rate of the last step."""
-    beta: float
-    """Weight of the KL term in the last step."""
-    grad_norm: float
-    """Global L2 norm of the last step's gradient, before clipping."""
-
-    def as_row(self) -> dict[str, Any]:
-        """Column name -> value, for the curve table."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A model's evaluation on one split, nats per example, single-sample ELBO with fixed noise."""
-
-    loss: float
-    rate: float
-    distortion: float
-    active_units: int
 
 
 class _Steps(NamedTuple):
@@ -118,8 +67,7 @@ class Training:
         self.likelihood = likelihood(recipe.likelihood)
         self.batch_size = recipe.batch(len(data.train))
         data.require_batch(self.batch_size)
-        self.n_train = len(data.train)
-        init_seed, step_seed, self._order_seed = streams(recipe.seed)
+        init_seed, step_seed, order_seed = streams(recipe.seed)
 
         if model is None:
             pixel_mean = data.pixel_mean() if recipe.output_bias_from_mean else None
@@ -133,11 +81,11 @@ class Training:
         self._step = build_step(self.model, self.likelihood, recipe)
         self._random = RandomState(step_seed, self.device)
 
-        self._train = data.train.to(self.device)
-        self._valid, self._valid_noise = evaluation_inputs(self, data.valid, GRID_IMAGES)
+        self.batches = Batches(
+            data.train, self.likelihood, self.batch_size, recipe.latent_size, order_seed, self.device
+        )
+        self._valid = self._inputs(data.valid, GRID_IMAGES)
         self._grid = evaluation_grid(tau)
-        self._epoch_order: tuple[int, Tensor] | None = None
-        self._draw_batches = max(1, DRAW_BYTES // (4 * data.size * self.batch_size))
 
         self.outcome = "running"
         self.steps = 0
@@ -180,8 +128,9 @@ class Training:
         """Train n_steps >= 1 steps."""
         total, last = torch.zeros((), device=self.device), self.steps + n_steps
         lr, beta, norm = self.lr, self.beta, None
-        for start in range(0, n_steps, self._draw_batches):
-            for x, noise in self._draw(min(self._draw_batches, n_steps - start)):
+        for start in range(0, n_steps, self.batches.at_once):
+            n_batches = min(self.batches.at_once, n_steps - start)
+            for x, noise in self.batches.draw(self.examples, n_batches):
                 lr, beta = self.lr, self.beta
                 self.steps += 1
                 self.examples += self.batch_size
@@ -191,13 +140,6 @@ class Training:
                     self._step.remove_tiny()
         assert norm is not None
         return _Steps(float(total) / n_steps, float(norm), lr, beta)
-
-    def _draw(self, n_batches: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The next batches, prepared (B, D), and their noise (B, L)."""
-        n = n_batches * self.batch_size
-        x = self.likelihood.prepare_train(self._train.batch(self._next_indices(n), self.device))
-        noise = torch.randn(n, self.recipe.latent_size, device=self.device)
-        return zip(torch.split(x, self.batch_size), torch.split(noise, self.batch_size), strict=True)
 
     @property
     def lr(self) -> float:
@@ -216,38 +158,18 @@ class Training:
         warmup = self.recipe.beta_warmup * self.tau
         return self.recipe.beta * (min(1.0, self.examples / warmup) if warmup else 1.0)
 
-    def _next_indices(self, n: int) -> Tensor:
-        """Indices of the next n examples: a piece of an endless row of epoch permutations, so every batch is
-        full and an epoch's end falls inside a batch."""
-        epoch, offset = divmod(self.examples, self.n_train)
-        pieces = [self._order(epoch)[offset : offset + n]]
-        while (missing := n - sum(map(len, pieces))) > 0:
-            epoch += 1
-            pieces.append(self._order(epoch)[:missing])
-        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-
-    def _order(self, epoch: int) -> Tensor:
-        # Seeded by the epoch's number: a resumed run needs no history to find its place.
-        if self._epoch_order is None or self._epoch_order[0] != epoch:
-            seed = int(np.random.SeedSequence([self._order_seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
-            generator = torch.Generator().manual_seed(seed)
-            order = torch.randperm(self.n_train, generator=generator).to(self.device)
-            self._epoch_order = (epoch, order)
-        return self._epoch_order[1]
-
     def _evaluate(self, steps: _Steps) -> Evaluation:
-        with self.evaluated_weights():
-            scores = self._scores(self._valid, self._valid_noise)
+        found = self._scores(self._valid)
         return Evaluation(
             number=self._number,
             examples=self.examples,
             steps=self.steps,
             train_seconds=self.train_seconds,
             train_loss=steps.train_loss,
-            valid_loss=scores.loss,
-            rate=scores.rate,
-            distortion=scores.distortion,
-            active_units=scores.active_units,
+            valid_loss=found.loss,
+            rate=found.rate,
+            distortion=found.distortion,
+            active_units=found.active_units,
             lr=steps.lr,
             beta=steps.beta,
             grad_norm=steps.grad_norm,
@@ -255,25 +177,15 @@ class Training:
 
     def evaluate(self, split: Split, limit: int | None = None) -> Scores:
         """Single-sample negative ELBO on a split with the weights this recipe declares as its result."""
-        x, noise = evaluation_inputs(self, split, limit)
-        with self.evaluated_weights():
-            return self._scores(x, noise)
+        return self._scores(self._inputs(split, limit))
 
-    def _scores(self, x: Tensor, noise: Tensor) -> Scores:
-        rate = distortion = 0.0
-        means = []
-        with torch.inference_mode():
-            parts = zip(torch.split(x, EVALUATION_BATCH), torch.split(noise, EVALUATION_BATCH), strict=True)
-            for part, eps in parts:
-                terms = elbo_terms(cast(Model, self.model), self.likelihood, part, eps)
-                rate += float(terms.rate.sum())
-                distortion += float(terms.distortion.sum())
-                means.append(terms.mean)
-            units = active_units(torch.cat(means))
-        n = len(x)
-        return Scores(
-            loss=(rate + distortion) / n, rate=rate / n, distortion=distortion / n, active_units=units
-        )
+    def _inputs(self, split: Split, limit: int | None) -> tuple[Tensor, Tensor]:
+        x, noise = evaluation_inputs(self.likelihood, self.recipe.latent_size, split.all(limit))
+        return x.to(self.device), noise.to(self.device)
+
+    def _scores(self, inputs: tuple[Tensor, Tensor]) -> Scores:
+        with self.evaluated_weights() as model:
+            return scores(cast(Model, model), self.likelihood, *inputs)
 
     @contextmanager
     def evaluated_weights(self) -> Iterator[nn.Module]:
@@ -333,16 +245,7 @@ def train(
     """A Training to iterate over: `for evaluation in train(recipe, data, tau): ...`.
 
     tau is the budget in examples seen. model: a network of your own with `encode` and `decode`
-    (`vae.model.mlp.Model`), which is trained in place; the recipe's architecture and init then say nothing, but
+    (`vae.elbo.Model`), which is trained in place; the recipe's architecture and init then say nothing, but
     its latent_size must be the network's. Raises UserError when the data has fewer examples than a batch.
     """
     return Training(recipe, data, tau, device, model)
-
-
-def evaluation_inputs(training: Training, split: Split, limit: int | None) -> tuple[Tensor, Tensor]:
-    """Images (n, D) and noise (n, L) of an evaluation: the same for every recipe of one likelihood and
-    latent size, whatever its seed."""
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    x = training.likelihood.prepare_eval(split.all(limit), generator)
-    noise = torch.randn(len(x), training.recipe.latent_size, generator=generator)
-    return x.to(training.device), noise.to(training.device)

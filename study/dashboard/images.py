@@ -12,7 +12,8 @@ from PIL import Image as Pillow
 
 from study.dashboard.board import Image, images_folder
 from study.design.experiment import Experiment
-from vae.errors import FailureError, UserError
+from vae.errors import UserError
+from vae.files import write_bytes
 
 #: What is drawn: file name -> title.
 TITLES = {
@@ -81,10 +82,4 @@ def _image(best: Mapping[str, Any], study_id: int, filename: str) -> Image:
 def _store(folder: Path, artifact_id: str, png: bytes) -> None:
     """As Optuna's FileSystemArtifactStore writes it, but whole or not at all: its presence is the mark that it
     has been drawn."""
-    part = folder / f"{artifact_id}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(png)
-        part.replace(folder / artifact_id)
-    except OSError as error:
-        raise FailureError(f"{folder} can't be written: {error.strerror}.") from None
+    write_bytes(folder / artifact_id, png)

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from study.analysis.evidence import collect
 from study.figures.theme import INK, MUTED, PAPER, blank, escape
 from study.report.blocks import Figure, Picture
-from study.report.page import write_whole
 from study.report.sections import answer, sections
 from study.store.store import Store
 from vae.errors import FailureError, UserError
+from vae.files import write_bytes
 
 FORMATS = ("png", "svg")
 WIDTH = 1000
@@ -43,7 +43,7 @@ def write_figures(
     except OSError as error:
         raise FailureError(f"{folder} can't be made: {error.strerror or error}.") from None
     written = [
-        write_whole(folder / f"{name}-{block.id}.png", block.png)
+        write_bytes(folder / f"{name}-{block.id}.png", block.png)
         for block in blocks
         if isinstance(block, Picture)
     ]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from study.report import words as facts
 from study.report.blocks import Panel, Picture, Section
 from study.report.sections import answer, sections
 from study.store.store import Store
-from vae.errors import FailureError
+from vae.files import write_bytes
 
 _HERE = Path(__file__).parent
 #: What of a sentence stands out: a ratio and its interval.
@@ -34,7 +32,7 @@ def write_report(store: Store, name: str, path: Path, artifacts: Path, data_dir:
 
     The best model's pictures are made where its file lies under `artifacts` and the data is found (first in
     `data_dir`). Raises FailureError where `path` can't be written."""
-    return write_whole(path, render(collect(store, name), artifacts, data_dir).encode())
+    return write_bytes(path, render(collect(store, name), artifacts, data_dir).encode())
 
 
 def render(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> str:
@@ -128,21 +126,3 @@ def _environment() -> Environment:
     environment.filters |= {"emphasised": emphasised, "specification": specification, "data_uri": data_uri}
     environment.globals["choices"] = choices
     return environment
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all. Raises FailureError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise FailureError(f"{path} can't be written: {error.strerror or error}.") from None
-    return path

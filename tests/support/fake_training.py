@@ -27,9 +27,9 @@ from study.protocol.history import State
 from study.session import Session
 from study.store.store import Store
 from study.workers import trial as objective
+from vae.evaluation import Evaluation
 from vae.grid import evaluation_grid
 from vae.recipe import Recipe
-from vae.training import Evaluation
 
 #: Where the bump over lr has its top.
 BEST_LR = 3e-3

@@ -184,8 +184,8 @@ def test_an_interrupted_write_leaves_the_old_file(
     before = model.read_bytes(), state.read_bytes()
 
     def half(*arguments: Any, **_: Any) -> None:
-        target = next(a for a in arguments if isinstance(a, str))
-        Path(target).write_bytes(b"half")
+        target = next(a for a in arguments if isinstance(a, Path))
+        target.write_bytes(b"half")
         raise error
 
     monkeypatch.setattr(checkpoint, "save_file", half)

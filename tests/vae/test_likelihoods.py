@@ -10,8 +10,9 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
+from vae.binarise import binarise
 from vae.errors import UserError
-from vae.likelihoods import Gaussian, binarise, likelihood
+from vae.likelihoods import Gaussian, likelihood
 
 NAMES = ["cross_entropy", "bernoulli", "dynamic_bernoulli", "continuous_bernoulli", "gaussian"]
 LOGITS = [-40.0, -3.0, -0.26, -0.24, -1e-4, 0.0, 1e-9, 1e-3, 0.24, 0.26, 1.0, 40.0]

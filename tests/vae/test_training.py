@@ -6,7 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from vae import training
 from vae.data import sources
 from vae.data.dataset import Dataset, load
-from vae.elbo import elbo_terms
+from vae.elbo import Model, elbo_terms
 from vae.errors import UserError
+from vae.evaluation import GRID_IMAGES, Evaluation, Scores, evaluation_inputs, scores
 from vae.grid import evaluation_grid
 from vae.model.mlp import VAE, build
 from vae.optim.optimizer import lr_factor
 from vae.recipe import Recipe
 from vae.step.step import EagerStep, Taken
-from vae.training import COLLAPSED_RATE, Evaluation, Scores, Training, train
+from vae.training import COLLAPSED_RATE, Training, train
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 TAU = 4_000
@@ -54,6 +55,12 @@ def curve(run: Training) -> list[Evaluation]:
 
 def weights(run: Training) -> Tensor:
     return nn.utils.parameters_to_vector(run.model.parameters()).detach().clone()
+
+
+def scored(run: Training, data: Dataset) -> Scores:
+    """Validation scores of the weights as they are at this moment."""
+    x, noise = evaluation_inputs(run.likelihood, run.recipe.latent_size, data.valid.all(GRID_IMAGES))
+    return scores(cast(Model, run.model), run.likelihood, x, noise)
 
 
 # The same as a plain loop
@@ -149,14 +156,13 @@ def test_every_example_is_seen_once_an_epoch(digits: Dataset) -> None:
     the next epoch's order differs, and batches drawn together are those drawn one by one."""
     n = len(digits.train)
     run = train(recipe_of(batch_size=100), digits, TAU)
-    index = run._next_indices(2 * n + 50)
+    index = run.batches.indices(0, 2 * n + 50)
     first, second = index[:n].tolist(), index[n : 2 * n].tolist()
     assert sorted(first) == sorted(second) == list(range(n))
     assert first != second
     pieces = []
-    for _ in range(12):
-        pieces += run._next_indices(100).tolist()
-        run.examples += 100
+    for batch in range(12):
+        pieces += run.batches.indices(100 * batch, 100).tolist()
     assert pieces == index[:1200].tolist()
 
 
@@ -175,7 +181,7 @@ def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest
     """By a clock that a step moves by 1 and an evaluation by 1000."""
     now = 0.0
     monkeypatch.setattr(training.time, "perf_counter", lambda: now)
-    step, scores = EagerStep.__call__, Training._scores
+    step, evaluate = EagerStep.__call__, training.scores
 
     def slow_step(*arguments: Any, **named: Any) -> Taken:
         nonlocal now
@@ -185,10 +191,10 @@ def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest
     def slow_scores(*arguments: Any) -> Scores:
         nonlocal now
         now += 1000.0
-        return scores(*arguments)
+        return evaluate(*arguments)
 
     monkeypatch.setattr(EagerStep, "__call__", slow_step)
-    monkeypatch.setattr(Training, "_scores", slow_scores)
+    monkeypatch.setattr(training, "scores", slow_scores)
     run = train(recipe_of(), digits, TAU)
     for evaluation in run:
         assert evaluation.train_seconds == evaluation.steps
@@ -255,7 +261,7 @@ def test_the_metric_knows_no_beta_or_free_bits(digits: Dataset) -> None:
 def test_scores_are_the_elbos_mean(digits: Dataset) -> None:
     """Of a split of any size, in evaluation mode (no dropout), by `elbo_terms`."""
     run = train(recipe_of(dropout=0.5), digits, TAU)
-    x, noise = training.evaluation_inputs(run, digits.test, 100)
+    x, noise = evaluation_inputs(run.likelihood, 4, digits.test.all(100))
     with run.evaluated_weights() as model, torch.no_grad():
         assert not model.training
         terms = elbo_terms(model, run.likelihood, x, noise)  # type: ignore[arg-type]
@@ -274,7 +280,7 @@ def test_an_average_is_what_is_evaluated(digits: Dataset) -> None:
     assert torch.equal(weights(run), weights(without))
     with run.evaluated_weights():
         torch.testing.assert_close(weights(run), average, rtol=1e-5, atol=1e-6)
-        by_hand = run._scores(run._valid, run._valid_noise)
+        by_hand = scored(run, digits)
     assert torch.equal(weights(run), weights(without))
     assert run.evaluate(digits.valid) == by_hand
     assert by_hand != without.evaluate(digits.valid)
@@ -287,9 +293,9 @@ def test_schedule_free_evaluates_its_own_average(digits: Dataset) -> None:
     start = weights(run)
     with run.evaluated_weights():
         assert not torch.equal(weights(run), start)
-        evaluated = run._scores(run._valid, run._valid_noise)
+        evaluated = scored(run, digits)
     assert torch.equal(weights(run), start)
-    assert run.evaluate(digits.valid) == evaluated != run._scores(run._valid, run._valid_noise)
+    assert run.evaluate(digits.valid) == evaluated != scored(run, digits)
 
 
 # Outcomes
@@ -348,8 +354,8 @@ def test_a_memory_map_trains_as_memory_does(tmp_path: Path, monkeypatch: pytest.
     runs = [train(recipe_of(batch_size=32), data, TAU) for data in (in_memory, mapped)]
     assert curve(runs[0]) == curve(runs[1])
     for run, data in zip(runs, (in_memory, mapped), strict=True):
-        assert run._train.base.dtype == torch.uint8
-        assert run._train.base.data_ptr() == data.train.base.data_ptr()
+        assert run.batches.split.base.dtype == torch.uint8
+        assert run.batches.split.base.data_ptr() == data.train.base.data_ptr()
 
 
 def test_a_batch_larger_than_the_data_is_refused(digits: Dataset) -> None:

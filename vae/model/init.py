@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from vae.errors import UserError
-
-if TYPE_CHECKING:  # at run time the model imports this module
-    from vae.model.mlp import VAE
 
 #: 1 / sqrt(E[f(z)^2]) for z ~ N(0, 1): a layer's outputs keep their second moment through the activation f
 #: (He et al. 2015 for ReLU). tanh has torch's customary 5/3 (`nn.init.calculate_gain`), not its 1.59.
@@ -27,15 +23,19 @@ GAINS: dict[str, float] = {
 _STD = 0.02  # of the normal that "truncated_normal" cuts, as in vision transformers
 
 
-def initialise(model: VAE, scheme: str, activation: str) -> None:
-    """Sets all weights and biases anew, in place.
+def initialise(
+    model: nn.Module, not_activated: Mapping[nn.Linear, int], scheme: str, activation: str
+) -> None:
+    """Sets all weights and biases of the model's linear layers anew, in place.
+
+    not_activated: the layers that no activation follows, each with the number of matrices stacked in it.
 
     Schemes: `torch` (nn.Linear's own: weights and biases uniform within 1 / sqrt(fan_in)); `xavier_uniform`,
     `xavier_normal` (Glorot & Bengio 2010); `he_uniform`, `he_normal` (He et al. 2015, by fan_in);
     `orthogonal` (Saxe et al. 2014); `truncated_normal` (std 0.02 cut at two std, whatever the layer's size).
     All but `torch` zero the biases. xavier, he and orthogonal multiply hidden layers by the activation's gain
-    (`GAINS`), layers that no activation follows (`VAE.readouts`, `VAE.shortcuts`) by 1. Matrices that share
-    one nn.Linear (the heads of mean and log_var, the output's P parameters) are initialised each by itself.
+    (`GAINS`), those that no activation follows by 1. Matrices that share one nn.Linear (the heads of mean and
+    log_var, the output's P parameters) are initialised each by itself.
 
     Raises UserError for a scheme or activation that doesn't exist.
     """
@@ -44,15 +44,14 @@ def initialise(model: VAE, scheme: str, activation: str) -> None:
         raise UserError(f"No initialisation '{scheme}'. Initialisations: {', '.join(_SCHEMES)}.")
     if activation not in GAINS:
         raise UserError(f"No activation '{activation}'. Activations: {', '.join(GAINS)}.")
-    stacked = model.readouts | dict.fromkeys(model.shortcuts, 1)
     for layer in model.modules():
         if not isinstance(layer, nn.Linear):
             continue
         if scheme == "torch":
             layer.reset_parameters()  # bounds by fan_in only, so shared matrices are drawn as if alone
             continue
-        gain = 1.0 if layer in stacked else GAINS[activation]
-        for matrix in layer.weight.data.chunk(stacked.get(layer, 1)):
+        gain = 1.0 if layer in not_activated else GAINS[activation]
+        for matrix in layer.weight.data.chunk(not_activated.get(layer, 1)):
             fill(matrix, gain)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

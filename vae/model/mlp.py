@@ -1,15 +1,14 @@
-"""The networks: encoder, decoder and the VAE of the two; the protocol for bringing your own."""
+"""The networks: encoder, decoder and the VAE of the two."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from vae.elbo import reparameterise
 from vae.errors import UserError
+from vae.gaussian import reparameterise
 from vae.likelihoods import at_least_fp32, likelihood
 from vae.model.init import initialise
 from vae.model.linear import Linear
@@ -23,16 +22,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
     "tanh": torch.tanh,
 }
-
-
-class Model(Protocol):
-    """What the ELBO and the importance-weighted bound need; any network with these two methods plugs in."""
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D) -> mean and log_var of q(z|x), each (B, L)."""
-
-    def decode(self, z: Tensor) -> Tensor:
-        """(B, L) -> parameters of p(x|z), (B, P * D) as the likelihood reads them."""
 
 
 class Network(nn.Module):
@@ -104,7 +93,7 @@ class VAE(nn.Module):
 
     @property
     def readouts(self) -> dict[nn.Linear, int]:
-        """The layers that no activation follows, each with the number of matrices stacked in it."""
+        """The layers whose outputs are a distribution's parameters, each with the number of matrices stacked in it."""
         return {self.posterior: 2, self.output: self.parameters_per_pixel}
 
     @property
@@ -112,6 +101,11 @@ class VAE(nn.Module):
         """The linear shortcuts of residual blocks whose width changes."""
         candidates = [*self.encoder.shortcuts, *self.decoder.shortcuts]
         return [layer for layer in candidates if isinstance(layer, nn.Linear)]
+
+    @property
+    def not_activated(self) -> dict[nn.Linear, int]:
+        """All layers that no activation follows, readouts and shortcuts, as `initialise` takes them."""
+        return self.readouts | dict.fromkeys(self.shortcuts, 1)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) -> mean and log_var of q(z|x), each (B, L); at least float32, also under bf16 autocast."""
@@ -145,7 +139,7 @@ def build(recipe: Recipe, data_size: int, pixel_mean: Tensor | None = None) -> V
         recipe.dropout,
         recipe.residual,
     )
-    initialise(model, recipe.init, recipe.activation)
+    initialise(model, model.not_activated, recipe.init, recipe.activation)
     if recipe.output_bias_from_mean:
         if pixel_mean is None or pixel_mean.shape != (data_size,):
             found = "none was given" if pixel_mean is None else f"its shape is {tuple(pixel_mean.shape)}"

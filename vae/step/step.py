@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from vae.elbo import kl_divergence, objective, reparameterise
+from vae.elbo import Model, objective
+from vae.gaussian import kl_divergence, reparameterise
 from vae.likelihoods import Likelihood, at_least_fp32
-from vae.model.mlp import Model
 from vae.optim.optimizer import BETA1, BETA2, Optimizer
 from vae.recipe import Recipe
 from vae.step.backprop import Backprop, Knobs, Objective
@@ -250,7 +250,7 @@ def by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
 
 
 def by_autograd(model: nn.Module, flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
-    """The gradient of any model with `encode` and `decode` (`vae.model.mlp.Model`); bfloat16 by autocast."""
+    """The gradient of any model with `encode` and `decode` (`vae.elbo.Model`); bfloat16 by autocast."""
     network = cast(Model, model)
 
     def loss_of(x: Tensor, noise: Tensor, beta: float | Tensor) -> Tensor:

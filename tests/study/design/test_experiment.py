@@ -19,9 +19,10 @@ from study.design.experiment import Experiment
 from study.design.phases import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, MAX_TUNE_SEEDS, SEED_SETS
 from study.design.techniques import BUILT_IN
 from study.place import Place
-from study.session import check, least_loss
+from study.session import check
 from vae.data.dataset import load
 from vae.errors import UserError
+from vae.evaluation import least_loss
 from vae.recipe import Recipe
 
 TUNED = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": {"low": 0.5, "high": 2.0}}

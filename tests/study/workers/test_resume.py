@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vae.data.dataset import Dataset, load
+from vae.evaluation import Evaluation
 from vae.recipe import OptimizerName, Recipe
-from vae.training import Evaluation, Training, train
+from vae.training import Training, train
 
 TAU = 4_000
 #: What a run's state is made of, one at a time and together.

@@ -17,9 +17,10 @@ from study.store.store import Store
 from study.workers.trial import build_sampler
 from vae.checkpoint import load_model
 from vae.elbo import elbo_terms
+from vae.evaluation import GRID_IMAGES, evaluation_inputs
 from vae.grid import evaluation_grid
+from vae.likelihoods import likelihood
 from vae.recipe import Recipe
-from vae.training import GRID_IMAGES, evaluation_inputs, train
 
 
 def search(folder: Path, trials: int, **plan: Any) -> Session:
@@ -93,9 +94,9 @@ def test_every_trial_is_another_recipe(searched: Session) -> None:
 def evaluated(session: Session, path: Path) -> float:
     """The validation loss of a saved model, with the grid's images and noise."""
     trained = load_model(path)
-    training = train(trained.recipe, session.data, session.workload.tau)
-    x, noise = evaluation_inputs(training, session.data.valid, GRID_IMAGES)
-    terms = elbo_terms(trained.model, training.likelihood, x, noise)
+    of = likelihood(trained.recipe.likelihood)
+    x, noise = evaluation_inputs(of, trained.recipe.latent_size, session.data.valid.all(GRID_IMAGES))
+    terms = elbo_terms(trained.model, of, x, noise)
     return float((terms.rate + terms.distortion).detach().mean())
 
 

@@ -30,7 +30,7 @@ def initialised(scheme: str, activation: str = "relu", seed: int = 0) -> VAE:
     for parameter in model.parameters():
         nn.init.constant_(parameter, 7.0)
     torch.manual_seed(seed)
-    initialise(model, scheme, activation)
+    initialise(model, model.not_activated, scheme, activation)
     return model
 
 
@@ -126,7 +126,7 @@ def test_he_carries_the_signal_through_depth() -> None:
     for scheme in ("he_normal", "torch"):
         torch.manual_seed(0)
         model = VAE(200, (200,) * 10, 5, 1)
-        initialise(model, scheme, "relu")
+        initialise(model, model.not_activated, scheme, "relu")
         x = torch.randn(100, 200, generator=torch.Generator().manual_seed(0))
         size[scheme] = float(model.encoder(x).detach().square().mean())
     assert 0.3 < size["he_normal"] < 3
@@ -137,6 +137,6 @@ def test_unknown_names() -> None:
     """A scheme or activation that doesn't exist is refused, naming those that do."""
     model = VAE(6, (5,), 2, 1)
     with pytest.raises(UserError, match=r"No initialisation 'kaiming'.*he_uniform"):
-        initialise(model, "kaiming", "relu")
+        initialise(model, model.not_activated, "kaiming", "relu")
     with pytest.raises(UserError, match=r"No activation 'swish'.*silu"):
-        initialise(model, "torch", "swish")
+        initialise(model, model.not_activated, "torch", "swish")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vae.elbo import likelihood
+from vae.likelihoods import likelihood
 from vae.model import linear as products
 from vae.model.linear import Linear, linear_by_onednn, onednn_is_faster
 from vae.model.mlp import VAE, build

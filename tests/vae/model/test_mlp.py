@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae.elbo import elbo_terms, kl_divergence, likelihood, objective
+from vae.elbo import elbo_terms, objective
 from vae.errors import UserError
+from vae.gaussian import kl_divergence
+from vae.likelihoods import likelihood
 from vae.model.mlp import ACTIVATIONS, VAE, Network, build
 from vae.recipe import Recipe
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae.elbo import elbo_terms, likelihood, objective
+from vae.elbo import elbo_terms, objective
+from vae.likelihoods import likelihood
 from vae.model.mlp import VAE, build
 from vae.optim.optimizer import Optimizer, build_optimizer
 from vae.recipe import OptimizerName, Recipe

@@ -10,7 +10,8 @@ import torch
 from small_vae import PIXELS, SHAPES, Own, batch_of, model_of, recipe_of
 from torch import Tensor
 
-from vae.elbo import elbo_terms, likelihood, objective
+from vae.elbo import elbo_terms, objective
+from vae.likelihoods import likelihood
 from vae.model.mlp import ACTIVATIONS, VAE
 from vae.recipe import LikelihoodName, Recipe
 from vae.step.backprop import ACTIVATION_GRADIENTS, Backprop, Knobs, Objective

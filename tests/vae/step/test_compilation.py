@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_vae import Own, batch_of, model_of, recipe_of, take
 
-from vae.elbo import likelihood
+from vae.likelihoods import likelihood
 from vae.step import compilation
 from vae.step.step import CompiledStep, EagerStep, build_step
 

@@ -10,8 +10,9 @@ import torch
 from small_vae import Own, batch_of, model_of, recipe_of, take
 from torch import nn
 
-from vae.elbo import elbo_terms, likelihood, objective
+from vae.elbo import elbo_terms, objective
 from vae.errors import UserError
+from vae.likelihoods import likelihood
 from vae.model.mlp import VAE
 from vae.optim.adamw import AdamW
 from vae.optim.optimizer import build_optimizer
