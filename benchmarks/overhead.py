@@ -22,6 +22,7 @@ import optuna
 import torch
 import typer
 
+from study.design.build import Request
 from study.place import Place
 from study.session import Session
 from study.store.claims import Claim
@@ -53,7 +54,9 @@ def main(
             values = {"data": data, "name": f"overhead-{pruner}-{os.getpid()}", "budget": budget}
             values["search"] = {"trials": trials, "pruner": pruner}
             # One size of trial: the sampler still proposes everything else.
-            session = Session.prepare(place, values, {"optimizer": "adam", "batch_size": 64}, "benchmark")
+            session = Session.prepare(
+                place, Request(values, {"optimizer": "adam", "batch_size": 64}, source="benchmark")
+            )
             session.planner.advance()
             harness, bare, outside = _measure(session)
             added = harness / bare - 1

@@ -15,8 +15,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
+from study.design.build import Request
 from study.place import Place
 from study.session import Session, check
 from study.statistics.verdicts import Rate, Verdict, false_verdict_rate
@@ -37,12 +37,7 @@ class AA:
 
 
 def measure(
-    place: Place,
-    values: dict[str, Any],
-    fixed: dict[str, Any],
-    n: int,
-    block_counts: Sequence[int],
-    say: Callable[[str], None],
+    place: Place, request: Request, n: int, block_counts: Sequence[int], say: Callable[[str], None]
 ) -> None:
     """Run and tell n A/A comparisons for each R. Raises UserError."""
     if n < 1:
@@ -51,8 +46,7 @@ def measure(
         say(f"R = {blocks}: {n} A/A comparisons")
         results, rate = run_aa(
             place,
-            values,
-            fixed,
+            request,
             n,
             blocks,
             lambda aa: say(f"  seed {aa.seed}: {aa.ratio:.3f}x, p {aa.p:.3f}, {aa.verdict}"),
@@ -64,26 +58,27 @@ def measure(
 
 
 def run_aa(
-    place: Place,
-    values: dict[str, Any],
-    fixed: dict[str, Any],
-    n: int,
-    blocks: int,
-    on_result: Callable[[AA], None],
+    place: Place, request: Request, n: int, blocks: int, on_result: Callable[[AA], None]
 ) -> tuple[list[AA], Rate]:
     """n end-to-end A/A comparisons at R = blocks, one a process on each of the place's workers.
 
     Each has a database of its own in a temporary folder, and a seed of its own: another split, other tuning
     points, other trainings. Returns the outcomes by seed and the share of false verdicts. Raises UserError."""
-    values = values | {"blocks": blocks, "arms": [NULL_ARM], "techniques": NULL, "stop_at_target": True}
-    first = int(values.get("seed") or 0)
+    request = request.having(blocks=blocks, arms=[NULL_ARM], techniques=NULL, stop_at_target=True)
+    first = int(request.values.get("seed") or 0)
     with tempfile.TemporaryDirectory(prefix="vae-study-aa-") as folder:
         places = [
-            replace(place, storage=f"sqlite:///{folder}/{i}.db", artifacts=Path(folder) / str(i), workers=1)
+            replace(
+                place,
+                storage=f"sqlite:///{folder}/{i}.db",
+                artifacts=Path(folder) / str(i),
+                workers=1,
+                threads=1,
+            )
             for i in range(n)
         ]
-        check(places[0], dict(values), fixed, "command line")
-        tasks = [(places[i], values | {"seed": first + i}, fixed) for i in range(n)]
+        check(places[0], request)
+        tasks = [(places[i], request.having(seed=first + i)) for i in range(n)]
         results = []
         for result in _in_processes(tasks, place.workers):
             on_result(result)
@@ -92,7 +87,7 @@ def run_aa(
     return results, false_verdict_rate([result.verdict for result in results])
 
 
-def _in_processes(tasks: list[tuple[Place, dict[str, Any], dict[str, Any]]], workers: int) -> Iterator[AA]:
+def _in_processes(tasks: list[tuple[Place, Request]], workers: int) -> Iterator[AA]:
     # Spawned, not forked: torch's thread pools don't survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
@@ -118,7 +113,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _one(place: Place, values: dict[str, Any], fixed: dict[str, Any]) -> AA:
+def _one(place: Place, request: Request) -> AA:
     import optuna
     import torch
 
@@ -126,10 +121,14 @@ def _one(place: Place, values: dict[str, Any], fixed: dict[str, Any]) -> AA:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
-    seed = int(values["seed"])
-    session = Session.prepare(place, dict(values), fixed, "command line")
+    session = Session.prepare(place, request)
     with session.store:
         session.run_here()
         comparison = estimate(session.store, session.experiment.name, len(session.data.train))
     (row,) = comparison.arms[comparison.arms["arm"] == NULL_ARM].to_dict("records")
-    return AA(seed, float(row["speed_up"]), float(row["p"]), Verdict(row["verdict"].split(" (")[0]))
+    return AA(
+        session.experiment.seed,
+        float(row["speed_up"]),
+        float(row["p"]),
+        Verdict(row["verdict"].split(" (")[0]),
+    )

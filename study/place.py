@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from vae.devices import pick_device
+from vae.errors import FailureError
 
 
 @dataclass(frozen=True)
@@ -20,21 +19,44 @@ class Place:
     data_dir: Path | None
     device: str
     workers: int
-
-    @property
-    def threads(self) -> int:
-        """Threads of each worker: workers x threads <= cores."""
-        return max(1, cores() // self.workers)
+    threads: int = 1
+    """Threads of each worker."""
 
 
 def default_workers(device: str) -> int:
     """One worker a GPU where that is what the device means, else one a core. Raises UserError."""
+    import torch
+
+    from vae.devices import pick_device
+
     kind = pick_device(device).type
     if kind == "cpu":
         return cores()
     return torch.cuda.device_count() if kind == "cuda" and ":" not in device else 1
 
 
+def default_threads(workers: int) -> int:
+    """Threads of each worker: workers x threads <= cores, and no more than OMP_NUM_THREADS allows."""
+    share = max(1, cores() // workers)
+    # Its first number: OpenMP reads a list, a number for each level of nesting, and passes over anything else.
+    allowed = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) > 0 else share
+
+
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_writable(folder: Path, what: str) -> None:
+    """Raises FailureError where no file can be written to a folder, which is there or would be made; leaves nothing.
+
+    `what` is how the message begins: "The folder of the report"."""
+    try:
+        there = folder.absolute()
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise FailureError(f"{what} can't be written to: {folder}: {error.strerror}.") from None

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from study.design.build import build
-from study.design.experiment import Experiment, default_name
+from study.design.build import Request, build
+from study.design.experiment import Experiment
 from study.design.workload import SMALL_DATA
-from study.place import Place
+from study.place import Place, require_writable
 from study.protocol.history import State
 from study.protocol.planner import Planner
 from study.store.database import Database
@@ -42,14 +42,14 @@ class Session:
         self.planner = Planner(store, experiment, self.workload)
 
     @classmethod
-    def prepare(cls, place: Place, values: dict[str, Any], fixed: dict[str, Any], source: str) -> Session:
+    def prepare(cls, place: Place, request: Request) -> Session:
         """Check everything, then store the resolved experiment. Raises UserError with nothing written."""
-        experiment, data = check(place, values, fixed, source)
+        experiment, data = check(place, request)
         store = Store.open(place.storage, create=True)
         with store.setup_lock():
             # Read again under the lock: another command of this name may have come first.
             stored = stored_experiment(store, experiment.name, data)
-            experiment = build(values, fixed, len(data.train), stored, source)
+            experiment = build(request, len(data.train), stored)
             spec = {
                 "experiment": experiment.to_json(),
                 "data_fingerprint": data.fingerprint,
@@ -139,23 +139,20 @@ class Session:
         return path
 
 
-def check(
-    place: Place, values: dict[str, Any], fixed: dict[str, Any], source: str
-) -> tuple[Experiment, Dataset]:
+def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     """The experiment and data that a command means, with all that can be refused refused; writes nothing.
 
     What is stored under the name stands in for what the command leaves out. Raises UserError."""
     pick_device(place.device)
-    name = values.get("name") or default_name(values.get("data") or "digits")
+    require_writable(place.artifacts, "--artifacts")
+    name, source = request.name, request.source
     spec = _peek(place.storage, name)
     stored = None if spec is None else Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-    values["data"] = values.get("data") or (stored.data if stored else "digits")
-    # Once before the data is there, which may be a download: its size says nothing about where it is. And once
-    # with what the data decides.
-    experiment = build(values, fixed, SMALL_DATA - 1, stored, source)
+    # Once before the data is there, which may be a download, and once with what the data decides.
+    experiment = build(request, SMALL_DATA - 1, stored)
     likelihood = experiment.recipe.likelihood
     data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
-    experiment = build(values, fixed, len(data.train), stored, source)
+    experiment = build(request, len(data.train), stored)
     _require_same_data(spec, name, data)
     for recipe in (experiment.recipe, *map(experiment.base_recipe, experiment.arms)):
         data.require_batch(recipe.batch(len(data.train)))

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from study.cli import read, train
-from study.cli.terminal import err
+from study.cli.terminal import say
 from vae.errors import FailureError, UserError
 
 app = typer.Typer(
@@ -18,15 +18,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("run")(train.run_command)
-app.command()(train.search)
-app.command()(train.compare)
-app.command()(train.worker)
-app.command()(read.show)
-app.command()(read.export)
-app.command()(read.report)
-app.command()(read.dashboard)
-app.command()(read.techniques)
+for command in (
+    train.run,
+    train.search,
+    train.compare,
+    train.worker,
+    read.show,
+    read.export,
+    read.report,
+    read.dashboard,
+    read.techniques,
+):
+    app.command()(command)
 
 
 def run() -> NoReturn:
@@ -37,7 +40,7 @@ def run() -> NoReturn:
     except UserError as error:
         if "--debug" in arguments:
             raise
-        err.print(f"Error: {error}", soft_wrap=True, markup=False)
+        say(f"Error: {error}")
         raise SystemExit(1 if isinstance(error, FailureError) else 2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -47,6 +50,6 @@ def run() -> NoReturn:
             raise
         line = " ".join(str(error.format_message()).split())
         end = "" if line.endswith((".", "?")) else "."
-        err.print(f"Error: {line}{end} See --help.", soft_wrap=True, markup=False)
+        say(f"Error: {line}{end} See --help.")
         raise SystemExit(2) from None
     raise SystemExit(code or 0)

@@ -1,25 +1,25 @@
-"""The options of the command line that several commands share; one name for a setting everywhere."""
+"""The options that several commands share, in groups; one name for a setting everywhere.
+
+A command takes a group as one parameter: `grouped` puts each option of the group on its command line.
+"""
 
 from __future__ import annotations
 
-import shlex
-import sys
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from vae.errors import UserError
 
 if TYPE_CHECKING:
+    from study.design.build import Request
     from study.place import Place
 
-Data = Annotated[
-    str | None,
-    typer.Option(
-        "--data", metavar="NAME|PATH", help="digits, mnist, fashion-mnist, kmnist, or a .npy or .npz file."
-    ),
-]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the experiment; default: the data's name.")]
 File = Annotated[Path | None, typer.Option("--file", metavar="TOML", help="Experiment file.")]
 Storage = Annotated[
@@ -33,65 +33,144 @@ Storage = Annotated[
 ]
 Artifacts = Annotated[Path, typer.Option("--artifacts", help="Folder for models, states and images.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per GPU or core.")
-]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seeds the split, the tuning points and every training.")
-]
-Budget = Annotated[float | None, typer.Option("--budget", help="tau: epochs a training may last.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Fix a recipe field; may be repeated."),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and stop.")]
-Arms = Annotated[
-    str | None,
-    typer.Option("--arms", help="Comma-separated techniques; 'default' and 'all' are sets of them."),
-]
-SearchTrials = Annotated[
-    int | None, typer.Option("--search-trials", help="Total trials of the search; default: 30.")
-]
-TuneTrials = Annotated[int | None, typer.Option("--tune-trials", help="K: tuning points per arm.")]
-TuneSeeds = Annotated[
-    int | None, typer.Option("--tune-seeds", help="Seeds that judge an arm's two best points; 1: no rerun.")
-]
-Seeds = Annotated[int | None, typer.Option("--seeds", help="S: confirmation seeds per arm.")]
-Blocks = Annotated[int | None, typer.Option("--blocks", help="R: times that tuning is repeated.")]
-Target = Annotated[
-    float | None, typer.Option("--target", help="Validation loss to reach; default: calibrated.")
-]
-Margin = Annotated[
-    float | None, typer.Option("--margin", help="Speed-ups within this margin of 1 are no verdict.")
-]
-StopAtTarget = Annotated[
-    bool | None,
-    typer.Option("--stop-at-target/--run-to-budget", help="End confirmation runs at the target."),
-]
-Combine = Annotated[bool | None, typer.Option("--combine/--no-combine", help="Also test the combined arm.")]
-Sampler = Annotated[str | None, typer.Option("--sampler", help="tpe, random, qmc or gp.")]
-Pruner = Annotated[
-    str | None, typer.Option("--pruner", help="none, median, percentile, halving, hyperband or patient.")
-]
-Patience = Annotated[
-    int | None,
-    typer.Option("--patience", help="Grid points without a better loss that end a search trial; 0: off."),
-]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 DEFAULT_ARTIFACTS = Path("artifacts")
 
 
-def values_of(file: Path | None, **flags: Any) -> dict[str, Any]:
-    """The experiment file's values with the given flags put over them. Raises UserError."""
-    values: dict[str, Any] = {}
-    if file is not None:
-        from study.design.build import read_toml
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """What every command that trains may be told of its experiment."""
 
-        values = read_toml(file)
-    return values | given(**flags)
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|PATH",
+            help="digits, mnist, fashion-mnist, kmnist, or a .npy or .npz file.",
+        ),
+    ] = None
+    name: Name = None
+    file: File = None
+    budget: Annotated[float | None, typer.Option("--budget", help="tau: epochs a training may last.")] = None
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seeds the split, the tuning points and every training.")
+    ] = None
+    fix: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Fix a recipe field; may be repeated."),
+    ] = None
+
+    def request(
+        self,
+        without: str = "",
+        search: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        **flags: Any,
+    ) -> Request:
+        """The file's values but `without`, with these options and the command's own flags over them. Raises
+        UserError."""
+        from study.design.build import Request, read_toml
+
+        values = {} if self.file is None else read_toml(self.file)
+        values.pop(without, None)
+        values |= given(data=self.data, name=self.name, budget=self.budget, seed=self.seed, **flags)
+        if search is not None:
+            values["search"] = values.get("search", {}) | given(**search)
+        source = "command line" if self.file is None else str(self.file)
+        return Request(values, fixed_fields(self.fix), defaults or {}, source)
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """What a comparison may be told beside its tuning points."""
+
+    arms: Annotated[
+        str | None,
+        typer.Option("--arms", help="Comma-separated techniques; 'default' and 'all' are sets of them."),
+    ] = None
+    tune_seeds: Annotated[
+        int | None,
+        typer.Option("--tune-seeds", help="Seeds that judge an arm's two best points; 1: no rerun."),
+    ] = None
+    seeds: Annotated[int | None, typer.Option("--seeds", help="S: confirmation seeds per arm.")] = None
+    blocks: Annotated[int | None, typer.Option("--blocks", help="R: times that tuning is repeated.")] = None
+    combine: Annotated[
+        bool | None, typer.Option("--combine/--no-combine", help="Also test the combined arm.")
+    ] = None
+    target: Annotated[
+        float | None, typer.Option("--target", help="Validation loss to reach; default: calibrated.")
+    ] = None
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="Speed-ups within this margin of 1 are no verdict.")
+    ] = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Fields of Experiment; None: not given."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where a command that trains may be told to work."""
+
+    storage: Storage = DEFAULT_STORAGE
+    artifacts: Artifacts = DEFAULT_ARTIFACTS
+    data_dir: DataDir = None
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per GPU or core.")
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            help="Threads of each worker; default: its share of the cores, OMP_NUM_THREADS at most.",
+        ),
+    ] = None
+    device: Device = "auto"
+
+    def place(self) -> Place:
+        """The place meant. Raises UserError for a device that isn't there."""
+        from study.place import Place, default_threads, default_workers
+
+        workers = self.workers or default_workers(self.device)
+        threads = self.threads or default_threads(workers)
+        return Place(self.storage, self.artifacts, self.data_dir, self.device, workers, threads)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer reads it: a parameter that is a group stands for each of the group's options, and
+    --debug is there everywhere, which `app.run` looks for itself, for errors in parsing too."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint) and isinstance(hint, type)}
+    options: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            of_group = get_type_hints(groups[name], include_extras=True)
+            options += [_option(f.name, of_group[f.name], f.default) for f in fields(groups[name])]
+        else:
+            options.append(_option(name, hints[name], parameter.default))
+    options.append(_option("debug", Debug, False))
+
+    @functools.wraps(command)
+    def read(**values: Any) -> None:
+        del values["debug"]
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
+        command(**values)
+
+    vars(read)["__signature__"] = inspect.Signature(options)
+    read.__annotations__ = {option.name: option.annotation for option in options}
+    return read
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def given(**flags: Any) -> dict[str, Any]:
@@ -110,23 +189,3 @@ def fixed_fields(assignments: list[str] | None) -> dict[str, Any]:
             raise UserError(f"--set {assignment}: write FIELD=VALUE, for example --set lr=3e-4.")
         fixed[field] = parse_value(field, text)
     return fixed
-
-
-def place_of(storage: str, artifacts: Path, data_dir: Path | None, device: str, workers: int | None) -> Place:
-    """Where the command works."""
-    from study.place import Place, default_workers
-
-    return Place(storage, artifacts, data_dir, device, workers or default_workers(device))
-
-
-def again(command: str) -> str:
-    """The command line to go on with, as it was typed."""
-    program = "vae-study" if Path(sys.argv[0]).name == "vae-study" else "python -m study"
-    return f"{program} {shlex.join(sys.argv[1:] or [command])}"
-
-
-def quiet() -> None:
-    """Optuna's own log lines would tear the live display."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)

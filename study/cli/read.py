@@ -13,20 +13,19 @@ from study.cli.options import (
     DEFAULT_STORAGE,
     Artifacts,
     DataDir,
-    Debug,
     File,
     Name,
     Storage,
-    quiet,
+    grouped,
 )
-from study.cli.terminal import err, out
+from study.cli.terminal import err, out, quiet, say
 from vae.errors import UserError
 
 
+@grouped
 def show(
     name: Name = None,
     storage: Storage = DEFAULT_STORAGE,
-    debug: Debug = False,
 ) -> None:
     """The tables of an experiment, or the list of experiments, in the terminal."""
     quiet()
@@ -42,12 +41,12 @@ def show(
         print_comparison(out, store, name)
 
 
+@grouped
 def export(
     name: Name = None,
     storage: Storage = DEFAULT_STORAGE,
     folder: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("export"),
     format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
-    debug: Debug = False,
 ) -> None:
     """Trials, learning curves, arms and recipes as CSV or Parquet and TOML files."""
     quiet()
@@ -58,6 +57,7 @@ def export(
             out.print(f"{path}", soft_wrap=True)
 
 
+@grouped
 def report(
     name: Name = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -71,7 +71,6 @@ def report(
         Path | None,
         typer.Option("--figures", metavar="DIR", help="Also PNG and SVG files (needs [figures])."),
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Write the HTML report of an experiment from its database; nothing is trained."""
     if format not in ("html", "md"):
@@ -94,29 +93,29 @@ def report(
                 err.print(f"{file}", soft_wrap=True)
 
 
+@grouped
 def dashboard(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; it has no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Serve the Optuna dashboard with this study's notes, plots and images."""
     quiet()
     from study.dashboard.server import serve
 
-    def say(line: str) -> None:
-        err.print(line, soft_wrap=True, markup=False)
+    def tell(line: str) -> None:
+        say(line)
         if open_browser and line.startswith("Dashboard of"):  # it listens now
             webbrowser.open(f"http://{host}:{port}")
 
-    serve(storage, artifacts, host, port, say)
+    serve(storage, artifacts, host, port, tell)
 
 
+@grouped
 def techniques(
     file: File = None,
-    debug: Debug = False,
 ) -> None:
     """List the techniques that can be compared: built-in ones and those of an experiment file."""
     from study.cli.tables import print_techniques

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from study.analysis.comparison import Comparison
 from study.analysis.export import best_recipe, comparison_of, experiment_of
 from study.analysis.notes import ratio
+from study.cli.terminal import plural
 from study.design.experiment import Experiment
 from study.design.phases import FINALISTS
 from study.design.techniques import Technique
@@ -39,7 +39,7 @@ def print_plan(console: Console, experiment: Experiment, data: Dataset, place: P
     console.print(
         f"{experiment.name}: {data.name}, {len(data.train)} train / {len(data.valid)} validation / "
         f"{len(data.test)} test images of {data.size} pixels; tau {experiment.budget:g} epochs; "
-        f"{place.workers} workers x {place.threads} threads; {place.device}",
+        f"{plural(place.workers, 'worker')} x {plural(place.threads, 'thread')}; {place.device}",
         soft_wrap=True,
     )
     if experiment.arms:
@@ -86,7 +86,7 @@ def print_search(console: Console, store: Store, name: str) -> None:
         f"\nSearch: {len(searched)} trials ({', '.join(f'{n} {word}' for word, n in counts.items())})"
     )
     for reason, n in searched["reason"].dropna().value_counts().head(3).items():
-        console.print(f"{n} failed: {reason}", markup=False)
+        console.print(f"{n} failed: {reason}")
     best = searched[searched["state"] == "COMPLETE"].nsmallest(5, "best_valid_loss")
     if best.empty:
         return
@@ -99,7 +99,7 @@ def print_search(console: Console, store: Store, name: str) -> None:
     recipe = best_recipe(trials)
     if recipe is not None:
         console.print("Best recipe:")
-        console.print(recipe.to_toml().strip(), markup=False)
+        console.print(recipe.to_toml().strip())
 
 
 def print_comparison(console: Console, store: Store, name: str) -> None:
@@ -123,7 +123,7 @@ def print_comparison(console: Console, store: Store, name: str) -> None:
             "not measured yet"
         )
     for sentence in comparison.sentences:
-        console.print(sentence, markup=False)
+        console.print(sentence)
     if not comparison.combined.empty:
         print_combined(console, comparison)
     for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
@@ -132,7 +132,7 @@ def print_comparison(console: Console, store: Store, name: str) -> None:
     if comparison.notes:
         console.print("\nValidity:")
         for note in comparison.notes:
-            console.print(f"- {note}", markup=False)
+            console.print(f"- {note}")
 
 
 def forest_table(comparison: Comparison, wide: bool) -> Table:
@@ -202,7 +202,7 @@ def print_techniques(console: Console, known: dict[str, Technique]) -> None:
         for t in known.values():
             if t.family == family:
                 told = [f"{_change(t)}.", t.why, f"{t.source.removesuffix('.')}." if t.source else ""]
-                table.add_row(f"  {t.name}", escape(" ".join(part for part in told if part)))
+                table.add_row(f"  {t.name}", " ".join(part for part in told if part))
         console.print(table)
 
 

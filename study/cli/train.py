@@ -4,167 +4,122 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from study.cli.options import (
     DEFAULT_ARTIFACTS,
     DEFAULT_STORAGE,
-    Arms,
     Artifacts,
-    Blocks,
-    Budget,
-    Combine,
-    Data,
+    ComparisonOptions,
     DataDir,
-    Debug,
     Device,
     DryRun,
-    File,
-    Margin,
-    Name,
-    Patience,
-    Pruner,
-    Sampler,
-    SearchTrials,
-    Seed,
-    Seeds,
-    Set,
-    StopAtTarget,
+    ExperimentOptions,
+    PlaceOptions,
     Storage,
-    Target,
-    TuneSeeds,
-    TuneTrials,
-    Workers,
-    again,
-    fixed_fields,
-    given,
-    place_of,
-    quiet,
-    values_of,
+    grouped,
 )
-from study.cli.terminal import err, out
+from study.cli.terminal import again, out, plural, quiet, say
 from vae.errors import UserError
 
 if TYPE_CHECKING:
+    from study.design.build import Request
     from study.place import Place
 
+REPORTS = Path("reports")
 
-def run_command(
-    data: Data = None,
-    name: Name = None,
-    file: File = None,
-    search_trials: SearchTrials = None,
-    tune_trials: TuneTrials = None,
-    tune_seeds: TuneSeeds = None,
-    arms: Arms = None,
-    seeds: Seeds = None,
-    blocks: Blocks = None,
-    combine: Combine = None,
-    budget: Budget = None,
-    target: Target = None,
-    margin: Margin = None,
-    seed: Seed = None,
-    fix: Set = None,
-    storage: Storage = DEFAULT_STORAGE,
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
-    data_dir: DataDir = None,
-    workers: Workers = None,
-    device: Device = "auto",
+
+@grouped
+def run(
+    experiment: ExperimentOptions,
+    comparison: ComparisonOptions,
+    place: PlaceOptions,
+    search_trials: Annotated[
+        int | None, typer.Option("--search-trials", help="Total trials of the search; default: 30.")
+    ] = None,
+    tune_trials: Annotated[
+        int | None, typer.Option("--tune-trials", help="K: tuning points per arm.")
+    ] = None,
     dry_run: DryRun = False,
-    debug: Debug = False,
 ) -> None:
     """Search, compare and report; resumes where it stopped."""
-    values = values_of(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
-    values |= given(tune_trials=tune_trials, tune_seeds=tune_seeds, arms=arms, target=target, margin=margin)
-    values |= given(seed=seed)
-    values["search"] = values.get("search", {}) | given(trials=search_trials)
-    values["fallback"] = {"arms": "default", "search_trials": 30}
-    place = place_of(storage, artifacts, data_dir, device, workers)
-    _execute("run", place, values, fixed_fields(fix), file, dry_run)
+    request = experiment.request(
+        **comparison.values,
+        tune_trials=tune_trials,
+        search={"trials": search_trials},
+        defaults={"arms": "default", "search": {"trials": 30}},
+    )
+    _execute("run", place.place(), request, dry_run)
 
 
+@grouped
 def search(
-    data: Data = None,
-    name: Name = None,
-    file: File = None,
+    experiment: ExperimentOptions,
+    place: PlaceOptions,
     trials: Annotated[int | None, typer.Option("--trials", help="Total trials; default: 30.")] = None,
-    sampler: Sampler = None,
-    pruner: Pruner = None,
-    patience: Patience = None,
-    budget: Budget = None,
-    seed: Seed = None,
-    fix: Set = None,
-    storage: Storage = DEFAULT_STORAGE,
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
-    data_dir: DataDir = None,
-    workers: Workers = None,
-    device: Device = "auto",
+    sampler: Annotated[str | None, typer.Option("--sampler", help="tpe, random, qmc or gp.")] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option("--pruner", help="none, median, percentile, halving, hyperband or patient."),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", help="Grid points without a better loss that end a search trial; 0: off."),
+    ] = None,
     dry_run: DryRun = False,
-    debug: Debug = False,
 ) -> None:
     """The joint search alone: everything is sampled, one Optuna study NAME/search."""
-    values = values_of(file, data=data, name=name, budget=budget, seed=seed)
-    values.pop("arms", None)
     if trials is not None and trials < 1:
         raise UserError(f"--trials {trials}: a search needs at least one trial.")
-    plan = given(trials=trials, sampler=sampler, pruner=pruner, patience=patience)
-    values["search"] = values.get("search", {}) | plan
-    values["fallback"] = {"search_trials": 30}
-    place = place_of(storage, artifacts, data_dir, device, workers)
-    _execute("search", place, values, fixed_fields(fix), file, dry_run)
+    request = experiment.request(
+        without="arms",
+        search={"trials": trials, "sampler": sampler, "pruner": pruner, "patience": patience},
+        defaults={"search": {"trials": 30}},
+    )
+    _execute("search", place.place(), request, dry_run)
 
 
+@grouped
 def compare(
-    data: Data = None,
-    name: Name = None,
-    file: File = None,
-    arms: Arms = None,
+    experiment: ExperimentOptions,
+    comparison: ComparisonOptions,
+    place: PlaceOptions,
     trials: Annotated[int | None, typer.Option("--trials", help="K: tuning points per arm.")] = None,
-    tune_seeds: TuneSeeds = None,
-    seeds: Seeds = None,
-    blocks: Blocks = None,
-    combine: Combine = None,
-    budget: Budget = None,
-    target: Target = None,
-    margin: Margin = None,
-    stop_at_target: StopAtTarget = None,
+    stop_at_target: Annotated[
+        bool | None,
+        typer.Option("--stop-at-target/--run-to-budget", help="End confirmation runs at the target."),
+    ] = None,
     aa: Annotated[
         int | None,
         typer.Option(
             "--aa", metavar="N", help="Instead: N A/A comparisons, and how often they err, for R = 1 and 5."
         ),
     ] = None,
-    seed: Seed = None,
-    fix: Set = None,
-    storage: Storage = DEFAULT_STORAGE,
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
-    data_dir: DataDir = None,
-    workers: Workers = None,
-    device: Device = "auto",
     dry_run: DryRun = False,
-    debug: Debug = False,
 ) -> None:
     """The comparison alone: tune each arm, confirm on fresh seeds, estimate speed-ups."""
-    values = values_of(file, data=data, name=name, seeds=seeds, blocks=blocks, combine=combine, budget=budget)
-    values |= given(tune_trials=trials, tune_seeds=tune_seeds, arms=arms, target=target, margin=margin)
-    values |= given(seed=seed, stop_at_target=stop_at_target)
-    values.pop("search", None)
-    place = place_of(storage, artifacts, data_dir, device, workers)
-    if aa is not None:
-        if dry_run:
-            raise UserError("--aa has no plan to print: leave out --dry-run.")
-        quiet()
-        from study.aa import measure
-
-        counts = (blocks,) if blocks else (1, 5)
-        measure(place, values, fixed_fields(fix), aa, counts, lambda line: out.print(line, soft_wrap=True))
+    request = experiment.request(
+        without="search",
+        **comparison.values,
+        tune_trials=trials,
+        stop_at_target=stop_at_target,
+        defaults={"arms": "default"},
+    )
+    if aa is None:
+        _execute("compare", place.place(), request, dry_run)
         return
-    values["fallback"] = {"arms": "default"}
-    _execute("compare", place, values, fixed_fields(fix), file, dry_run)
+    if dry_run:
+        raise UserError("--aa has no plan to print: leave out --dry-run.")
+    quiet()
+    from study.aa import measure
+
+    block_counts = (comparison.blocks,) if comparison.blocks else (1, 5)
+    measure(place.place(), request, aa, block_counts, lambda line: out.print(line, soft_wrap=True))
 
 
+@grouped
 def worker(
     name: Annotated[str, typer.Option("--name", help="Name of the experiment to work on.")],
     storage: Storage = DEFAULT_STORAGE,
@@ -175,7 +130,6 @@ def worker(
     worker_seed: Annotated[
         int | None, typer.Option("--worker-seed", help="Sampler seed of this worker.")
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Join an experiment from another process or machine: run its waiting trials until none is left."""
     # Before torch is imported: its thread pools are made once.
@@ -187,9 +141,10 @@ def worker(
 
     torch.set_num_threads(threads)
     quiet()
+    from study.place import Place
     from study.session import Session
 
-    session = Session.join(place_of(storage, artifacts, data_dir, device, 1), name)
+    session = Session.join(Place(storage, artifacts, data_dir, device, 1, threads), name)
     # A launched worker leaves the planning to its launcher and is ended by it; one started by hand plans too,
     # so it carries an experiment to its end alone if it must.
     launched = PARENT_VARIABLE in os.environ
@@ -199,34 +154,31 @@ def worker(
         out.print(f"{done} trials finished.")
 
 
-def _execute(
-    command: str,
-    place: Place,
-    values: dict[str, Any],
-    fixed: dict[str, Any],
-    file: Path | None,
-    dry_run: bool,
-) -> None:
+def _execute(command: str, place: Place, request: Request, dry_run: bool) -> None:
     """Plan, run, time, report: the common course of run, search and compare."""
     quiet()
     from study.cli.progress import Progress, estimated_minutes
     from study.cli.tables import print_comparison, print_plan, print_search
     from study.dashboard.publisher import Publisher
+    from study.place import cores, require_writable
     from study.report.page import write_report
     from study.session import Session, check
 
-    source = str(file) if file else "command line"
+    require_writable(REPORTS, "The folder of the report")
+    if place.workers * place.threads > cores():
+        say(
+            f"Warning: {plural(place.workers, 'worker')} x {plural(place.threads, 'thread')} share "
+            f"{plural(cores(), 'core')}: trainings wait for "
+            f"each other, and their seconds mean little. --workers {max(1, cores() // place.threads)} is as many as "
+            "run at once."
+        )
     if dry_run:
-        experiment, dataset = check(place, values, fixed, source)
+        experiment, dataset = check(place, request)
         print_plan(out, experiment, dataset, place, estimated_minutes(experiment, dataset, place))
         return
-    session = Session.prepare(place, values, fixed, source)
+    session = Session.prepare(place, request)
     experiment = session.experiment
     print_plan(out, experiment, session.data, place, estimated_minutes(experiment, session.data, place))
-
-    def say(line: str) -> None:
-        err.print(line, soft_wrap=True, markup=False)
-
     # Leaving the publisher's block publishes the final state, timings included.
     with Publisher(session.store, experiment.name, place.artifacts, place.data_dir, say) as publisher:
         with Progress(out, session.store, experiment) as progress:
@@ -247,6 +199,6 @@ def _execute(
     print_comparison(out, session.store, experiment.name)
     if kept is not None:
         out.print(f"Best model: {kept}", soft_wrap=True)
-    path = Path("reports") / f"{experiment.name}.html"
+    path = REPORTS / f"{experiment.name}.html"
     written = write_report(session.store, experiment.name, path, place.artifacts, place.data_dir)
     out.print(f"Report: {written}", soft_wrap=True)

@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from study.design.experiment import Experiment, defaults
+from study.design.experiment import DATA, Experiment, default_name, defaults
 from study.design.space import Space, plain, search_space
 from study.design.techniques import DEFAULT_ARMS, catalogue, find
 from vae.errors import UserError, did_you_mean
 from vae.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for, as it was asked; what it leaves out, `build` decides."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of Experiment as the experiment file and the flags give them; None is left out."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Recipe fields that --set fixes."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The command's own `arms` and `search`: they stand in where neither the values nor an earlier run has any."""
+    source: str = "command line"
+    """Where the values are from, for messages."""
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment: the given one, or the data's."""
+        name: str | None = self.values.get("name")
+        return default_name(self.data or DATA) if name is None else name
+
+    @property
+    def data(self) -> str | None:
+        """The data asked for; None: that of an earlier run under the name, or DATA."""
+        data: str | None = self.values.get("data")
+        return data
+
+    def having(self, **values: Any) -> Request:
+        """The same request with these values in the place of its own."""
+        return replace(self, values={**self.values, **values})
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -34,25 +66,25 @@ def read_toml(path: Path) -> dict[str, Any]:
     return values
 
 
-def build(
-    values: dict[str, Any],
-    fixed: dict[str, Any],
-    n_train: int,
-    stored: Experiment | None,
-    source: str,
-) -> Experiment:
+def build(request: Request, n_train: int, stored: Experiment | None) -> Experiment:
     """An Experiment from the defaults, what is stored under the name, a file's or flags' values and --set.
 
-    `values` must hold `data`; its `fallback` (arms, search) stands in where neither it nor what is stored
-    says anything. Raises UserError when a value is bad, or when it would change what the
-    stored experiment has already trained."""
-    merged = defaults(values["data"], n_train)
+    Pure and cheap, so a command calls it whenever it has learnt more: before the data is there (its size is a
+    guess then), with the data, and under the lock in which the experiment is stored. Raises UserError when a value
+    is bad, or when it would change what the stored experiment has already trained."""
+    source, fixed = request.source, dict(request.fixed)
+    data = request.data
+    if data is None:
+        data = DATA if stored is None else stored.data
+    if not data.strip():
+        raise UserError(f"{source}: data is {data!r}: give a data set's name or a file, or leave it out.")
+    merged = defaults(data, n_train)
     if stored is not None:
         merged |= stored.to_json()
-    given = {key: value for key, value in values.items() if value is not None}
-    fallback, search, recipe = (given.pop(key, {}) for key in ("fallback", "search", "recipe"))
-    if "arms" in fallback and "arms" not in given and not merged.get("arms"):
-        given["arms"] = fallback["arms"]
+    given = {key: value for key, value in request.values.items() if value is not None}
+    search, recipe = given.pop("search", {}), given.pop("recipe", {})
+    if "arms" in request.defaults and "arms" not in given and not merged.get("arms"):
+        given["arms"] = request.defaults["arms"]
     if "seed" in recipe | fixed:
         raise UserError(f"{source}: a recipe's seed can't be set: every training has its own. See --seed.")
     merged |= given
@@ -64,8 +96,8 @@ def build(
         merged["arms"] = tuple(dict.fromkeys([*(stored.arms if stored else ()), *arms]))
     before = merged.get("search", {})
     merged["search"] = before | search
-    if "search_trials" in fallback and not before.get("trials") and "trials" not in search:
-        merged["search"]["trials"] = fallback["search_trials"]
+    if not before.get("trials") and "trials" not in search:
+        merged["search"] |= request.defaults.get("search", {})
     space = before["space"] if before.get("trials") else search_space(n_train)
     space = space | _table(search.get("space", {}), f"{source}: search.space")
     merged["search"]["space"] = {f: d for f, d in space.items() if f not in merged["fixed"]}

@@ -24,6 +24,9 @@ from study.terms import BASELINE, Phase
 from vae.errors import UserError
 from vae.recipe import Recipe, explain, unknown_field
 
+#: What is trained on where neither the command nor an earlier run says anything.
+DATA = "digits"
+
 SamplerName = Literal["tpe", "random", "qmc", "gp"]
 PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "patient"]
 

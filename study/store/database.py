@@ -173,14 +173,14 @@ class Database:
 
     def _file_is_there(self, path: Path, create: bool) -> bool:
         try:
-            size = path.stat().st_size
+            found = path.stat()
         except FileNotFoundError:
-            size = None
+            found = None
         except OSError as error:
             raise FailureError(
                 f"{self.name} can't be opened: {error.strerror}. Give another --storage."
             ) from None
-        if size is None:
+        if found is None:
             if not create:
                 raise UserError(f"No database {self.name}. Give another --storage, or begin with run.")
             if not path.parent.is_dir():
@@ -196,7 +196,9 @@ class Database:
             return False
         if path.is_dir():
             raise UserError(f"{self.name} is a folder, not a database. Give another --storage.")
-        if size == 0:
+        if not path.is_file():  # a device or a pipe: opening it may hang, and deleting it would do harm
+            raise UserError(f"{self.name} is no regular file, so no database. Give another --storage.")
+        if found.st_size == 0:
             raise FailureError(f"{self.name} is empty (0 bytes), not a database. Delete it to begin anew.")
         return True
 

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 from study.analysis.comparison import Comparison, estimate
+from study.design.build import Request
 from study.design.experiment import Experiment
 from study.design.space import search_space
 from study.place import Place
@@ -157,7 +158,7 @@ def prepare(folder: Path, **values: Any) -> Session:
     place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 1)
     given = {"data": pixels(folder), "name": "fake", "budget": 1000.0, "techniques": TECHNIQUES}
     given |= {"recipe": {"batch_size": 8}, "tune_trials": 3, "tune_seeds": 1, "seeds": 6, "arms": ["twice"]}
-    return Session.prepare(place, given | values, {}, "test")
+    return Session.prepare(place, Request(given | values, source="test"))
 
 
 def prepare_search(

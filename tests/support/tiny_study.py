@@ -26,6 +26,7 @@ from sklearn.datasets import load_digits
 
 from study.dashboard.publisher import publish
 from study.dashboard.server import Dashboard
+from study.design.build import Request
 from study.place import Place
 from study.session import Session
 from study.store.store import Store
@@ -139,7 +140,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         "tune_trials": 2,
         "seeds": 3,
     }
-    session = Session.prepare(place, values | {"search": {"trials": 3}}, {}, "test")
+    session = Session.prepare(place, Request(values | {"search": {"trials": 3}}, source="test"))
     with session.store as store:
         while not session.planner.advance():
             publish(store, tiny.name, tiny.artifacts, None)

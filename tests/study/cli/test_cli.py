@@ -96,6 +96,9 @@ def test_without_a_command_there_is_help(call: Call) -> None:
         ("compare --set likelihood=bernouli", "'bernoulli'"),
         ("compare --data digit", "Did you mean 'digits'"),
         ("compare --data nowhere.npy", "No file nowhere.npy"),
+        ("compare --data=", "command line: data is ''"),
+        ("run --name=", "the name ''"),
+        ("run --threads 0", "--threads"),
         ("compare --data-dir nowhere", "nowhere"),
         ("compare --file nowhere.toml", "No experiment file nowhere.toml"),
         ("compare --file typo.toml", "Did you mean 'seeds'"),
@@ -109,6 +112,8 @@ def test_without_a_command_there_is_help(call: Call) -> None:
         ("compare --storage optuna.db", "not a database URL"),
         ("compare --storage mysql://x/y", "mysql"),
         ("compare --storage sqlite:///no/such/folder/x.db", "No folder"),
+        ("compare --storage sqlite:////dev/null", "/dev/null is no regular file"),
+        ("show --storage sqlite:////dev/null", "/dev/null is no regular file"),
         ("compare --aa 0", "--aa 0"),
         ("compare --aa 2 --dry-run", "--dry-run"),
         ("search --sampler grid", "sampler = 'grid'"),
@@ -177,6 +182,52 @@ def test_dry_run_writes_nothing(call: Call, tmp_path: Path) -> None:
     )
     assert "minutes" in result.out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("in_the_way", "words"),
+    [("reports", "The folder of the report can't be written to: reports"), ("artifacts", "--artifacts")],
+)
+def test_folders_are_tried_before_anything_is_trained(
+    call: Call, tmp_path: Path, in_the_way: str, words: str, dry_run: list[str]
+) -> None:
+    """A folder that results couldn't be written to in the end stops a command before it begins."""
+    (tmp_path / in_the_way).write_text("a file where a folder belongs")
+    result = call("compare", "--arms", "cosine", *dry_run)
+    assert (result.code, result.out) == (1, "")
+    assert words in result.err
+    assert "Not a directory" in result.err
+    assert result.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [in_the_way]
+
+
+def test_workers_and_threads(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--threads sets each worker's threads, else OMP_NUM_THREADS bounds them; more than the cores is warned of."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    plan = ["search", "--dry-run", "--device", "cpu"]
+    assert "1 worker x 2 threads" in call(*plan, "--workers", "1").out
+    assert "1 worker x 1 thread;" in call(*plan, "--workers", "1", "--threads", "1").out
+    result = call(*plan, "--workers", "100")
+    assert result.code == 0
+    assert result.err.startswith("Warning: 100 workers x 1 thread share 2 cores")
+    assert "--workers 2" in result.err
+    assert result.err.count("\n") == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert "1 worker x 1 thread;" in call(*plan, "--workers", "1").out
+
+
+def test_names_and_paths_are_shown_as_they_are(call: Call, tmp_path: Path) -> None:
+    """Brackets and emoji codes in a path are letters, on every line of the output."""
+    name = "[red]a[b]:smile:.npy"
+    (tmp_path / "[x]").mkdir()
+    np.save(tmp_path / "[x]" / name, np.random.default_rng(0).random((80, 2, 2), dtype=np.float32))
+    args = ["search", "--data", f"[x]/{name}", "--name", "x", "--set", "batch_size=8"]
+    result = call(*args, "--dry-run", "--device", "cpu")
+    assert (result.code, result.err) == (0, "")
+    assert f"x: {name[:-4]}, 64 train" in result.out
+    assert f"No file [y]/{name}" in call("search", "--data", f"[y]/{name}", "--name", "x").err
 
 
 def test_a_file_and_flags_meet(call: Call, tmp_path: Path) -> None:

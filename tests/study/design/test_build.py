@@ -10,7 +10,7 @@ import fake_training
 import numpy as np
 import pytest
 
-from study.design.build import build
+from study.design.build import Request, build
 from study.design.experiment import Experiment
 from study.design.techniques import BUILT_IN, DEFAULT_ARMS
 from study.session import check
@@ -20,7 +20,8 @@ TUNED = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": {"low": 0.5, "h
 
 
 def make(stored: Experiment | None = None, fixed: dict[str, Any] | None = None, **values: Any) -> Experiment:
-    return build({"data": "digits"} | values, fixed or {}, 1_000, stored, "test.toml")
+    standing_in = values.pop("defaults", {})
+    return build(Request(values, fixed or {}, standing_in, "test.toml"), 1_000, stored)
 
 
 def refusal(*args: Any, **kwargs: Any) -> str:
@@ -120,14 +121,14 @@ def test_a_search_alone_fixes_nothing_of_a_comparison() -> None:
     assert compared.search == searched.search
 
 
-def test_fallbacks_stand_in_where_nothing_is_said() -> None:
+def test_defaults_stand_in_where_nothing_is_said() -> None:
     """A command's own defaults count only where neither it, its file nor the first run says anything."""
-    fallback = {"arms": "default", "search_trials": 30}
-    fresh = make(fallback=fallback)
+    defaults = {"arms": "default", "search": {"trials": 30}}
+    fresh = make(defaults=defaults)
     assert (fresh.arms, fresh.search.trials) == (DEFAULT_ARMS, 30)
-    assert make(fallback=fallback, search={"trials": 0}).search.trials == 0
+    assert make(defaults=defaults, search={"trials": 0}).search.trials == 0
     stored = make(arms="cosine", search={"trials": 7})
-    again = make(stored, fallback=fallback)
+    again = make(stored, defaults=defaults)
     assert (again.arms, again.search.trials) == (("cosine",), 7)
 
 
@@ -151,10 +152,12 @@ def test_a_file_may_move_but_not_change(tmp_path: Path, monkeypatch: pytest.Monk
     session.store.close()
     place = session.place
     monkeypatch.chdir(first)
-    assert check(place, {"data": "pixels.npy", "name": "fake"}, {}, "test")[0].data == "pixels.npy"
+    assert (
+        check(place, Request({"data": "pixels.npy", "name": "fake"}, source="test"))[0].data == "pixels.npy"
+    )
     shutil.copy(first / "pixels.npy", second / "other.npy")
     monkeypatch.chdir(second)
-    assert check(place, {"data": "other.npy", "name": "fake"}, {}, "test")[0].data == "other.npy"
+    assert check(place, Request({"data": "other.npy", "name": "fake"}, source="test"))[0].data == "other.npy"
     np.save(second / "other.npy", np.zeros((80, 2, 2), dtype=np.float32))
     with pytest.raises(UserError, match="SHA-256"):
-        check(place, {"data": "other.npy", "name": "fake"}, {}, "test")
+        check(place, Request({"data": "other.npy", "name": "fake"}, source="test"))

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.aa import NULL, NULL_ARM
-from study.design.build import build, read_toml
+from study.design.build import Request, build, read_toml
 from study.design.experiment import Experiment
 from study.design.phases import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, MAX_TUNE_SEEDS, SEED_SETS
 from study.design.techniques import BUILT_IN
@@ -34,7 +34,7 @@ def make(
     small: bool = True,
     **values: Any,
 ) -> Experiment:
-    return build({"data": "digits"} | values, fixed or {}, 1_000 if small else 50_000, stored, "test.toml")
+    return build(Request(values, fixed or {}, source="test.toml"), 1_000 if small else 50_000, stored)
 
 
 def refusal(*args: Any, **kwargs: Any) -> str:
@@ -112,7 +112,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         """,
     )
     assert set(values) == set(Experiment.model_fields)
-    experiment = build(values, {}, 1_000, None, "test.toml")
+    experiment = build(Request(values, source="test.toml"), 1_000, None)
     assert (experiment.name, experiment.seed, experiment.budget, experiment.target) == ("mine", 3, 5.0, 30.0)
     assert (experiment.tune_trials, experiment.tune_seeds, experiment.target_at) == (4, 2, 0.6)
     assert (experiment.seeds, experiment.blocks) == (6, 2)
@@ -193,7 +193,7 @@ def test_the_stored_form_is_exact(values: dict[str, Any]) -> None:
 def test_mistakes_in_a_file_are_told(tmp_path: Path, text: str, words: str) -> None:
     """A typo names the nearest key, a bad value its rule; always in one line, with the file's name."""
     with pytest.raises(UserError, match=words) as caught:
-        build({"data": "digits"} | toml(tmp_path, text), {}, 1_000, None, "test.toml")
+        build(Request(toml(tmp_path, text), source="test.toml"), 1_000, None)
     assert "\n" not in str(caught.value)
 
 
@@ -246,8 +246,13 @@ def test_a_target_below_the_entropy_of_the_pixels_is_refused(tmp_path: Path) -> 
     assert least_loss(data, "cross_entropy") == pytest.approx(least)
     assert least_loss(data, "bernoulli") == -np.inf
     with pytest.raises(UserError, match=f"no model .* has a cross_entropy loss below {least:.2f} nats"):
-        check(place(tmp_path), {"data": "digits", "arms": "cosine", "target": least - 0.01}, {}, "test")
-    check(place(tmp_path), {"data": "digits", "arms": "cosine", "target": least + 0.01}, {}, "test")
+        check(
+            place(tmp_path),
+            Request({"data": "digits", "arms": "cosine", "target": least - 0.01}, source="test"),
+        )
+    check(
+        place(tmp_path), Request({"data": "digits", "arms": "cosine", "target": least + 0.01}, source="test")
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,7 +260,7 @@ def test_a_batch_must_fit_the_data(tmp_path: Path) -> None:
     """An arm whose batch is larger than the training set is refused before anything is written."""
     values = {"data": fake_training.pixels(tmp_path), "arms": "batch-quadruple", "recipe": {"batch_size": 32}}
     with pytest.raises(UserError, match="batch_size 128 is more than the 64 training examples"):
-        check(place(tmp_path), values, {}, "test")
+        check(place(tmp_path), Request(values, source="test"))
     assert not (tmp_path / "optuna.db").exists()
 
 

@@ -9,7 +9,7 @@ import fake_training
 import pytest
 
 from study.analysis.comparison import estimate
-from study.design.build import build, read_toml
+from study.design.build import Request, build, read_toml
 from study.design.experiment import Experiment, defaults
 from study.design.space import sobol_points
 from study.design.techniques import BUILT_IN, DEFAULT_ARMS, RESERVED, Technique, catalogue, find
@@ -190,7 +190,7 @@ def test_own_ranges_replace_shared_ones() -> None:
         "knob": {"knobs": {"lr": {"low": 1e-5, "high": 0.5, "log": True}}},
     }
     values = {"data": "digits", "arms": ["wide", "knob"], "techniques": techniques}
-    experiment = build(values, {}, 1_000, None, "test")
+    experiment = build(Request(values, source="test"), 1_000, None)
     shared = {
         arm: experiment.spaces(arm, experiment.workload(1_000))[0]["lr"]
         for arm in ("baseline", "wide", "knob")

@@ -22,6 +22,7 @@ from fake_study import expire, scalar
 from fake_training import FakeTraining
 
 from study.analysis.comparison import estimate
+from study.design.build import Request
 from study.place import Place
 from study.session import Session
 from study.store import optuna_private
@@ -206,7 +207,7 @@ def real(folder: Path) -> Iterator[Session]:
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 2)
-    session = Session.prepare(place, dict(REAL), {}, "test")
+    session = Session.prepare(place, Request(REAL, source="test"))
     with session.store:
         yield session
     torch.set_num_threads(threads)
