@@ -11,7 +11,7 @@ import pandas as pd
 
 from study.design.experiment import Experiment
 from study.design.workload import Workload
-from study.protocol.history import Run, State
+from study.protocol.history import Confirmed, State, confirmed, joint
 from study.statistics.calibration import Calibration
 from study.statistics.curves import resolution, targets_reached
 from study.statistics.speed_up import (
@@ -31,9 +31,6 @@ from study.statistics.survival import ert, par2
 from study.statistics.verdicts import Verdict, clopper_pearson, holm, unreliable_hits, verdict
 from study.store.store import Store
 from study.terms import REFERENCE_ARMS
-
-_TIMES = ("examples_per_second", "baseline_examples_per_second", "cold_start_seconds")
-_UNTIMED = pd.DataFrame({"arm": pd.Series(dtype=object)} | {name: pd.Series(dtype=float) for name in _TIMES})
 
 
 @dataclass(frozen=True)
@@ -58,18 +55,6 @@ class Comparison:
     """Validity notes."""
     sentences: list[str] = field(default_factory=list)
     """Two or three sentences a person can quote."""
-
-
-@dataclass(frozen=True)
-class _Confirmed:
-    """An arm's finished confirmation runs by seed index."""
-
-    index: list[int]
-    runs: list[Run]
-    E: np.ndarray
-    hit: np.ndarray
-    blocks: np.ndarray
-    test: np.ndarray
 
 
 def estimate(store: Store, name: str, n_train: int) -> Comparison:
@@ -97,45 +82,18 @@ def estimate(store: Store, name: str, n_train: int) -> Comparison:
     return replace(comparison, notes=notes(comparison, state), sentences=sentences(comparison))
 
 
-def _confirmed(state: State, arm: str, phase: str) -> _Confirmed:
-    runs = [run for run in state.of(arm, phase) if run.outcome is not None]
-    tau = state.workload.tau
-    rows = state.table.loc[[run.trial_id for run in runs]]
-    hit = rows["hit"].fillna(False).to_numpy(dtype=bool)
-    E = rows["examples_to_target"].fillna(float(tau)).to_numpy(dtype=float)
-    return _Confirmed(
-        index=[run.index for run in runs],
-        runs=runs,
-        E=np.where(hit, E, float(tau)),
-        hit=hit,
-        blocks=np.array([run.block for run in runs]),
-        test=rows["test_loss"].to_numpy(dtype=float),
-    )
-
-
-def _joint(a: _Confirmed, b: _Confirmed) -> tuple[_Confirmed, _Confirmed]:
-    """The two arms on the seeds that both have finished."""
-    both = sorted(set(a.index) & set(b.index))
-
-    def pick(c: _Confirmed) -> _Confirmed:
-        at = [c.index.index(i) for i in both]
-        return _Confirmed(both, [c.runs[i] for i in at], c.E[at], c.hit[at], c.blocks[at], c.test[at])
-
-    return pick(a), pick(b)
-
-
 def _arms(state: State, timings: pd.DataFrame) -> pd.DataFrame:
     experiment = state.experiment
     if not experiment.arms:
         return pd.DataFrame()
-    baseline = _confirmed(state, "baseline", "confirm")
+    baseline = confirmed(state, "baseline", "confirm")
     family = len(experiment.arms)
     rows = [_row(state, "baseline", baseline, baseline, timings, family)]
     for arm in experiment.arms:
-        runs = _confirmed(state, arm, "confirm")
+        runs = confirmed(state, arm, "confirm")
         rows.append(_row(state, arm, runs, baseline, timings, family))
     for arm in REFERENCE_ARMS:
-        runs = _confirmed(state, arm, "confirm")
+        runs = confirmed(state, arm, "confirm")
         if runs.runs:
             rows.append(_row(state, arm, runs, baseline, timings, 1))
     frame = pd.DataFrame(rows)
@@ -148,7 +106,7 @@ def _arms(state: State, timings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(
-    state: State, arm: str, own: _Confirmed, baseline: _Confirmed, timings: pd.DataFrame, family: int
+    state: State, arm: str, own: Confirmed, baseline: Confirmed, timings: pd.DataFrame, family: int
 ) -> dict[str, Any]:
     """One arm's row: counts, speed-ups with intervals and verdicts, and what they rest on."""
     experiment, tau = state.experiment, state.workload.tau
@@ -180,7 +138,7 @@ def _row(
     row["hit_low"], row["hit_high"] = clopper_pearson(hits, n) if n else (0.0, 1.0)
     if n:
         row |= {"par2": par2(own.E, own.hit, tau), "ert": ert(own.E, own.hit, tau)}
-    a, b = _joint(own, baseline)
+    a, b = joint(own, baseline)
     timing = timings[timings["arm"] == arm]
     own_eps = timing["examples_per_second"].to_numpy(dtype=float)
     base_eps = timing["baseline_examples_per_second"].to_numpy(dtype=float)
@@ -255,11 +213,11 @@ def _blank(e: Estimate) -> Estimate:
     return Estimate(nan, nan, nan, nan, nan, nan, e.n, nan, "censored runs: no plain ratio")
 
 
-def _any_loss(own: _Confirmed) -> bool:
+def _any_loss(own: Confirmed) -> bool:
     return any(np.isfinite(run.valid_loss) for run in own.runs)
 
 
-def _resolution(state: State, own: _Confirmed) -> float:
+def _resolution(state: State, own: Confirmed) -> float:
     """How wide, relatively, the grid cell of the arm's hit is: 0.03, or one step where that is longer."""
     hits = [(run, E) for run, E, hit in zip(own.runs, own.E, own.hit, strict=True) if hit]
     if not hits:
@@ -291,7 +249,7 @@ def _combined(state: State) -> tuple[pd.DataFrame, Estimate | None]:
     names = list(dict.fromkeys(run.arm for run in state.runs if run.phase == "combine"))
     if "combined" not in names:
         return pd.DataFrame(), None
-    runs = {arm: _confirmed(state, arm, "combine") for arm in names}
+    runs = {arm: confirmed(state, arm, "combine") for arm in names}
     shared = sorted(set.intersection(*(set(run.index) for run in runs.values())))
     if not shared:
         return pd.DataFrame(), None
@@ -316,21 +274,6 @@ def _combined(state: State) -> tuple[pd.DataFrame, Estimate | None]:
     if not all(hit[arm].all() for arm in ("baseline", "combined", *singles)):
         return frame, None
     return frame, combine_check(E["baseline"], [E[arm] for arm in singles], E["combined"])
-
-
-def combined_choice(state: State) -> list[str]:
-    """Step 6: at most one technique per slot, the best lower limit in examples of each, above 1.
-
-    Architecture arms train another model and stay out."""
-    experiment = state.experiment
-    arms = _arms(state, _UNTIMED)
-    best: dict[str, tuple[float, str]] = {}
-    for row in arms.to_dict("records"):
-        technique = experiment.technique(str(row["arm"]))
-        if technique is None or technique.different_model or not float(row.get("low", np.nan)) > 1.0:
-            continue
-        best[technique.slot] = max(best.get(technique.slot, (0.0, "")), (float(row["low"]), technique.name))
-    return [arm for _, arm in sorted(best.values(), reverse=True)]
 
 
 def _article(state: State, arms: pd.DataFrame) -> pd.DataFrame:

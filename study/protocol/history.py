@@ -220,6 +220,48 @@ class State:
         return True
 
 
+@dataclass(frozen=True)
+class Confirmed:
+    """An arm's finished runs of a phase, by seed index."""
+
+    index: list[int]
+    runs: list[Run]
+    E: np.ndarray
+    """(S,) examples to target; tau on a miss."""
+    hit: np.ndarray
+    blocks: np.ndarray
+    test: np.ndarray
+    """(S,) loss on the test split at the hit; NaN on a miss."""
+
+
+def confirmed(state: State, arm: str, phase: str) -> Confirmed:
+    """What an arm's finished runs of a phase, which all have a target, took to reach it."""
+    runs = [run for run in state.of(arm, phase) if run.outcome is not None]
+    tau = state.workload.tau
+    rows = state.table.loc[[run.trial_id for run in runs]]
+    hit = rows["hit"].fillna(False).to_numpy(dtype=bool)
+    E = rows["examples_to_target"].fillna(float(tau)).to_numpy(dtype=float)
+    return Confirmed(
+        index=[run.index for run in runs],
+        runs=runs,
+        E=np.where(hit, E, float(tau)),
+        hit=hit,
+        blocks=np.array([run.block for run in runs]),
+        test=rows["test_loss"].to_numpy(dtype=float),
+    )
+
+
+def joint(a: Confirmed, b: Confirmed) -> tuple[Confirmed, Confirmed]:
+    """The two arms on the seeds that both have finished."""
+    both = sorted(set(a.index) & set(b.index))
+
+    def pick(c: Confirmed) -> Confirmed:
+        at = [c.index.index(i) for i in both]
+        return Confirmed(both, [c.runs[i] for i in at], c.E[at], c.hit[at], c.blocks[at], c.test[at])
+
+    return pick(a), pick(b)
+
+
 def final_index(finalist: Run, i: int) -> int:
     """The index of a finalist's run on the i-th of the other tuning seeds."""
     return finalist.index * (MAX_TUNE_SEEDS - 1) + i

@@ -12,11 +12,11 @@ from typing import Any
 
 import optuna
 
-from study.analysis.comparison import combined_choice
 from study.design.experiment import Experiment
 from study.design.phases import CALIBRATION_SEEDS
 from study.design.space import Space, plain, resolve, sobol_points
 from study.design.workload import Workload
+from study.protocol.combine import combined_choice
 from study.protocol.history import Run, State, final_index
 from study.store.store import Store
 from study.terms import SEARCH, Phase

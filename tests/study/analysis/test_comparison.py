@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from fake_training import FakeTraining, Finished, Scores, loss_at, share_to
 
-from study.analysis.comparison import Comparison, _edges, combined_choice, estimate
+from study.analysis.comparison import Comparison, _edges, estimate
 from study.design.space import Dimension
 from study.protocol.history import State
 from study.statistics.verdicts import Verdict
@@ -214,19 +214,6 @@ def test_unfinished_comparisons_say_so(tmp_path: Path, monkeypatch: pytest.Monke
     assert phases == 4
     assert Verdict.NOT_MEASURED not in set(comparison.arms["verdict"])
     assert not any("lack confirmation runs" in note for note in comparison.notes)
-
-
-def test_at_most_one_technique_a_slot_is_combined(compared: Finished) -> None:
-    """Of each slot the arm with the best lower limit above 1 is combined; other models stay out."""
-    with compared.open() as (_, state):
-        assert combined_choice(state) == ["twice", "half-more"]
-        state.experiment.known["half-more"] = state.experiment.known["half-more"].model_copy(
-            update={"slot": "init"}
-        )
-        assert combined_choice(state) == ["twice"]
-        update = {"different_model": True}
-        state.experiment.known["twice"] = state.experiment.known["twice"].model_copy(update=update)
-        assert combined_choice(state) == ["half-more"]
 
 
 def test_winners_on_an_edge_are_named() -> None:
