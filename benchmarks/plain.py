@@ -26,7 +26,8 @@ from vae.evaluation import GRID_IMAGES
 from vae.grid import evaluation_grid
 from vae.likelihoods import likelihood
 from vae.model.mlp import VAE, build
-from vae.optim.optimizer import BETA1, BETA2, EPSILON, lr_factor
+from vae.optim.optimizer import BETA1, BETA2, EPSILON
+from vae.optim.schedules import lr_factor
 from vae.recipe import Recipe
 
 

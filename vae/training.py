@@ -22,7 +22,7 @@ from vae.evaluation import GRID_IMAGES, Evaluation, Scores, evaluation_inputs, s
 from vae.grid import evaluation_grid
 from vae.likelihoods import likelihood
 from vae.model.mlp import build
-from vae.optim.optimizer import lr_factor
+from vae.optim.schedules import lr_factor
 from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
 from vae.step.allocator import keep_freed_memory

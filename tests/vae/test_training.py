@@ -21,7 +21,7 @@ from vae.errors import UserError
 from vae.evaluation import GRID_IMAGES, Evaluation, Scores, evaluation_inputs, scores
 from vae.grid import evaluation_grid
 from vae.model.mlp import VAE, build
-from vae.optim.optimizer import lr_factor
+from vae.optim.schedules import lr_factor
 from vae.recipe import Recipe
 from vae.step.step import EagerStep, Taken
 from vae.training import COLLAPSED_RATE, Training, train

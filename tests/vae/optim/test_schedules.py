@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from vae.optim.optimizer import lr_factor
+from vae.optim.schedules import lr_factor
 from vae.recipe import ScheduleName
 
 DECAYING = [name for name in get_args(ScheduleName) if name != "constant"]
