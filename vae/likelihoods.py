@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.binarise import binarise
-from vae.errors import UserError
+from vae.errors import UserError, did_you_mean
 
 #: Smallest and largest mean pixel that an output bias starts from (the authors' code of Burda et al. 2016).
 _MEAN_RANGE = (0.001, 0.999)
@@ -246,7 +246,7 @@ _LIKELIHOODS: dict[str, Likelihood] = {
 def likelihood(name: str) -> Likelihood:
     """The likelihood of `recipe.likelihood`. Raises UserError, naming those that exist."""
     if name not in _LIKELIHOODS:
-        raise UserError(f"No likelihood '{name}'. Likelihoods: {', '.join(_LIKELIHOODS)}.")
+        raise UserError(f"No likelihood '{name}'. {did_you_mean(name, _LIKELIHOODS)}")
     return _LIKELIHOODS[name]
 
 

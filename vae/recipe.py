@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vae.documents import parse_json, parse_toml, read_text
 from vae.errors import UserError, did_you_mean
 
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
@@ -27,6 +27,9 @@ LikelihoodName = Literal[
 
 #: Optimizers whose useful learning rates lie in the range of plain gradient descent, not of Adam.
 SGD_FAMILY = frozenset({"sgd", "momentum", "nesterov"})
+
+#: Characters of a refused value that are shown.
+SHOWN = 200
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -123,8 +126,8 @@ class Recipe(BaseModel):
     def from_json(cls, text: str, source: str = "recipe") -> Recipe:
         """The Recipe that `to_json` wrote. Raises UserError."""
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
+            values = parse_json(text)
+        except ValueError as error:
             raise UserError(f"{source} is not valid JSON: {error}") from None
         return cls.from_dict(_mapping(values, source), source)
 
@@ -132,8 +135,8 @@ class Recipe(BaseModel):
     def from_toml(cls, text: str, source: str = "recipe") -> Recipe:
         """The Recipe that `to_toml` wrote. Raises UserError."""
         try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            values = parse_toml(text)
+        except ValueError as error:
             raise UserError(f"{source} is not valid TOML: {error}") from None
         return cls.from_dict(values, source)
 
@@ -141,8 +144,8 @@ class Recipe(BaseModel):
     def load(cls, path: Path) -> Recipe:
         """A Recipe from a .toml or .json file. Raises UserError."""
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, ValueError) as error:
             raise UserError(f"The recipe {path} can't be read: {error}") from None
         parse = cls.from_json if path.suffix == ".json" else cls.from_toml
         return parse(text, source=str(path))
@@ -165,8 +168,8 @@ def parse_value(field: str, text: str) -> Any:
     if field not in Recipe.model_fields:
         raise UserError(unknown_field(field))
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return None if text == "none" else text
 
 
@@ -184,7 +187,7 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] = Recipe
         if item["type"] == "extra_forbidden":
             return f"{source}: {_unknown(model, path, str(name))}"
         where = ".".join(map(str, [*path, name]))
-        shown = f"{where} = {item['input']!r}: " if where else ""
+        shown = f"{where} = {_short(item['input'])}: " if where else ""
         # A field of several kinds has one error a kind: its value is told once, its rules in a row.
         rule = item["msg"].removeprefix("Value error, ").replace("Input should", "must")
         rules.setdefault((where, shown), []).append(rule)
@@ -193,6 +196,12 @@ def explain(error: ValidationError, source: str, model: type[BaseModel] = Recipe
         for (_, shown), (first, *more) in rules.items()
     ]
     return f"{source}: " + "; ".join(lines)
+
+
+def _short(value: Any) -> str:
+    """As Python writes it, cut where it is too long for a line."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _is_branch(part: int | str) -> bool:

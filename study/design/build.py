@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from study.design.experiment import DATA, Experiment, default_name, defaults
 from study.design.space import Space, plain, search_space
 from study.design.techniques import DEFAULT_ARMS, catalogue, find
+from vae.documents import parse_toml, read_text
 from vae.errors import UserError, did_you_mean
 from vae.recipe import Recipe
 
@@ -48,11 +48,10 @@ class Request:
 def read_toml(path: Path) -> dict[str, Any]:
     """The values of an experiment file. Raises UserError."""
     try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
+        values = parse_toml(read_text(path))
     except FileNotFoundError:
         raise UserError(f"No experiment file {path}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"The experiment file {path} can't be read: {error}") from None
     unknown = sorted(set(values) - set(Experiment.model_fields))
     if unknown:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
 
 from vae.data import sources
+from vae.data.checks import Survey
 from vae.data.sources import Array
 from vae.errors import UserError
-from vae.recipe import LikelihoodName
+from vae.likelihoods import Likelihood
+from vae.likelihoods import likelihood as known_likelihood
 
-#: Likelihoods whose pixels may be any finite number; those of the others lie in [0, 1].
-UNBOUNDED = frozenset({"gaussian"})
 #: What is read, checked, hashed or moved at a time, so that a memory map never becomes a copy in memory.
 CHUNK_BYTES = 16 * 2**20
 
@@ -141,7 +139,7 @@ def load(
 
     Raises UserError (one line: what, where, the way out); FailureError where a download failed.
     """
-    low, high = _support(likelihood)
+    p_x = known_likelihood(likelihood)  # an unknown one is refused before a file is read
     if not 0 <= seed < 2**32:
         raise UserError(f"seed = {seed}: the seed of a split is a whole number from 0 to 2^32 - 1.")
     arrays = sources.read(source, data_dir=data_dir, download=download)
@@ -150,14 +148,14 @@ def load(
         raise UserError(f"{origin} has {n} examples: at least 10 are needed, as a tenth is for validation.")
 
     digest = hashlib.sha256(f"scale {arrays.scale}\n".encode())
-    _examine(arrays.images, origin, likelihood, (low, high), digest)
+    _read_through(arrays.images, origin, p_x, digest.update)
     if arrays.test_images is not None:
-        _examine(arrays.test_images, f"{origin}, test images", likelihood, (low, high), digest)
+        _read_through(arrays.test_images, f"{origin}, test images", p_x, digest.update)
     train, valid, test = split_rows(n, arrays.n_valid, arrays.n_test, seed)
     if arrays.test_images is not None:
         test = np.arange(len(arrays.test_images))
     for whole_numbers in (arrays.labels, arrays.test_labels, train, valid, test):
-        _hash(whole_numbers, digest)
+        _hash(whole_numbers, digest.update)
 
     splits = _splits(arrays.images, arrays.labels, arrays.scale)
     test_splits = splits
@@ -200,84 +198,23 @@ def _splits(images: Array, labels: Array | None, scale: float) -> Callable[[Arra
     return split
 
 
-def _support(likelihood: str) -> tuple[float, float]:
-    """The least and the largest pixel that the likelihood allows."""
-    names = get_args(LikelihoodName)
-    if likelihood not in names:
-        near = difflib.get_close_matches(likelihood, names, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Names: {', '.join(names)}."
-        raise UserError(f"No likelihood '{likelihood}'. {hint}")
-    if likelihood in UNBOUNDED:
-        largest = float(np.finfo(np.float32).max)  # a float64 beyond it would be infinite in a batch
-        return -largest, largest
-    return 0.0, 1.0
-
-
-def _examine(
-    images: Array, origin: str, likelihood: str, support: tuple[float, float], digest: hashlib._Hash
+def _read_through(
+    images: Array, origin: str, likelihood: Likelihood, update: Callable[[bytes | memoryview], object]
 ) -> None:
-    """Hash dtype, shape and bytes; refuse NaN, infinity and pixels outside the support. One chunked pass."""
-    digest.update(f"{images.dtype.str} {images.shape}\n".encode())
-    low, high = 0.0, 255.0
-    if images.dtype != np.uint8:
-        largest_stored = float(np.finfo(images.dtype).max)  # float16 can't even be compared with float32's
-        low, high = max(support[0], -largest_stored), min(support[1], largest_stored)
-    broken, outside = _Tally(), _Tally()
-    least, largest = np.inf, -np.inf
+    """Give `update` (a hash's) dtype, shape and bytes, and refuse pixels that can't be trained on: one pass."""
+    update(f"{images.dtype.str} {images.shape}\n".encode())
+    survey = Survey(images, likelihood)
     step = max(1, CHUNK_BYTES // (images.nbytes // len(images)))
     for start in range(0, len(images), step):
         chunk = images[start : start + step]
-        digest.update(chunk.reshape(-1).view(np.uint8).data)
-        with np.errstate(invalid="ignore"):  # NaN is counted below
-            chunk_least, chunk_largest = float(chunk.min()), float(chunk.max())
-        if not (low <= chunk_least and chunk_largest <= high):  # NaN is in no order: it comes in here
-            finite = np.isfinite(chunk)
-            broken.add(~finite, start)
-            outside.add(finite & ((chunk < low) | (chunk > high)), start)
-            chunk_least = float(chunk.min(where=finite, initial=np.inf))
-            chunk_largest = float(chunk.max(where=finite, initial=-np.inf))
-        least, largest = min(least, chunk_least), max(largest, chunk_largest)
-    if broken.count:
-        raise UserError(
-            f"{origin}: {broken.count} of {images.size} pixels are NaN or infinite, the first at index "
-            f"{broken.first}: replace them (numpy.nan_to_num) or drop those examples."
-        )
-    if outside.count:
-        way_out = (
-            "scale them down"
-            if likelihood in UNBOUNDED
-            else "divide by the largest (255?) or save 0..255 as uint8, or use the likelihood gaussian"
-        )
-        raise UserError(
-            f"{origin}: {outside.count} of {images.size} pixels lie outside [{low:g}, {high:g}], which "
-            f"{likelihood} needs (min {least:g}, max {largest:g}, the first at index {outside.first}): "
-            f"{way_out}."
-        )
-    if images.dtype == np.uint8 and largest == 1.0:
-        # Read as 0..255, black and white would be trained on as black and black.
-        raise UserError(
-            f"{origin}: no pixel is above 1, but uint8 is read as 0..255: save black and white as 0 and 255, "
-            f"or as float32."
-        )
+        update(chunk.reshape(-1).view(np.uint8).data)
+        survey.add(chunk, start)
+    survey.refuse(origin)
 
 
-@dataclass
-class _Tally:
-    """How many, and the index of the first."""
-
-    count: int = 0
-    first: tuple[int, ...] = ()
-
-    def add(self, found: Array, start: int) -> None:
-        if not self.count and found.any():
-            row, *rest = np.unravel_index(int(found.argmax()), found.shape)
-            self.first = (start + int(row), *(int(i) for i in rest))
-        self.count += int(found.sum())
-
-
-def _hash(whole_numbers: Array | None, digest: hashlib._Hash) -> None:
+def _hash(whole_numbers: Array | None, update: Callable[[bytes | memoryview], object]) -> None:
     if whole_numbers is None:
-        digest.update(b"none\n")
+        update(b"none\n")
         return
-    digest.update(f"{whole_numbers.dtype.str} {whole_numbers.shape}\n".encode())
-    digest.update(np.ascontiguousarray(whole_numbers).view(np.uint8).data)
+    update(f"{whole_numbers.dtype.str} {whole_numbers.shape}\n".encode())
+    update(np.ascontiguousarray(whole_numbers).view(np.uint8).data)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import os.path
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from vae.errors import FailureError, UserError
 
 Array = NDArray[Any]
+
+#: Bytes of a file, packed or not; the largest of the three sets' has 47,040,016.
+MAX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,30 @@ def read_set(name: str, data_dir: Path | None, *, download: bool) -> tuple[Array
 def _read_file(name: str, file: str, data_dir: Path | None, download: bool) -> Array:
     path = _find(name, file, data_dir) or _download(name, file, data_dir, download)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as stored:
+            raw = _within_bounds(stored, name, path)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}.") from None
     content = raw
     if path.suffix == ".gz":
         try:
-            content = gzip.decompress(raw)
+            with gzip.GzipFile(fileobj=io.BytesIO(raw)) as packed:
+                content = _within_bounds(packed, name, path)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{path} is truncated or no gzip file ({error}). {_replace(name)}") from None
     array = parse_idx(content, str(path), ndim=3 if "images" in file else 1)
     _verify(name, file, path, raw, content)
     return array
+
+
+def _within_bounds(file: IO[bytes] | gzip.GzipFile, name: str, path: Path) -> bytes:
+    """The whole content of a file, packed or unpacked, which is refused where it has more than these sets have."""
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise UserError(
+            f"{path} has more than {MAX_BYTES:,} bytes, and no file of {name} has. {_replace(name)}"
+        )
+    return content
 
 
 def parse_idx(content: bytes, origin: str, *, ndim: int) -> Array:

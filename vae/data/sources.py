@@ -6,22 +6,22 @@ Nothing here runs code from a file: pickled arrays are refused by their header, 
 from __future__ import annotations
 
 import contextlib
-import difflib
+import io
 import math
-import os.path
+import os
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vae.data import idx
-from vae.errors import UserError
+from vae.errors import UserError, did_you_mean
 
 Array = NDArray[Any]
 
@@ -29,6 +29,18 @@ Array = NDArray[Any]
 IN_MEMORY_BYTES = 256 * 2**20
 #: Kinds of image arrays: uint8 in 0..255, or floats (half, single, double).
 IMAGE_DTYPES = ("uint8", "float16", "float32", "float64")
+#: The largest value of an image of so many bits, for those who saved whole numbers.
+WHITES = "255 for 8 bits, 4095 for 12, 65535 for 16"
+#: Bytes at the beginning of a .npy, of which its header takes some hundred; numpy reads at most 10,000.
+HEADER_BYTES = 12_000
+#: Axes of an array of images: numpy and torch take 64.
+MAX_AXES = 32
+#: How many times its size in the file what is held in memory beyond IN_MEMORY_BYTES may unpack to. Images of few
+#: colours come to 50; deflate ends at 1,032, with a megabyte of zeros in a kilobyte.
+MAX_RATIO = 100
+#: Of a message about a damaged file.
+SHOWN_CHARACTERS = 200
+SHOWN_KEYS = 10
 
 # Keys of an .npz, the first that is there; a lone array under any other key is the images.
 # With a test part of its own (x_test) nothing of the rest is held out for testing. Other keys are not read.
@@ -83,6 +95,10 @@ def read(source: str, *, data_dir: Path | None = None, download: bool = True) ->
 
 
 def _find_file(source: str, data_dir: Path | None) -> Path:
+    if not source:
+        raise UserError(
+            f"No data set '': name one of {', '.join(NAMES)}, or the path of a .npy or .npz file."
+        )
     looked = [Path(os.path.expanduser(source))]
     if data_dir is not None and not looked[0].is_absolute():
         looked.append(data_dir / source)
@@ -94,8 +110,7 @@ def _find_file(source: str, data_dir: Path | None) -> Path:
         if path.exists():
             raise UserError(f"{path} is not a regular file: data is mapped, which a pipe or device can't be.")
     if looked[0].suffix not in (".npy", ".npz") and len(looked[0].parts) == 1:
-        near = difflib.get_close_matches(source.lower().replace("_", "-"), NAMES, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Names: {', '.join(NAMES)}."
+        hint = did_you_mean(source.lower().replace("_", "-"), NAMES)
         raise UserError(f"No data set '{source}'. {hint} Or give the path of a .npy or .npz file.")
     raise UserError(f"No file {source}: looked for {' and '.join(str(path.absolute()) for path in looked)}.")
 
@@ -155,14 +170,12 @@ def _of_file(
 
 
 def _open_npy(file: IO[bytes], path: Path) -> Array:
-    shape, fortran, dtype = _header(file, str(path))
-    _check_images(shape, dtype, str(path))
-    start = file.tell()
-    expected, found = start + math.prod(shape) * dtype.itemsize, path.stat().st_size
-    if found < expected:
-        raise UserError(f"{path} is truncated: its header promises {expected} bytes, it has {found}.")
+    header = _header(file, str(path))
+    _check_images(header, str(path))
+    _check_length(header, path.stat().st_size, str(path))
     # Copy-on-write: torch warns about a tensor over memory that can't be written; the file never changes.
-    mapped = np.memmap(path, dtype, mode="c", offset=start, shape=shape, order="F" if fortran else "C")
+    order = "F" if header.fortran else "C"
+    mapped = np.memmap(path, header.dtype, "c", header.start, header.shape, order)  # type: ignore[call-overload]
     return _native(np.asarray(mapped), str(path))
 
 
@@ -173,18 +186,25 @@ def _read_npz(file: IO[bytes], path: Path) -> Arrays:
         image_key = next((key for key in IMAGE_KEYS if key in keys), keys[0] if len(keys) == 1 else None)
         if image_key is None:
             raise UserError(
-                f"{path} has no array of images: keys {', '.join(map(repr, keys)) or 'none'}. "
+                f"{path} has no array of images: keys {_listed(keys)}. "
                 f"Call it one of {', '.join(IMAGE_KEYS)} (labels: {', '.join(LABEL_KEYS)})."
             )
         test_key = next((key for key in TEST_IMAGE_KEYS if key in keys), None)
-        images = _member(archive, image_key, path, labels=False)
+        images = _member(archive, image_key, path)
         labels = _labels(archive, LABEL_KEYS, keys, path, len(images))
-        test_images = None if test_key is None else _member(archive, test_key, path, labels=False)
+        test_images = None if test_key is None else _member(archive, test_key, path)
         test_labels = None
         if test_images is not None:
             _check_test(images, test_images, str(path))
             test_labels = _labels(archive, TEST_LABEL_KEYS, keys, path, len(test_images))
     return _of_file(path, images, labels, test_images, test_labels)
+
+
+def _listed(keys: list[str]) -> str:
+    shown = [repr(key) for key in keys[:SHOWN_KEYS]]
+    return (
+        ", ".join(shown) + (f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else "") or "none"
+    )
 
 
 @contextlib.contextmanager
@@ -207,33 +227,67 @@ def _labels(
     key = next((key for key in names if key in keys), None)
     if key is None:
         return None
-    labels = _member(archive, key, path, labels=True)
-    _check_labels(labels, n, f"{path}: {key}")
-    return labels.astype(np.int64)
+    return _member(archive, key, path, n_labels=n).astype(np.int64)
 
 
-def _member(archive: zipfile.ZipFile, key: str, path: Path, *, labels: bool) -> Array:
-    origin = f"{path}: {key}"
-    with archive.open(f"{key}.npy") as file:  # the header alone: a refusal unpacks nothing
-        shape, _, dtype = _header(file, origin)
-    if not labels:
-        _check_images(shape, dtype, origin)
-    with archive.open(f"{key}.npy") as file:
+def _member(archive: zipfile.ZipFile, key: str, path: Path, *, n_labels: int | None = None) -> Array:
+    """The images under a key, or with n_labels that many labels. All that can be refused is, before any value is
+    unpacked: a small file may promise, or unpack to, more than any memory holds."""
+    origin = f"{path}: {key if key.isprintable() else repr(key)}"
+    info = archive.getinfo(f"{key}.npy")
+    with archive.open(info) as file:
+        header = _header(file, origin)
+    if n_labels is None:
+        _check_images(header, origin)
+    else:
+        _check_labels(header, n_labels, origin)
+    _check_length(header, info.file_size, origin)
+    packed = min(info.compress_size, path.stat().st_size)
+    if info.file_size > max(IN_MEMORY_BYTES, MAX_RATIO * packed):
+        raise UserError(
+            f"{origin} unpacks to {info.file_size:,} bytes, more than {MAX_RATIO} times what it takes in the file: "
+            "save its images as .npy, which is mapped."
+        )
+    if info.file_size > _memory():
+        raise MemoryError
+    with archive.open(info) as file:
         array: Array = np.lib.format.read_array(file, allow_pickle=False)
-    return array if labels else _native(array, origin)
+    return array if n_labels is not None else _native(array, origin)
 
 
-def _header(file: IO[bytes], origin: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and dtype of the .npy at the file's position, which then stands at its values."""
+def _memory() -> float:
+    """The machine's bytes, where the system tells."""
     try:
-        version = np.lib.format.read_magic(file)
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not a Unix, or one without these names
+        return math.inf
+
+
+class _Header(NamedTuple):
+    """What the .npy format says before the values, and where these start."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    start: int
+
+
+def _header(file: IO[bytes], origin: str) -> _Header:
+    """The header of the .npy at the file's position. `np.load` with allow_pickle=False would refuse objects as well;
+    reading it here gives one clear line for each fault, and refuses before anything is mapped or unpacked."""
+    beginning = io.BytesIO(file.read(HEADER_BYTES))
+    try:
+        version = np.lib.format.read_magic(beginning)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"format version {version} is for structured arrays")
         reader = (
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
-        shape, fortran, dtype = reader(file)
-    except (ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:  # what numpy lets through
+        shape, fortran, dtype = reader(beginning)
+        # numpy takes True and -1 for sizes
+        if not all(type(size) is int and 0 <= size < 2**63 for size in shape) or len(shape) > MAX_AXES:
+            raise ValueError(f"a shape is up to {MAX_AXES} whole numbers from 0 to 2^63 - 1")
+    except _HEADER_FAULTS as error:
         raise UserError(
             f"{origin} is truncated or damaged: its .npy header can't be read ({_first_line(error)})."
         ) from None
@@ -241,11 +295,31 @@ def _header(file: IO[bytes], origin: str) -> tuple[tuple[int, ...], bool, np.dty
         raise UserError(
             f"{origin} holds pickled Python objects, which can run code: save numbers, not objects."
         )
-    return shape, fortran, dtype
+    return _Header(shape, fortran, dtype, beginning.tell())
+
+
+#: What numpy and Python's parser raise for headers that are none.
+_HEADER_FAULTS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    SyntaxError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
+
+
+def _check_length(header: _Header, found: int, origin: str) -> None:
+    """Refuse a header that promises more bytes than there are."""
+    expected = header.start + math.prod(header.shape) * header.dtype.itemsize
+    if found < expected:
+        raise UserError(f"{origin} is truncated: its header promises {expected} bytes, it has {found}.")
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0][:SHOWN_CHARACTERS]
 
 
 def _native(array: Array, origin: str) -> Array:
@@ -260,11 +334,18 @@ def _native(array: Array, origin: str) -> Array:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
-def _check_images(shape: tuple[int, ...], dtype: np.dtype[Any], origin: str) -> None:
+def _check_images(header: _Header, origin: str) -> None:
+    shape, dtype = header.shape, header.dtype
     if dtype.newbyteorder("=").name not in IMAGE_DTYPES:
+        if dtype.kind in "iu":  # never "as uint8": what is above 255 would wrap round
+            way_out = f"divide whole numbers by the largest there can be ({WHITES}) and save them as float32"
+        elif dtype.kind in "bf":
+            way_out = "convert them with .astype('float32')"
+        else:
+            way_out = "save real numbers"
+        kind = str(dtype)[:SHOWN_CHARACTERS]
         raise UserError(
-            f"{origin} has dtype {dtype}: images are uint8 (0..255) or float16, float32, float64; "
-            f"convert them with .astype('uint8') or .astype('float32')."
+            f"{origin} has dtype {kind}: images are uint8 (0..255) or float16, float32, float64; {way_out}."
         )
     if len(shape) < 2:
         raise UserError(f"{origin} has shape {shape}: images are (N, ...), one row an example.")
@@ -272,9 +353,10 @@ def _check_images(shape: tuple[int, ...], dtype: np.dtype[Any], origin: str) -> 
         raise UserError(f"{origin} is empty: its shape is {shape}.")
 
 
-def _check_labels(labels: Array, n: int, origin: str) -> None:
+def _check_labels(labels: _Header | Array, n: int, origin: str) -> None:
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{origin} has dtype {labels.dtype}: labels are whole numbers.")
+        kind = str(labels.dtype)[:SHOWN_CHARACTERS]
+        raise UserError(f"{origin} has dtype {kind}: labels are whole numbers.")
     if labels.shape != (n,):
         raise UserError(f"{origin} has shape {labels.shape}, but there are {n} images: labels are ({n},).")
 

@@ -47,7 +47,7 @@ def test_pixels_outside_the_unit_interval_are_refused(tmp_path: Path, likelihood
     assert f"2 of 240 pixels lie outside [0, 1], which {likelihood} needs" in message
     assert "min -0.5, max 255, the first at index (7, 2, 1)" in message
     assert "divide" in message
-    assert "gaussian" in message
+    assert "the likelihood gaussian" in message
     assert load(path, likelihood="gaussian").train.scale == 1.0
 
 
@@ -94,6 +94,32 @@ def test_double_beyond_single_precision_is_refused(tmp_path: Path) -> None:
     assert "index (3, 0, 1)" in message
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "shown", "way_out"),
+    [
+        (0.0, 1.0000001, "min 0, max 1.0000001,", "that much is rounding, so numpy.clip(images, 0, 1)."),
+        (-1e-7, 1.0, "min -1e-07, max 1,", "that much is rounding, so numpy.clip(images, 0, 1)."),
+        (-1.0, 1.0, "min -1, max 1,", "subtract the least and divide by the range, or use"),
+        (
+            0.0,
+            4095.0,
+            "min 0, max 4095,",
+            "divide by the largest there can be (255 for 8 bits, 4095 for 12, 65535",
+        ),
+    ],
+)
+def test_the_way_out_fits_the_pixels(
+    tmp_path: Path, low: float, high: float, shown: str, way_out: str
+) -> None:
+    """What is told to do makes the data right: 1.0000001 is shown as it is and cut, twelve bits aren't called eight,
+    and negative pixels aren't only divided."""
+    images = unit()
+    images[3, 0, 0], images[4, 0, 0] = low, high
+    message = refusal(save(tmp_path / "x.npy", images))
+    assert shown in message
+    assert way_out in message
+
+
 def test_black_and_white_as_0_and_1_in_uint8_is_refused(tmp_path: Path) -> None:
     """Over 255 it would all be black; as floats it is fine."""
     images = (grey() > 127).astype(np.uint8)
@@ -111,6 +137,6 @@ def test_fewer_than_ten_examples_are_refused(tmp_path: Path, n: int) -> None:
 def test_unknown_likelihood_and_seed_out_of_range_are_refused() -> None:
     """Both before any file is read."""
     assert "Did you mean 'bernoulli'?" in refusal("digits", likelihood="bernouli")
-    assert "Names: cross_entropy" in refusal("digits", likelihood="zzz")
+    assert "There are: cross_entropy" in refusal("digits", likelihood="zzz")
     assert "seed = -1" in refusal("digits", seed=-1)
     assert "seed = 4294967296" in refusal("digits", seed=2**32)
