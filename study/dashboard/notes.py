@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,21 +11,11 @@ import pandas as pd
 from study.analysis.comparison import Comparison
 from study.analysis.notes import ratio
 from study.dashboard.board import Image
+from study.report.markdown import markdown_text
 from vae.recipe import Recipe
 
 #: Stands where there is no number.
 NONE = "–"
-
-# All that means something within a line of GitHub's Markdown or HTML, `$` for dashboards that render formulas.
-_MARKUP = re.compile(r"([\\`*_\[\]<>#|~$&])")
-# At the start of a line: a list, a heading's underline.
-_LINE_START = re.compile(r"^(?:([-+=])|(\d+)([.)])(?= |$))")
-
-
-def escape(text: object) -> str:
-    """Text from the database as Markdown that shows it as it is: one line, no markup, no HTML, no image."""
-    line = _MARKUP.sub(r"\\\1", " ".join(str(text).split()))
-    return _LINE_START.sub(lambda found: f"{found[2] or ''}\\{found[1] or found[3]}", line)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -39,7 +28,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def comparison_note(comparison: Comparison) -> str:
     """The comparison's answer, verdict table and validity notes."""
     experiment = comparison.experiment
-    parts = [f"## {escape(experiment.name)}: which techniques train faster?", *_answer(comparison)]
+    parts = [f"## {markdown_text(experiment.name)}: which techniques train faster?", *_answer(comparison)]
     if comparison.target is not None:
         parts.append(
             f"Time to a validation loss of **{comparison.target:.2f} nats**, against the tuned baseline: speed-ups "
@@ -49,7 +38,7 @@ def comparison_note(comparison: Comparison) -> str:
         parts.append("The forest plot, the survival curves and the learning curves are under *Analytics*.")
     if comparison.notes:
         parts.append("### How far to trust this")
-        parts.append("\n".join(f"- {escape(note)}" for note in comparison.notes))
+        parts.append("\n".join(f"- {markdown_text(note)}" for note in comparison.notes))
     return "\n\n".join(parts)
 
 
@@ -60,7 +49,7 @@ def verdict_table(comparison: Comparison) -> str:
     header = ["arm", "hits", "speed-up, examples", "verdict", "adjusted p", "speed-up, seconds", "verdict"]
     rows = []
     for row in sorted_arms(comparison.arms).to_dict("records"):
-        cells = [escape(row["arm"]), f"{row['hits']}/{row['seeds']}"]
+        cells = [markdown_text(row["arm"]), f"{row['hits']}/{row['seeds']}"]
         if row["kind"] == "baseline":
             cells += ["1x", "baseline", NONE, "1x", "baseline"]
         else:
@@ -73,17 +62,17 @@ def verdict_table(comparison: Comparison) -> str:
 
 def arm_note(comparison: Comparison, arm: str, baseline_id: int) -> str:
     """One arm's own line of the verdict table, and the way to the others, the study with `baseline_id`."""
-    text = f"## {escape(arm)}"
+    text = f"## {markdown_text(arm)}"
     technique = comparison.experiment.technique(arm)
     if technique is not None:
-        text += f"\n\n{escape(technique.family.capitalize())}. {escape(technique.why)}"
+        text += f"\n\n{markdown_text(technique.family.capitalize())}. {markdown_text(technique.why)}"
     rows = [row for row in comparison.arms.to_dict("records") if row["arm"] == arm]
     for row in rows if comparison.target is not None else ():
         text += f"\n\nTarget reached on {row['hits']} of {row['seeds']} seeds."
         for unit, words in (("", "examples"), ("_seconds", "seconds")):
             shown, verdict = _verdict(row, unit)
             text += f"\n\nIn {words}: **{verdict}**{'' if shown == NONE else f', {shown}'}."
-    whole = escape(f"{comparison.experiment.name}/baseline")
+    whole = markdown_text(f"{comparison.experiment.name}/baseline")
     # Names are never links: the dashboard's dark mode draws links dark blue.
     return f"{text}\n\nAll arms side by side: the note of {whole} ([open](/dashboard/studies/{baseline_id}/note))."
 
@@ -99,9 +88,9 @@ def search_note(
     """The joint search's state and best trial, after the comparison's answer where there is one.
 
     `trials` are the search's rows of `Store.trials`; `missing` says why a picture isn't among `images`."""
-    parts = [f"## {escape(name)}: joint search"]
+    parts = [f"## {markdown_text(name)}: joint search"]
     outcomes = trials["outcome"].where(trials["outcome"].notna(), trials["state"].str.lower()).value_counts()
-    listed = ", ".join(f"{count} {escape(word)}" for word, count in outcomes.items())
+    listed = ", ".join(f"{count} {markdown_text(word)}" for word, count in outcomes.items())
     parts.append(f"{len(trials)} trials: {listed}.")
     best = best_trial(trials)
     if best is not None:
@@ -112,7 +101,7 @@ def search_note(
         )
         parts += [f"{image.title}:\n\n![{image.title}]({image.address})" for image in images]
         if missing:
-            parts.append(f"Not all pictures can be shown: {escape(missing)}.")
+            parts.append(f"Not all pictures can be shown: {markdown_text(missing)}.")
     if comparison is not None:
         parts += ["## Which techniques train faster?", *_answer(comparison)]
         if comparison.target is not None:
@@ -134,14 +123,14 @@ def best_trial(trials: pd.DataFrame) -> dict[str, Any] | None:
 def _answer(comparison: Comparison) -> list[str]:
     if comparison.target is None:
         return ["The target isn't calibrated yet: nothing to compare so far."]
-    return [escape(sentence) for sentence in comparison.sentences]
+    return [markdown_text(sentence) for sentence in comparison.sentences]
 
 
 def _verdict(row: Mapping[Any, Any], unit: str) -> tuple[str, str]:
     """Speed-up with its interval, and the verdict, as Markdown."""
     shown = ratio(*(_number(row, f"{column}{unit}") for column in ("speed_up", "low", "high")))
     verdict = row.get(f"verdict{unit}")
-    return escape(shown), escape(verdict) if isinstance(verdict, str) else NONE
+    return markdown_text(shown), markdown_text(verdict) if isinstance(verdict, str) else NONE
 
 
 def _number(row: Mapping[Any, Any], column: str) -> float:

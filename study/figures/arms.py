@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
+from study.figures.panel import Panel
 from study.figures.theme import (
     GREY,
     MUTED,
     Mark,
-    escape,
     faint,
+    label_text,
     lines,
     log_ticks,
     mark,
@@ -23,7 +25,6 @@ from study.figures.theme import (
     small,
     thinned,
 )
-from study.report.blocks import Panel
 
 #: Points of a curve that a small panel can show.
 POINTS = 90
@@ -96,25 +97,29 @@ def _band(
     part = band.iloc[thinned(len(band), POINTS)]
     if fill:
         whole = part[np.isfinite(part["low"]) & np.isfinite(part["high"])]
-        x, y = (
-            np.concatenate([whole[unit], whole[unit][::-1]]),
-            np.concatenate([whole["high"], whole["low"][::-1]]),
-        )
-        figure.add_scatter(
-            x=plain(x),
-            y=plain(y),
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=faint(colour),
-            hoverinfo="skip",
-        )
+        _filled(figure, whole[unit], whole["low"], whole["high"], colour)
     figure.add_scatter(
         x=plain(part[unit]),
         y=plain(part["median"]),
         mode="lines",
         line={"color": colour, "width": 1.4 if dash != "solid" else 1.9, "dash": dash},
-        hovertemplate=f"{escape(name)}<br>%{{x:,.4s}} {unit}<br>%{{y:.3f}} nats<extra></extra>",
+        hovertemplate=f"{label_text(name)}<br>%{{x:,.4s}} {unit}<br>%{{y:.3f}} nats<extra></extra>",
+    )
+
+
+def _filled(
+    figure: go.Figure, x: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike, colour: str
+) -> None:
+    """The area between two lines over the same x, as a trace that nothing hovers."""
+    there, lower, upper = np.asarray(x), np.asarray(low), np.asarray(high)
+    figure.add_scatter(
+        x=plain(np.concatenate([there, there[::-1]])),
+        y=plain(np.concatenate([upper, lower[::-1]])),
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=faint(colour),
+        hoverinfo="skip",
     )
 
 
@@ -175,17 +180,7 @@ def _steps(
         at, low, high = x[known].to_numpy(), km["low"][known].to_numpy(), km["high"][known].to_numpy()
         end = np.append(at[1:], x.iloc[-1])
         corners = np.stack([at, end], 1).ravel()
-        outline = np.concatenate([corners, corners[::-1]])
-        edge = np.concatenate([np.repeat(high, 2), np.repeat(low, 2)[::-1]])
-        figure.add_scatter(
-            x=plain(outline),
-            y=plain(edge),
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=faint(colour),
-            hoverinfo="skip",
-        )
+        _filled(figure, corners, np.repeat(low, 2), np.repeat(high, 2), colour)
     figure.add_scatter(
         x=plain(x),
         y=plain(km["survival"]),
@@ -196,7 +191,7 @@ def _steps(
             "shape": "hv",
             "dash": "solid" if fill else "dot",
         },
-        hovertemplate=f"{escape(name)}<br>after %{{x:,.4s}} examples<br>%{{y:.0%}} not there yet<extra></extra>",
+        hovertemplate=f"{label_text(name)}<br>after %{{x:,.4s}} examples<br>%{{y:.0%}} not there yet<extra></extra>",
     )
 
 
@@ -216,24 +211,14 @@ def by_target(frame: pd.DataFrame, target: float | None, family: Family) -> list
         rule(figure, y=1.0)
         if target is not None:
             rule(figure, x=target, dash="dash")
-        x = np.concatenate([known["target"], known["target"][::-1]])
-        y = np.concatenate([known["high"], known["low"][::-1]])
-        figure.add_scatter(
-            x=plain(x),
-            y=plain(y),
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=faint(look.colour),
-            hoverinfo="skip",
-        )
+        _filled(figure, known["target"], known["low"], known["high"], look.colour)
         figure.add_scatter(
             x=plain(own["target"]),
             y=plain(own["speed_up"]),
             mode="lines+markers",
             marker={"size": 3.5, "color": look.colour},
             line={"color": look.colour, "width": 1.7},
-            hovertemplate=f"{escape(arm)}<br>target %{{x:.2f}} nats<br>%{{y:.2f}}x<extra></extra>",
+            hovertemplate=f"{label_text(arm)}<br>target %{{x:.2f}} nats<br>%{{y:.2f}}x<extra></extra>",
         )
         ends = [float(frame["target"].max()), float(frame["target"].min())]
         pad = 0.04 * (ends[0] - ends[1])

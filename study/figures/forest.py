@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from study.cli.tables import sorted_arms
+from study.figures.panel import as_float
 from study.figures.theme import (
     BLUE,
     GREEN,
@@ -20,7 +21,7 @@ from study.figures.theme import (
     VERMILLION,
     Mark,
     blank,
-    escape,
+    label_text,
     lines,
     mark,
     plain,
@@ -28,7 +29,6 @@ from study.figures.theme import (
     rule,
     shorten,
 )
-from study.report.blocks import as_float
 from study.statistics.verdicts import Verdict
 
 Row = dict[Any, Any]
@@ -56,7 +56,7 @@ def forest(arms: pd.DataFrame, unit: str = "", margin: float = 0.05) -> go.Figur
     notes = [_right_note(i, row, unit) for i, row in enumerate(rows)]
     ticks = {
         "tickvals": list(range(len(rows))),
-        "ticktext": [escape(shorten(str(row["arm"]))) for row in rows],
+        "ticktext": [label_text(shorten(str(row["arm"]))) for row in rows],
     }
     words = "seconds" if unit else "examples"
     figure.update_layout(
@@ -143,7 +143,7 @@ def _family_rows(figure: go.Figure, rows: list[Row], family: str, unit: str, lef
             x=plain([left if none else value for none, value in zip(never, ratio, strict=True)], 6),
             y=[i for i, _ in part],
             mode="markers",
-            name=escape(f"{family}{name}"),
+            name=label_text(f"{family}{name}"),
             marker={
                 "symbol": ["triangle-left-open" if none else f"{look.symbol}{suffix}" for none in never],
                 "color": look.colour,
@@ -283,7 +283,7 @@ def decomposition(arms: pd.DataFrame) -> go.Figure:
         xaxis=ratio_axis(values) | {"title": {"text": "ratio to the baseline, log scale; right is faster"}},
         yaxis={
             "tickvals": list(range(len(rows))),
-            "ticktext": [escape(shorten(str(row["arm"]))) for row in rows],
+            "ticktext": [label_text(shorten(str(row["arm"]))) for row in rows],
             "range": [len(rows) - 0.5, -0.5],
             "showgrid": False,
             "tickfont": {"size": 13, "color": INK},

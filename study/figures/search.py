@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from study.analysis.search import axis_kind
 from study.design.space import Space
+from study.figures.panel import Panel
 from study.figures.theme import (
     BLUE,
     GREY,
@@ -18,15 +19,14 @@ from study.figures.theme import (
     PAPER,
     VERMILLION,
     blank,
-    escape,
     hatched,
+    label_text,
     lines,
     log_ticks,
     plain,
     shorten,
     small,
 )
-from study.report.blocks import Panel
 
 #: How a search trial is drawn, by its outcome; anything else as the last.
 ENDS = {
@@ -70,7 +70,7 @@ def by_outcome(figure: go.Figure, found: pd.DataFrame, x: list[Any], y: pd.Serie
             x=[x[i] for i in own],
             y=[values[i] for i in own],
             mode="markers",
-            name=escape(outcome),
+            name=label_text(outcome),
             marker={
                 "symbol": symbol,
                 "color": colour,
@@ -118,7 +118,7 @@ def importance(frame: pd.DataFrame) -> go.Figure:
         bars = {"type": "data", "color": INK, "thickness": 1.2, "width": 3, "symmetric": False}
         bars |= {"array": plain(part["max"] - part["mean"]), "arrayminus": plain(part["mean"] - part["min"])}
         figure.add_bar(
-            y=[escape(field) for field in order],
+            y=[label_text(field) for field in order],
             x=plain(part["mean"], 4),
             orientation="h",
             name=f"{evaluator} ({frame[frame['evaluator'] == evaluator]['run'].nunique()} forests)"
@@ -177,7 +177,7 @@ def _categories(own: pd.DataFrame, field: str, labels: list[str]) -> tuple[list[
     x = [at.get(brief_choice(v), 0) + round(0.5 * s, 3) for v, s in zip(values, spread, strict=True)]
     axis = {
         "tickvals": list(at.values()),
-        "ticktext": [escape(shorten(label, 11)) for label in labels],
+        "ticktext": [label_text(shorten(label, 11)) for label in labels],
         "range": [-0.6, len(labels) - 0.4],
         "tickangle": 0 if len(labels) < 4 else -28,
     }

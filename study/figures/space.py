@@ -22,7 +22,7 @@ from study.figures.theme import (
     SYMBOLS,
     VERMILLION,
     blank,
-    escape,
+    label_text,
     plain,
     shorten,
 )
@@ -99,7 +99,7 @@ def _lines(
 
 
 def _label(x: float, y: float, anchor: str, text: str, colour: str, size: int) -> dict[str, Any]:
-    note = {"x": x, "y": y, "yanchor": anchor, "text": escape(text), "showarrow": False}
+    note = {"x": x, "y": y, "yanchor": anchor, "text": label_text(text), "showarrow": False}
     return note | {"font": {"size": size, "color": colour}}
 
 

@@ -180,7 +180,7 @@ def hatched(shape: str, colour: str) -> dict[str, Any]:
     return {"shape": shape, "bgcolor": colour, "fgcolor": PAPER, "size": 6, "solidity": 0.25}
 
 
-def escape(text: object) -> str:
+def label_text(text: object) -> str:
     """Text for plotly, which renders a subset of HTML in labels and %{...} in templates."""
     return html.escape(str(text), quote=False).replace("%{", "%&#123;")
 
@@ -192,7 +192,7 @@ def shorten(text: str, length: int = 26) -> str:
 
 def lines(parts: Iterable[str | None]) -> str:
     """A hover label: one escaped line a part, those that are None left out."""
-    return "<br>".join(escape(part) for part in parts if part is not None)
+    return "<br>".join(label_text(part) for part in parts if part is not None)
 
 
 def plain(values: npt.ArrayLike, digits: int = 5) -> list[float | None]:

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from study.figures.arms import Family
+from study.figures.panel import Panel
 from study.figures.theme import (
     BLUE,
     COLOURS,
@@ -17,15 +18,14 @@ from study.figures.theme import (
     PAPER,
     RULE,
     blank,
-    escape,
     hatched,
+    label_text,
     lines,
     mark,
     plain,
     shorten,
     small,
 )
-from study.report.blocks import Panel
 
 ROW = 22
 #: How an outcome is drawn: colour from COLOURS in this order, and a pattern, so that grey prints tell them apart.
@@ -136,7 +136,7 @@ def winners(frame: pd.DataFrame, family: Family) -> go.Figure:
             },
             hovertext=[_space_hover(row) for row in part.to_dict("records")],
             hoverinfo="text",
-            name=escape(name),
+            name=label_text(name),
         )
     ends = {key: part.iloc[0] for key, part in frame.groupby(["arm", "field"], sort=False)}
     notes = [
@@ -161,7 +161,7 @@ def winners(frame: pd.DataFrame, family: Family) -> go.Figure:
         },
         yaxis={
             "tickvals": list(rows.values()),
-            "ticktext": [escape(shorten(f"{arm} · {field}", 30)) for arm, field in keys],
+            "ticktext": [label_text(shorten(f"{arm} · {field}", 30)) for arm, field in keys],
             "range": [len(keys) - 0.4, -0.6],
             "gridcolor": RULE,
         },
@@ -186,7 +186,7 @@ def _space_hover(row: dict[Any, Any]) -> str:
 def savings(frame: pd.DataFrame) -> go.Figure:
     """Shares of the training examples used, and saved by stopping early, a bar an arm."""
     shown = frame.iloc[::-1]
-    labels = [escape(shorten(str(part))) for part in shown["part"]]
+    labels = [label_text(shorten(str(part))) for part in shown["part"]]
     figure = blank(24 * len(shown) + 84, showlegend=True, barmode="stack")
     hover = [
         lines((f"{row['part']} ({row['rule']})", f"{row['stopped']} of {row['trials']} ended before tau"))
@@ -235,10 +235,10 @@ def outcomes(frame: pd.DataFrame) -> go.Figure:
         counts = [int(part.get(arm, 0)) for arm in arms]
         colour = COLOURS[i % len(COLOURS)]
         figure.add_bar(
-            y=[escape(shorten(str(arm))) for arm in arms],
+            y=[label_text(shorten(str(arm))) for arm in arms],
             x=counts,
             orientation="h",
-            name=escape(kind),
+            name=label_text(kind),
             marker={
                 "color": colour,
                 "line": {"color": PAPER, "width": 1},

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import pandas as pd
-import plotly.graph_objects as go
+from study.figures.panel import Figure, as_float
 
 DASH = "–"
 
@@ -40,36 +39,6 @@ class Table:
     def numeric(self) -> frozenset[str]:
         """The titles of columns that are aligned right."""
         return frozenset(self.titles) - set(self.words)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One graph of a figure; `narrow` are layout values that replace the figure's on a narrow page."""
-
-    key: str
-    title: str
-    figure: go.Figure
-    note: str = ""
-    family: str | None = None
-    narrow: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure: one graph, a wide one (which scrolls on a phone), a pair, or a grid of small ones with one
-    caption. `axes` says what a grid's axes are.
-
-    `choice` groups figures of which the page shows one at a time, by the name `option`."""
-
-    id: str
-    title: str
-    caption: str
-    panels: Sequence[Panel]
-    layout: Literal["single", "wide", "pair", "grid"] = "single"
-    axes: str = ""
-    choice: str = ""
-    option: str = ""
-    kind: Literal["figure"] = "figure"
 
 
 @dataclass(frozen=True)
@@ -124,11 +93,6 @@ def number(value: Any, form: str = ".4g") -> Cell:
     if math.isinf(value):
         return Cell("∞", value)
     return Cell(f"{value:{form}}", value) if math.isfinite(value) else Cell(DASH)
-
-
-def as_float(value: Any) -> float:
-    """The value as a float, NaN where it is missing."""
-    return float("nan") if value is None or pd.isna(value) else float(value)
 
 
 def interval(value: Any, low: Any, high: Any) -> Cell:

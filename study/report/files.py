@@ -6,21 +6,16 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-
 from study.analysis.evidence import collect
-from study.figures.theme import INK, MUTED, PAPER, blank, escape
-from study.report.blocks import Figure, Picture
+from study.figures.compose import composite
+from study.figures.panel import Figure
+from study.report.blocks import Picture
 from study.report.sections import answer, sections
 from study.store.store import Store
 from vae.errors import FailureError, UserError
 from vae.files import write_bytes
 
 FORMATS = ("png", "svg")
-WIDTH = 1000
-COLUMNS = 4
-#: Pixels of a small panel, and between panels for ticks and titles.
-PANEL, GAP_X, GAP_Y = 170, 46, 58
 #: Pixels of a PNG for one of the figure.
 SCALE = 2
 
@@ -79,87 +74,3 @@ def _draw(specifications: list[dict[str, Any]]) -> None:
         ) from None
     except (OSError, RuntimeError) as error:
         raise FailureError(f"The browser could not draw the figures: {error}.") from error
-
-
-def composite(block: Figure) -> go.Figure:
-    """A figure's panels as one graph on white, side by side or in a grid, with their titles."""
-    if len(block.panels) == 1:
-        figure = go.Figure(block.panels[0].figure)
-        figure.update_layout(width=WIDTH, paper_bgcolor=PAPER, margin={"l": 20, "r": 20})
-        only = block.panels[0].figure.layout.margin
-        figure.update_layout(margin={"r": only.r, "t": only.t, "b": only.b})
-        return figure
-    grid = block.layout == "grid"
-    columns = COLUMNS if grid else 1
-    rows = -(-len(block.panels) // columns)
-    inner = PANEL if grid else max(panel.figure.layout.height for panel in block.panels)
-    top, bottom = 64, 40
-    height = rows * (inner + GAP_Y) + top + bottom - GAP_Y
-    figure = blank(height, width=WIDTH, paper_bgcolor=PAPER)
-    right = 20 if grid else 140
-    figure.update_layout(margin={"l": 40 if grid else 120, "r": right, "t": top, "b": bottom})
-    plot_width = WIDTH - right - (40 if grid else 120)
-    plot_height = height - top - bottom
-    for i, panel in enumerate(block.panels):
-        column, row = i % columns, i // columns
-        cell = (plot_width + GAP_X) / columns
-        x = (column * cell / plot_width, (column * cell + cell - GAP_X) / plot_width)
-        y = 1 - row * (inner + GAP_Y) / plot_height
-        _place(figure, panel.figure, str(i + 1) if i else "", x, (y - inner / plot_height, y))
-        figure.add_annotation(
-            text=f"<b>{escape(panel.title)}</b> {escape(panel.note)}",
-            xref="paper",
-            yref="paper",
-            x=x[0],
-            y=y,
-            yanchor="bottom",
-            xanchor="left",
-            showarrow=False,
-            font={"size": 12, "color": INK},
-        )
-    figure.add_annotation(
-        text=escape(block.axes or block.title),
-        xref="paper",
-        yref="paper",
-        x=0,
-        y=1,
-        yshift=44,
-        yanchor="top",
-        xanchor="left",
-        showarrow=False,
-        font={"size": 13, "color": MUTED},
-    )
-    return figure
-
-
-def _place(
-    figure: go.Figure, panel: go.Figure, axis: str, x: tuple[float, float], y: tuple[float, float]
-) -> None:
-    """Copy a panel's traces, axes, shapes and notes into a part of a larger figure, on axes of their own."""
-    x = (max(0.0, x[0]), min(1.0, x[1]))
-    y = (max(0.0, y[0]), min(1.0, y[1]))
-    for trace in panel.data:
-        figure.add_trace(trace.update(xaxis=f"x{axis}", yaxis=f"y{axis}"))
-    own = panel.layout.to_plotly_json()
-    figure.layout[f"xaxis{axis}"] = own.get("xaxis", {}) | {
-        "domain": x,
-        "anchor": f"y{axis}",
-        "automargin": False,
-    }
-    figure.layout[f"yaxis{axis}"] = own.get("yaxis", {}) | {
-        "domain": y,
-        "anchor": f"x{axis}",
-        "automargin": False,
-    }
-    for kind, add in (("shapes", figure.add_shape), ("annotations", figure.add_annotation)):
-        for item in own.get(kind, ()):
-            refs = {key: _on(item.get(key, key[0]), axis) for key in ("xref", "yref")}
-            add(item | refs)
-
-
-def _on(reference: str, axis: str) -> str:
-    """ "x" or "x domain" of a panel, or "paper", which is the panel's own domain, on the larger figure's axes."""
-    if reference == "paper":
-        return f"x{axis} domain"
-    letter, _, domain = reference.partition(" ")
-    return f"{letter}{axis} {domain}".strip()

@@ -15,9 +15,10 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from study.analysis.evidence import Evidence, collect
+from study.figures.panel import Panel
 from study.figures.theme import COLOUR_NAMES, DARK, FAMILIES, TEMPLATE
-from study.report import words as facts
-from study.report.blocks import Panel, Picture, Section
+from study.report import words
+from study.report.blocks import Picture, Section
 from study.report.sections import answer, sections
 from study.store.store import Store
 from vae.files import write_bytes
@@ -49,10 +50,10 @@ def render(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> str:
         data=evidence.experiment.data,
         first=first,
         sections=parts,
-        answer=facts.answer(evidence),
-        workload=facts.workload(evidence),
-        sure=facts.how_sure(evidence),
-        missing=facts.missing(evidence),
+        answer=words.answer(evidence),
+        workload=words.workload(evidence),
+        sure=words.how_sure(evidence),
+        missing=words.missing(evidence),
         families=[family for family in FAMILIES if family in families and family != "baseline"],
         marks=FAMILIES,
     )  # fmt: skip

@@ -9,10 +9,9 @@ from study.design.phases import FINALISTS
 from study.figures import arms as figures_arms
 from study.figures import forest as figures_forest
 from study.figures import tuning as figures_tuning
-from study.report import sections_search
-from study.report import tables as display
-from study.report import words as facts
-from study.report.blocks import Block, Figure, Notes, Panel, Section
+from study.figures.panel import Figure, Panel
+from study.report import sections_search, tables, words
+from study.report.blocks import Block, Notes, Section
 
 
 def answer(evidence: Evidence) -> Section:
@@ -28,10 +27,10 @@ def answer(evidence: Evidence) -> Section:
             "and read open symbols as censored."
         )
         blocks = [Figure("forest", "Speed-up over the tuned baseline", caption, panels, "pair")]
-        blocks.append(display.arms_table(evidence))
+        blocks.append(tables.arms_table(evidence))
     elif not evidence.search.empty and evidence.search["best_valid_loss"].notna().any():
         blocks = [sections_search.history(evidence)]
-    return Section("answer", facts.title(evidence), blocks=blocks)
+    return Section("answer", words.title(evidence), blocks=blocks)
 
 
 def _forest(evidence: Evidence, unit: str, title: str) -> Panel:
@@ -69,7 +68,7 @@ def _validity(evidence: Evidence) -> Section:
     lead = "What a careful reader would ask about, the weightiest first."
     blocks: list[Block] = [Notes(notes)] if notes else []
     if "speed_up" in evidence.comparison.arms:
-        blocks.append(display.details_table(evidence))
+        blocks.append(tables.details_table(evidence))
     nothing = "" if notes else "Nothing to note so far."
     return Section("validity", "How far to trust this", lead if notes else "", blocks, nothing)
 
@@ -211,16 +210,16 @@ def _combined(evidence: Evidence) -> list[Section]:
         "Together the techniques should stand right of each alone; what is lost without one is what it adds."
     )
     blocks = [Figure("combined-forest", "Speed-up of the combination and its parts", caption, [panel])]
-    return [Section("combined", "Techniques combined", lead, [*blocks, display.combined_table(evidence)])]
+    return [Section("combined", "Techniques combined", lead, [*blocks, tables.combined_table(evidence)])]
 
 
 def _article(evidence: Evidence) -> list[Section]:
     assert evidence.comparison is not None
-    table = evidence.comparison.article
-    if table.empty:
+    article = evidence.comparison.article
+    if article.empty:
         return []
     lead = (
-        f"The source article's recipe, untuned, ends the budget at {table['loss'].iloc[0]:.2f} nats; this is how much "
-        "sooner each tuned arm has that loss."
+        f"The source article's recipe, untuned, ends the budget at {article['loss'].iloc[0]:.2f} nats; this is how "
+        "much sooner each tuned arm has that loss."
     )
-    return [Section("article", "Against the article's recipe", lead, [display.article_table(evidence)])]
+    return [Section("article", "Against the article's recipe", lead, [tables.article_table(evidence)])]

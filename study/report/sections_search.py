@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from study.analysis.evidence import Evidence
 from study.figures import search as figures_search
 from study.figures import space as figures_space
 from study.figures import tuning as figures_tuning
-from study.report import tables as display
-from study.report import words as facts
-from study.report.blocks import Block, Figure, Panel, Picture, Section, Text
-from study.report.model import Gallery, best_model, gallery
+from study.figures.panel import Figure, Panel
+from study.report import tables, words
+from study.report.blocks import Block, Picture, Section, Text
 from vae.errors import UserError
 from vae.recipe import Recipe
 
+if TYPE_CHECKING:
+    from study.report.model import Gallery
+
 
 def sections(evidence: Evidence, artifacts: Path | None, data_dir: Path | None) -> list[Section]:
-    """These parts in order; that of the best model only with a folder of artifacts."""
+    """These parts in order; that of the best model only with a folder of artiwords."""
     search = [_search(evidence)] if evidence.experiment.search.trials else []
     model = [_model(evidence, artifacts, data_dir)] if artifacts is not None else []
     return [*search, _stopping(evidence), *model, _outcomes(evidence), _provenance(evidence)]
@@ -51,7 +54,7 @@ def _search(evidence: Evidence) -> Section:
     if not found["best_valid_loss"].notna().any():
         missing = "No search trial has a validation loss, so there is nothing to draw."
     if (found["state"] == "COMPLETE").any() and space:
-        blocks.append(display.search_table(evidence))
+        blocks.append(tables.search_table(evidence))
     return Section("search", title, lead, blocks, missing)
 
 
@@ -97,16 +100,18 @@ def _stopping(evidence: Evidence) -> Section:
         "never changes who they are); in the search the pruner decides, which can."
     )
     figure = Figure("stopping-savings", "Training spared", caption, [panel])
-    return Section("stopping", title, lead, [figure, display.savings_table(evidence)])
+    return Section("stopping", title, lead, [figure, tables.savings_table(evidence)])
 
 
 def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Section:
-    title, best = "The best model", facts.best_trial(evidence)
+    title, best = "The best model", words.best_trial(evidence)
     if best is None:
         missing = "No search trial has completed yet, and only the search's best model is kept."
         if not evidence.experiment.search.trials:
             missing = "A comparison keeps no model; `python -m study search` keeps its best one."
         return Section("model", title, missing=missing)
+    from study.report.model import best_model, gallery  # torch, which words and tables do without
+
     path = best_model(artifacts, evidence.name, int(best["number"]))
     if path is None:
         missing = "The best model's file is not in the artifacts folder; --artifacts names another."
@@ -176,20 +181,20 @@ def _outcomes(evidence: Evidence) -> Section:
     caption = "All but completed, hit, capped, pruned and stopped are trainings that went wrong, and count as misses."
     panel = Panel("outcomes", "", figures_tuning.outcomes(evidence.outcomes))
     blocks: list[Block] = [Figure("outcome-bars", "Trials by outcome", caption, [panel])]
-    blocks.append(display.outcomes_table(evidence))
+    blocks.append(tables.outcomes_table(evidence))
     if not evidence.failures.empty:
-        blocks.append(display.failures_table(evidence))
+        blocks.append(tables.failures_table(evidence))
     calm = "" if not evidence.failures.empty else "No trial diverged, collapsed or failed."
     return Section("endings", title, calm, blocks)
 
 
 def _provenance(evidence: Evidence) -> Section:
-    blocks: list[Block] = [facts.provenance(evidence)]
-    blocks.append(Text("command", "Run it again, from the file below", facts.command(evidence), open=True))
+    blocks: list[Block] = [words.provenance(evidence)]
+    blocks.append(Text("command", "Run it again, from the file below", words.command(evidence), open=True))
     blocks.append(
-        Text("experiment", f"{evidence.name}.toml: the experiment", facts.experiment_toml(evidence))
+        Text("experiment", f"{evidence.name}.toml: the experiment", words.experiment_toml(evidence))
     )
-    for i, (words, recipe) in enumerate(facts.recipes(evidence)):
-        blocks.append(Text(f"recipe-{i}", f"Recipe of {words}", recipe.to_toml()))
+    for i, (what, recipe) in enumerate(words.recipes(evidence)):
+        blocks.append(Text(f"recipe-{i}", f"Recipe of {what}", recipe.to_toml()))
     lead = "The same command on the same database goes on where it stopped; on an empty one it starts again."
     return Section("provenance", "Provenance", lead, blocks)

@@ -9,7 +9,8 @@ import pandas as pd
 
 from study.analysis.evidence import Evidence
 from study.cli.tables import sorted_arms
-from study.report.blocks import DASH, Cell, Table, as_float, interval, number
+from study.figures.panel import as_float
+from study.report.blocks import DASH, Cell, Table, interval, number
 from study.statistics.verdicts import Verdict
 
 #: A sign before each verdict, so that a table can be skimmed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 from hypothesis import given, settings
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from study.dashboard.board import with_own_words
-from study.dashboard.notes import escape, table
+from study.dashboard.notes import table
+from study.report.markdown import markdown_text
 
 _MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 _WORDS = (
@@ -27,7 +29,9 @@ def test_escaped_text_is_shown_as_it_is(text: str) -> None:
     """Whatever the database holds is shown letter by letter: no markup, HTML, image or formula comes of it."""
     shown = " ".join(text.split())
     for before in ("", "- ", "**Answer**: "):
-        inline = [token for token in _MARKDOWN.parse(f"{before}{escape(text)}") if token.type == "inline"]
+        inline = [
+            token for token in _MARKDOWN.parse(f"{before}{markdown_text(text)}") if token.type == "inline"
+        ]
         parts = [part for token in inline for part in token.children or ()]
         expected = ("Answer: " * before.startswith("**") + shown).rstrip()
         assert "".join(part.content for part in parts) == expected
@@ -38,9 +42,9 @@ def test_escaped_text_is_shown_as_it_is(text: str) -> None:
 @given(cells=st.lists(_TEXT.filter(lambda text: text.strip() != ""), min_size=3, max_size=3))
 def test_no_cell_breaks_out_of_its_table(cells: list[str]) -> None:
     """A row has as many cells as its header, each with its own text."""
-    tokens = _MARKDOWN.parse(table(["a", "b", "c"], [[escape(cell) for cell in cells]]))
+    tokens = _MARKDOWN.parse(table(["a", "b", "c"], [[markdown_text(cell) for cell in cells]]))
     shown = [token.content for token in tokens if token.type == "inline"]
-    texts = [re.sub(r"\\(.)", r"\1", cell).strip() for cell in shown]
+    texts = [html.unescape(re.sub(r"\\(.)", r"\1", cell)).strip() for cell in shown]
     assert texts == ["a", "b", "c", *(" ".join(cell.split()) for cell in cells)]
 
 

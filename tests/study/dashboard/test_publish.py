@@ -17,8 +17,8 @@ from PIL import Image as Pillow
 from study.analysis.export import comparison_of
 from study.analysis.notes import ratio
 from study.dashboard.board import Image, plot_pieces, write
-from study.dashboard.notes import escape
 from study.dashboard.publisher import publish
+from study.report.markdown import markdown_text
 from study.store.store import Store
 from vae.errors import UserError
 
@@ -104,14 +104,14 @@ def test_the_notes_hold_the_answer(tiny: Tiny, tiny_store: Store) -> None:
     for part in ("baseline", "search"):
         note = tiny.note(tiny_store, part)
         for sentence in comparison.sentences:
-            assert escape(sentence) in note
+            assert markdown_text(sentence) in note
         rows = {row.split("|")[1].strip(): row for row in note.splitlines() if row.startswith("| ")}
         for row in comparison.arms.to_dict("records"):
             shown = rows[row["arm"]]
             assert f"{row['hits']}/3" in shown
             if row["kind"] != "baseline":
-                assert escape(ratio(row["speed_up"], row["low"], row["high"])) in shown
-                assert escape(row["verdict"]) in shown
+                assert markdown_text(ratio(row["speed_up"], row["low"], row["high"])) in shown
+                assert markdown_text(row["verdict"]) in shown
     assert f"note of {tiny.name}/baseline" in tiny.note(tiny_store, "muon")
 
 

@@ -15,9 +15,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from report_data import HOSTILE, NAME, make_hostile
 
 from study.analysis.evidence import Evidence
+from study.figures.compose import composite
+from study.figures.panel import Figure
 from study.figures.theme import DARK, INK, PAPER
-from study.report.blocks import Figure
-from study.report.files import _draw, composite
+from study.report.files import _draw
 from study.report.page import write_report
 from study.report.sections import answer, sections
 from study.store.store import Store

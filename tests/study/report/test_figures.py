@@ -21,9 +21,10 @@ from report_data import (
 from study.analysis.evidence import Evidence
 from study.figures import arms as figures_arms
 from study.figures import theme
+from study.figures.compose import composite
+from study.figures.panel import Figure
 from study.report import model as images
-from study.report.blocks import Figure
-from study.report.files import composite, write_figures
+from study.report.files import write_figures
 from study.report.sections import sections
 from study.store.store import Store
 from vae.errors import UserError

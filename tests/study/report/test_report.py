@@ -23,8 +23,10 @@ from study.design.build import read_toml
 from study.design.experiment import Experiment
 from study.design.space import Dimension
 from study.figures import forest as figures_forest
-from study.report import words as facts
-from study.report.blocks import Figure, Panel, Section, Table
+from study.figures.panel import Figure, Panel
+from study.report import words
+from study.report.blocks import Section, Table
+from study.report.markdown import markdown_text
 from study.report.markdown import render as render_markdown
 from study.report.sections import sections
 from study.report.tables import arms_table, failures_table
@@ -150,15 +152,15 @@ class TestWords:
     def test_experiment_file_makes_the_same_experiment(self, made_up: Evidence, tmp_path: Path) -> None:
         """The TOML in the report, saved and read, is the experiment that was run."""
         path = tmp_path / "experiment.toml"
-        path.write_text(facts.experiment_toml(made_up), encoding="utf-8")
+        path.write_text(words.experiment_toml(made_up), encoding="utf-8")
         assert Experiment.from_values(read_toml(path), "test") == made_up.experiment
-        assert facts.command(made_up) == f"python -m study run --file {NAME}.toml"
+        assert words.command(made_up) == f"python -m study run --file {NAME}.toml"
 
     @pytest.mark.parametrize(("arms", "trials", "verb"), [(["he"], 0, "compare"), ([], 3, "search")])
     def test_command_fits_the_experiment(self, new: Store, arms: list[str], trials: int, verb: str) -> None:
         """A search alone is run again by search, a comparison alone by compare."""
         store_experiment(new, arms=arms, search={"trials": trials})
-        assert facts.command(collect(new, "new")) == f"python -m study {verb} --file new.toml"
+        assert words.command(collect(new, "new")) == f"python -m study {verb} --file new.toml"
 
     @pytest.mark.parametrize(
         ("seeds", "shown"),
@@ -166,13 +168,13 @@ class TestWords:
     )
     def test_seeds_are_listed_as_runs(self, seeds: list[int], shown: str) -> None:
         """Every seed that was used can be read off the list."""
-        assert facts._ranges(seeds) == shown
+        assert words._ranges(seeds) == shown
 
     def test_markdown_has_the_table_s_rows(self, made_up: Evidence) -> None:
         """The Markdown has every arm with the same numbers as the page, and nothing but text."""
         text = render_markdown(made_up)
         for row in arms_table(made_up).rows:
-            assert "| " + " | ".join(cell.text.replace("<", "&lt;") for cell in row) + " |" in text
+            assert "| " + " | ".join(markdown_text(cell.text) for cell in row) + " |" in text
         assert text == render_markdown(made_up)
 
     def test_combined_block_has_its_own_forest(self, made_up: Evidence) -> None:
