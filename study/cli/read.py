@@ -103,14 +103,19 @@ def dashboard(
 ) -> None:
     """Serve the Optuna dashboard with this study's notes, plots and images."""
     quiet()
-    from study.dashboard.server import serve
+    from study.dashboard.server import listen
 
-    def tell(line: str) -> None:
-        say(line)
-        if open_browser and line.startswith("Dashboard of"):  # it listens now
-            webbrowser.open(f"http://{host}:{port}")
-
-    serve(storage, artifacts, host, port, tell)
+    with listen(storage, artifacts, host, port, say) as dashboard:
+        if not dashboard.local:
+            say(
+                f"Warning: {host} can be reached from other machines, and the dashboard has no login: "
+                f"whoever reaches it can read every study in {dashboard.database}. Its buttons are "
+                "switched off; they work on --host 127.0.0.1."
+            )
+        say(f"Dashboard of {dashboard.database}: {dashboard.url} (Ctrl-C ends it)")
+        if open_browser:
+            webbrowser.open(dashboard.url)
+        dashboard.serve()
 
 
 @grouped

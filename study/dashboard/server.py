@@ -9,20 +9,21 @@ from __future__ import annotations
 import errno
 import ipaddress
 import json
+import logging
+import re
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urlsplit
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import optuna_dashboard
 from bottle import HTTPError  # type: ignore[import-untyped]
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
+from waitress.server import create_server
 
 from study.dashboard.board import images_folder
 from study.store.store import Store
@@ -31,12 +32,45 @@ from vae.errors import FailureError, UserError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+#: Requests that are answered at once: a page asks for several, and importances take seconds.
+THREADS = 8
+#: No other page may show one of ours in a frame and have its buttons clicked unseen.
+_FRAMELESS = [("Content-Security-Policy", "frame-ancestors 'none'"), ("X-Frame-Options", "DENY")]
 #: What a file of the artifact store may do when a browser opens it: nothing.
-_INERT = [("Content-Security-Policy", "sandbox; default-src 'none'"), ("X-Content-Type-Options", "nosniff")]
+_INERT = [
+    ("Content-Security-Policy", "sandbox; default-src 'none'; frame-ancestors 'none'"),
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+]
+#: RFC 3986's host and port, without what no browser sends: a user's name, a zone, escapes.
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
+_IMPORTANCES = re.compile(r"/api/studies/([0-9]{1,18})/param_importances/*")
 
 
-def serve(storage: str, artifacts: Path, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve the dashboard of the database at `storage` until Ctrl-C; `say` gets a line at a time.
+@dataclass(frozen=True)
+class Listening:
+    """A dashboard that has its port and answers once `serve` is called."""
+
+    database: str
+    host: str
+    port: int
+    local: bool
+    """Only this machine reaches it, so that its buttons may work."""
+    serve: Callable[[], None]
+    """Answer requests until Ctrl-C."""
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
+
+
+@contextmanager
+def listen(
+    storage: str, artifacts: Path, host: str, port: int, say: Callable[[str], None]
+) -> Iterator[Listening]:
+    """The dashboard of the database at `storage`, listening on `host`; port 0 is any that is free. `say` gets a line
+    when a button can't do what it should. Ctrl-C within the block ends it quietly.
 
     Raises UserError for a database that isn't there and for a host or port that can't be had, FailureError
     for a database that can't be read.
@@ -44,22 +78,22 @@ def serve(storage: str, artifacts: Path, host: str, port: int, say: Callable[[st
     with Store.open(storage, read_only=True) as store:
         family, address = _resolve(host, port)
         local = ipaddress.ip_address(address).is_loopback
-        dashboard = Dashboard(store, artifacts, local=local, say=say)
-        with dashboard, _listen(family, address, host, port, dashboard) as server:
-            if not local:
-                say(
-                    f"Warning: {host} can be reached from other machines, and the dashboard has no login: "
-                    f"whoever reaches it can read every study in {store.database.name}. Its buttons are "
-                    "switched off; they work on --host 127.0.0.1."
-                )
-            shown = f"[{host}]" if ":" in host else host
+        # Its warnings are for a site's administrator: a full queue, a browser that went away.
+        logging.getLogger("waitress").setLevel(logging.ERROR)
+        with (
+            Dashboard(store, artifacts, local=local, say=say) as dashboard,
+            _bound(family, address, host, port) as listener,
+            closing(_server(dashboard, listener)) as server,
+        ):
             try:
-                say(
-                    f"Dashboard of {store.database.name}: http://{shown}:{server.server_port}/ (Ctrl-C ends it)"
-                )
-                server.serve_forever()
+                yield Listening(store.database.name, host, listener.getsockname()[1], local, server.run)
             except KeyboardInterrupt:
                 return
+
+
+def _server(dashboard: WSGIApplication, listener: socket.socket) -> Any:
+    options = {"threads": THREADS, "asyncore_use_poll": True, "log_socket_errors": False, "ident": None}
+    return create_server(dashboard, sockets=[listener], **options)
 
 
 class Dashboard:
@@ -92,31 +126,54 @@ class Dashboard:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")
         refusal = self._refusal(environ)
         if refusal is not None:
-            return _refuse(start_response, "403 Forbidden", refusal)
+            return _answer(start_response, refusal[0], {"reason": refusal[1]})
+        path = environ.get("PATH_INFO", "")
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            if environ.get("PATH_INFO", "").startswith("/artifacts/"):
-                return self._reader(environ, _inert(start_response))
-            return self._reader(environ, start_response)
+            if path.startswith("/artifacts/"):
+                return self._reader(environ, _with(start_response, _INERT))
+            importances = _IMPORTANCES.fullmatch(path)
+            if importances and self._has_no_parameters(int(importances[1])):
+                return _answer(start_response, "200 OK", {"param_importances": [[]]})
+            return self._reader(environ, _with(start_response, _FRAMELESS))
         try:
             writer = self._open_writer()
         except UserError as error:
             self._say(f"Not changed: {error}")
-            return _refuse(start_response, "503 Service Unavailable", str(error))
-        return writer(environ, start_response)
+            return _answer(start_response, "503 Service Unavailable", {"reason": str(error)})
+        return writer(environ, _with(start_response, _FRAMELESS))
 
-    def _refusal(self, environ: WSGIEnvironment) -> str | None:
-        """Why this request isn't served; None where it is."""
+    def _refusal(self, environ: WSGIEnvironment) -> tuple[str, str] | None:
+        """Status and reason why this request isn't served; None where it is."""
         host = environ.get("HTTP_HOST", "")
-        if self._local and host and not _is_loopback_name(urlsplit(f"//{host}").hostname or ""):
-            return f"{host} is no name of this machine's loopback. Open http://127.0.0.1 with the same port."
+        named = _HOST.fullmatch(host)
+        if host and named is None:
+            return "400 Bad Request", "The Host header is no host and port."
+        if self._local and named and not _is_loopback_name((named["v6"] or named["name"]).lower()):
+            way_out = "Open http://127.0.0.1 with the same port."
+            return "403 Forbidden", f"{host} is no name of this machine's loopback. {way_out}"
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return None
         if not self._local:
-            return "This dashboard only shows. Serve it on --host 127.0.0.1 to change something."
+            reason = "This dashboard only shows. Serve it on --host 127.0.0.1 to change something."
+            return "403 Forbidden", reason
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return f"A page of {origin} may not change studies here."
+        if origin is not None and origin.partition("://")[2] != host:
+            return "403 Forbidden", f"A page of {origin} may not change studies here."
+        # Browsers leave Origin out where a page asks them to, this never; a program sends neither.
+        if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
+            return "403 Forbidden", "A page of another site may not change studies here."
         return None
+
+    def _has_no_parameters(self, study_id: int) -> bool:
+        """Whether no trial of one of our kind of studies (one objective) was asked for a parameter, as where an arm's
+        recipe is given. Optuna's dashboard divides by their number."""
+        try:
+            if len(self._store.optuna.get_study_directions(study_id)) != 1:
+                return False
+            trials = self._store.optuna.get_all_trials(study_id, deepcopy=False)
+        except KeyError:
+            return False
+        return not any(trial.params for trial in trials)
 
     def _open_writer(self) -> WSGIApplication:
         # Of its own and only when asked for: a writer's transactions take SQLite's only write lock, and
@@ -152,33 +209,6 @@ class _Files(FileSystemArtifactStore):
             return  # gone already: the study that it belonged to can be deleted all the same
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
-        self.address_family = family
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        # Not HTTPServer's: it asks a name server for the full name of the host.
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a browser that went away
-            super().handle_error(request, client_address)
-
-
-class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """One line a request is noise: pages ask every few seconds."""
-
-    def address_string(self) -> str:
-        return str(self.client_address[0])  # no name server
-
-
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     """The family and the numeric address of a host. Raises UserError."""
     try:
@@ -190,25 +220,31 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     return family, str(address[0]).partition("%")[0]
 
 
-def _listen(
-    family: socket.AddressFamily, address: str, host: str, port: int, application: WSGIApplication
-) -> WSGIServer:
-    """A server that has its port. Raises UserError."""
-    try:
-        server = _Server(family, (address, port))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"Port {port} of {host} is in use. End the program that listens there, or choose another "
-                f"with --port, such as --port {port + 1 if port < 65535 else 8080}."
-            ) from None
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise UserError(f"--host {host} is no address of this machine. Use --host 127.0.0.1.") from None
-        if error.errno == errno.EACCES:
-            raise UserError(f"Port {port} needs rights that you don't have. Use --port 8080.") from None
-        raise FailureError(f"Can't listen on {host}, port {port}: {error.strerror}.") from None
-    server.set_app(application)
-    return server
+@contextmanager
+def _bound(family: socket.AddressFamily, address: str, host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that has its port. Raises UserError."""
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # A port whose last owner has just ended can be had at once.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address, port))
+            listener.listen()  # the second of two that bound the port fails only here
+        except OSError as error:
+            raise _explained(error, host, port) from None
+        yield listener
+
+
+def _explained(error: OSError, host: str, port: int) -> UserError:
+    if error.errno == errno.EADDRINUSE:
+        return UserError(
+            f"Port {port} of {host} is in use. End the program that listens there, or choose another "
+            f"with --port, such as --port {port + 1 if port < 65535 else 8080}."
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return UserError(f"--host {host} is no address of this machine. Use --host 127.0.0.1.")
+    if error.errno == errno.EACCES:
+        return UserError(f"Port {port} needs rights that you don't have. Use --port 8080.")
+    return FailureError(f"Can't listen on {host}, port {port}: {error.strerror}.")
 
 
 def _is_loopback_name(name: str) -> bool:
@@ -218,17 +254,17 @@ def _is_loopback_name(name: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-def _refuse(start_response: StartResponse, status: str, reason: str) -> Iterable[bytes]:
-    body = json.dumps({"reason": reason}).encode()
+def _answer(start_response: StartResponse, status: str, value: Any) -> Iterable[bytes]:
+    body = json.dumps(value).encode()
     start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
 
-def _inert(start_response: StartResponse) -> StartResponse:
-    """Answer with headers under which no file runs as a page, nor is readable for other sites."""
+def _with(start_response: StartResponse, headers: list[tuple[str, str]]) -> StartResponse:
+    """Answer with these headers too, and never with one that lets another site read the answer."""
 
-    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
-        kept = [header for header in headers if header[0] != "Access-Control-Allow-Origin"]
-        return start_response(status, kept + _INERT, exc_info)
+    def start(status: str, before: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
+        kept = [header for header in before if header[0] != "Access-Control-Allow-Origin"]
+        return start_response(status, kept + headers, exc_info)
 
     return start

@@ -192,6 +192,17 @@ def test_the_plots_are_drawn(served: Served, watched: Watched) -> None:
     assert figures <= set(forest)
 
 
+def test_an_arm_without_parameters_has_its_page(served: Served, watched: Watched) -> None:
+    """The cards of search-best, whose recipe is given, show no error of the server."""
+    page, tiny = watched.page, served.tiny
+    with page.expect_response(lambda answer: answer.url.endswith("/param_importances")) as asked:
+        page.goto(served.study(f"{tiny.name}/search-best"))
+    assert asked.value.status == 200
+    assert asked.value.json() == {"param_importances": [[]]}
+    page.get_by_text("Hyperparameter Importance").first.wait_for()
+    assert page.get_by_text("internal server error").count() == 0
+
+
 def test_the_images_are_loaded(served: Served, watched: Watched) -> None:
     """The search's note and its best trial's page show both pictures."""
     page, tiny = watched.page, served.tiny

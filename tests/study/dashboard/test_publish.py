@@ -163,7 +163,8 @@ def test_each_panel_has_axes_of_its_own(finished_study: Tiny, open_dashboard: Op
         (*layout[x.replace("x", "xaxis")]["domain"], *layout[y.replace("y", "yaxis")]["domain"])
         for x, y in used
     ]
-    assert len(boxes) == len(layout["annotations"])
+    assert len(boxes) == sum(note["xref"] == "paper" for note in layout["annotations"])
+    assert {note["xref"].split()[0] for note in layout["annotations"]} - {"paper"} <= {x for x, _ in used}
     for i, (left, right, low, high) in enumerate(boxes):
         for other_left, other_right, other_low, other_high in boxes[:i]:
             assert right <= other_left or other_right <= left or high <= other_low or other_high <= low

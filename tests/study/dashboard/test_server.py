@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import socket
+import threading
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import optuna
 import pytest
 
 from study.dashboard.publisher import publish
-from study.dashboard.server import _Server, serve
+from study.dashboard.server import Listening, listen
 from study.store.store import Store
 from vae.errors import FailureError, UserError
 
@@ -133,6 +134,66 @@ def test_another_sites_page_can_change_nothing(tiny: Tiny, open_dashboard: Open)
     assert client.request("/api/studies", "POST", new, origin="http://127.0.0.1:8080")[0] == 201
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "unheard-of"])
+def test_a_page_that_hides_its_origin_can_change_nothing(tiny: Tiny, open_dashboard: Open, site: str) -> None:
+    """A form of another site (or of another port of this machine) without an Origin is told by Sec-Fetch-Site; a
+    program that sends neither header, and our own page, are served. A link from elsewhere may be followed."""
+    client = open_dashboard(tiny.url)
+    new = {"study_name": "new", "directions": ["minimize"]}
+    status, _, content = client.request("/api/studies", "POST", new, sec_fetch_site=site)
+    assert status == 403
+    assert "another site" in json.loads(content)["reason"]
+    assert client.request("/dashboard", sec_fetch_site=site)[0] == 200
+    assert client.request("/api/studies", "POST", new, sec_fetch_site="same-origin")[0] == 201
+    assert client.request("/api/studies", "POST", new | {"study_name": "third"})[0] == 201
+
+
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize(
+    "host", ["[", "[::1", "127.0.0.1:x", "a b", "user@127.0.0.1", "127.0.0.1, 127.0.0.1", "a/b", "é", "%6c"]
+)
+def test_a_malformed_host_is_a_bad_request(
+    tiny: Tiny, open_dashboard: Open, capfd: pytest.CaptureFixture[str], host: str, local: bool
+) -> None:
+    """What is no host and port is answered with 400 and one line, whether others reach the dashboard or not."""
+    status, _, content = open_dashboard(tiny.url, local=local).request("/api/studies", host=host)
+    assert status == 400
+    assert "Host" in json.loads(content)["reason"]
+    assert capfd.readouterr().err == ""
+
+
+def test_no_page_shows_ours_in_a_frame(tiny: Tiny, open_dashboard: Open) -> None:
+    """Every answer forbids to be framed: nobody's clicks can be stolen for the delete button."""
+    client = open_dashboard(tiny.url)
+    new = {"study_name": "new", "directions": ["minimize"]}
+    for path, method, body in (("/dashboard", "GET", None), ("/api/studies", "POST", new)):
+        headers = client.request(path, method, body)[1]
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert headers["X-Frame-Options"] == "DENY"
+
+
+def test_a_study_without_parameters_has_no_importances(
+    tiny: Tiny, tiny_store: Store, open_dashboard: Open, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Arms whose recipe is given, such as search-best, are no error of the server; the others keep theirs."""
+    fixed = optuna.create_study(study_name=f"{tiny.name}/given", storage=tiny_store.optuna)
+    asked = optuna.create_study(study_name="asked", storage=tiny_store.optuna)
+    for i in range(3):
+        fixed.add_trial(optuna.trial.create_trial(value=float(i)))
+        x = optuna.distributions.FloatDistribution(0.0, 1.0)
+        asked.add_trial(
+            optuna.trial.create_trial(value=float(i), params={"x": 0.3 * i}, distributions={"x": x})
+        )
+    client = open_dashboard(tiny.url)
+    for study, names in ((f"{tiny.name}/given", []), ("asked", ["x"])):
+        path = f"/api/studies/{client.study_id(study)}/param_importances"
+        for slashes in ("", "/"):
+            (found,) = client.get(path + slashes)["param_importances"]
+            assert [share["name"] for share in found] == names
+    assert client.request("/api/studies/999/param_importances")[0] == 404
+    assert capfd.readouterr().err == ""
+
+
 def test_an_html_artifact_cannot_run(tiny: Tiny, tiny_store: Store, open_dashboard: Open) -> None:
     """An HTML file that somebody uploaded is sent under headers that let no script run, and to no other site."""
     study = optuna.load_study(study_name=f"{tiny.name}/search", storage=tiny_store.optuna)
@@ -143,7 +204,7 @@ def test_an_html_artifact_cannot_run(tiny: Tiny, tiny_store: Store, open_dashboa
     artifact = json.loads(content)["artifact_id"]
     status, headers, content = client.request(f"/artifacts/{study._study_id}/{artifact}")
     assert (status, content) == (200, b"<script>1")
-    assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+    assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'; frame-ancestors 'none'"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "Access-Control-Allow-Origin" not in headers
 
@@ -177,44 +238,36 @@ def test_a_read_only_place_is_served_and_its_buttons_say_why_not(
     assert "read-only place" in json.loads(content)["reason"]
 
 
-@pytest.fixture
-def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C as soon as the server listens."""
-
-    def interrupted(server: _Server) -> None:  # noqa: ARG001
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(_Server, "serve_forever", interrupted)
-
-
-@pytest.mark.usefixtures("ctrl_c")
-def test_serve_says_where_and_ends_quietly(tiny: Tiny) -> None:
-    """One line with the address on loopback; Ctrl-C ends it without an error."""
-    said: list[str] = []
-    serve(tiny.url, tiny.artifacts, "127.0.0.1", 0, said.append)
-    (line,) = said
-    assert re.search(r"http://127\.0\.0\.1:[1-9]\d*/ ", line)
+def test_it_is_known_where_it_listens(tiny: Tiny) -> None:
+    """Any free port is had and named, and requests to it are answered in turn, Ctrl-C or not."""
+    with listen(tiny.url, tiny.artifacts, "127.0.0.1", 0, print) as dashboard:
+        assert dashboard.local
+        assert dashboard.url == f"http://127.0.0.1:{dashboard.port}/"
+        threading.Thread(target=dashboard.serve, daemon=True).start()
+        with urllib.request.urlopen(f"{dashboard.url}api/studies", timeout=60) as answer:
+            assert len(json.load(answer)["study_summaries"]) == 6
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_serve_warns_where_others_reach_it(tiny: Tiny) -> None:
-    """Off loopback the first line says that there is no login and what that means."""
-    said: list[str] = []
-    serve(tiny.url, tiny.artifacts, "0.0.0.0", 0, said.append)
-    assert said[0].startswith("Warning: 0.0.0.0 can be reached from other machines")
-    assert "no login" in said[0]
+def test_it_is_known_where_others_reach_it(tiny: Tiny) -> None:
+    """Off loopback the command is told, for its warning; an IPv6 address makes an address that browsers read."""
+    with listen(tiny.url, tiny.artifacts, "0.0.0.0", 0, print) as dashboard:
+        assert not dashboard.local
+    assert Listening("optuna.db", "::1", 8080, True, print).url == "http://[::1]:8080/"
 
 
 def test_a_port_in_use_is_named_with_the_way_out(tiny: Tiny) -> None:
     """Two dashboards on one port: the second says which port, and how to choose another."""
-    server = _Server(socket.AF_INET, ("127.0.0.1", 0))
-    with server:
-        port = server.server_port
-        with pytest.raises(
-            UserError, match=rf"Port {port} of 127\.0\.0\.1 is in use.*--port {port + 1}"
-        ) as caught:
-            serve(tiny.url, tiny.artifacts, "127.0.0.1", port, print)
+    with listen(tiny.url, tiny.artifacts, "127.0.0.1", 0, print) as first:
+        port = first.port
+        way_out = rf"Port {port} of 127\.0\.0\.1 is in use.*--port {port + 1}"
+        with (
+            pytest.raises(UserError, match=way_out) as caught,
+            listen(tiny.url, tiny.artifacts, "127.0.0.1", port, print),
+        ):
+            pass
     assert "\n" not in str(caught.value)
+    with listen(tiny.url, tiny.artifacts, "127.0.0.1", port, print) as again:
+        assert again.port == port
 
 
 @pytest.mark.parametrize(
@@ -222,12 +275,18 @@ def test_a_port_in_use_is_named_with_the_way_out(tiny: Tiny) -> None:
 )
 def test_a_host_of_no_use_is_one_line(tiny: Tiny, host: str, words: str) -> None:
     """A host that isn't this machine is refused with the way out."""
-    with pytest.raises(UserError, match=f"--host {re.escape(host)} {words}.*--host 127.0.0.1"):
-        serve(tiny.url, tiny.artifacts, host, 0, print)
+    with (
+        pytest.raises(UserError, match=f"--host {re.escape(host)} {words}.*--host 127.0.0.1"),
+        listen(tiny.url, tiny.artifacts, host, 0, print),
+    ):
+        pass
 
 
 def test_a_missing_database_is_one_line(tmp_path: Path) -> None:
     """No database, no server, and none is made."""
-    with pytest.raises(UserError, match=r"No database .*optuna\.db"):
-        serve(f"sqlite:///{tmp_path / 'optuna.db'}", tmp_path, "127.0.0.1", 0, print)
+    with (
+        pytest.raises(UserError, match=r"No database .*optuna\.db"),
+        listen(f"sqlite:///{tmp_path / 'optuna.db'}", tmp_path, "127.0.0.1", 0, print),
+    ):
+        pass
     assert list(tmp_path.iterdir()) == []
