@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -31,6 +33,19 @@ MAX_QUICK_KILLS = 20
 GRACE = 60.0
 
 _LONGEST_DELAY = 10.0
+
+
+#: Runs the program whose folder is the first argument.
+_RUN = (
+    "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
+    "from study.__main__ import main; main()"
+)
+
+
+def this_program(*arguments: str) -> list[str]:
+    """The command line that runs the code that runs now: `python -m study` would take a study.py or vae.py in the
+    working folder for ours."""
+    return [sys.executable, "-P", "-c", _RUN, str(Path(__file__).resolve().parents[2]), *arguments]
 
 
 @dataclass

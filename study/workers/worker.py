@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from study.store.claims import Claim, LeaseLost, next_claim
 from study.store.database import is_outage
 from study.store.store import Store
-from study.workers.processes import GRACE, PARENT_VARIABLE, STORAGE_VARIABLE, Crew, counted_signals
+from study.workers.processes import (
+    GRACE,
+    PARENT_VARIABLE,
+    STORAGE_VARIABLE,
+    Crew,
+    counted_signals,
+    this_program,
+)
 from vae.errors import FailureError
 
 __all__ = ["PARENT_VARIABLE", "STORAGE_VARIABLE", "Interrupted", "launch", "stop_on_signals", "work"]
@@ -121,7 +127,7 @@ def launch(
     returns False; a second one kills them. Returns True when everything is done. Raises FailureError where
     the database fails, and, with a worker's last lines, where workers die again and again without progress.
     """
-    crew = Crew(store, name, workers, threads, list(command or (sys.executable, "-m", "study", "worker")))
+    crew = Crew(store, name, workers, threads, list(command or this_program("worker")))
     crew.command += ["--name", name, "--threads", str(threads)]
     crew.extra_args = list(extra_args)
     with store.database.explained(), counted_signals() as signals:

@@ -253,6 +253,19 @@ def test_a_shadowing_file_is_named(tmp_path: Path, shadow: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_files_of_the_users_never_stand_in_for_ours(tmp_path: Path) -> None:
+    """The installed command trains in a folder that holds a vae.py and a study.py of the user's: its workers are
+    this program too."""
+    for name in ("vae.py", "study.py"):
+        (tmp_path / name).write_text("raise SystemExit('the file of the user was imported')")
+    np.save(tmp_path / "pixels.npy", np.random.default_rng(0).random((80, 2, 2), dtype=np.float32))
+    args = ["search", "--data", "pixels.npy", "--trials", "1", "--budget", "1", "--workers", "1"]
+    args += ["--device", "cpu", "--set", "batch_size=8", "--set", "latent_size=2"]
+    done = python(tmp_path, "sys.path.pop(0); from study.__main__ import main; main()", *args)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Best model: artifacts/pixels/best.safetensors" in done.stdout
+
+
 def test_techniques_are_listed_at_80_columns(call: Call) -> None:
     """Every technique is listed whole with its change, its knobs, why and the source, on an 80-column terminal."""
     result = call("techniques")
