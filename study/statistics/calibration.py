@@ -22,7 +22,7 @@ class Calibration:
 
     target: float  # nats per example
     tuning_target: float  # nats per example, at or below the target: what tuning aims at
-    raised: bool  # a seed missed the median target, and it was raised to the worst seed's value
+    raised: bool  # more seeds than may missed the median target, and it was raised
     slope: float  # nats per doubling of examples round E; negative where the loss falls; NaN if unknown
     examples: tuple[float, ...]  # E of each seed at the target, NaN on a miss
     hits: int  # seeds that reach the target
@@ -32,19 +32,20 @@ class Calibration:
 
 
 def calibrate_target(
-    curves: Sequence[Curve], tau: float, at: float, target: float | None = None
+    curves: Sequence[Curve], tau: float, at: float, target: float | None = None, spare: int = 0
 ) -> Calibration:
     """The target from the baseline's calibration curves (one a seed, run to tau).
 
-    The median over seeds of the running minimum at `at` of tau, a share. If a seed misses that over its whole
-    curve, the target is the worst seed's running minimum at `at` of tau, so that every seed has
-    room to reach it. A diverged seed takes no part in either (its value would put the target where it
-    broke down) and is counted. `target` overrides the rule; slope, spread and hits are then about it.
+    The median over seeds of the running minimum at `at` of tau, a share. If more than `spare` seeds miss that over
+    their whole curve, the target is the running minimum at `at` of tau of the worst seed but `spare`, so that all but
+    `spare` have room to reach it: with 1 a single bad seed no longer sets the target. A diverged seed takes no part
+    in either (its value would put the target where it broke down) and is counted. `target` overrides the rule;
+    slope, spread and hits are then about it.
 
     The tuning target lies `TUNING_HEADROOM` standard deviations of those running minima lower, but no lower
     than every seed gets within tau. A point that is tuned on one seed to just touch the target misses it on
     every other fresh seed: a decay that ends there above all, for nothing moves beyond its horizon. A raised
-    target is the worst seed's already, and is aimed at itself.
+    target is a bad seed's already, and is aimed at itself.
 
     The slope is the least-squares slope of the loss on log2(examples) within half a doubling either side
     of the median E, median over seeds.
@@ -59,9 +60,9 @@ def calibrate_target(
         if not values.size:
             raise ValueError(f"no calibration seed has a finite validation loss by {at:g} of tau")
         target = float(np.median(values))
-        raised = any(curve.best() > target for curve in healthy)
+        raised = sum(curve.best() > target for curve in healthy) > spare
         if raised:
-            target = float(values.max())
+            target = float(np.sort(values)[-1 - min(spare, values.size - 1)])
     headroom = TUNING_HEADROOM * float(values.std(ddof=1)) if values.size > 1 and not raised else 0.0
     attained = max((curve.best() for curve in healthy), default=target)
     tuning_target = min(target, max(target - headroom, attained))

@@ -69,6 +69,31 @@ def test_a_seed_that_misses_raises_the_target():
     assert result.hits == 3
 
 
+def test_one_bad_seed_sets_no_target():
+    """With one to spare: the median stands though a seed never gets there, and tuning aims at no lower; two that miss
+    raise it to the second-worst seed's value, so that all but one reach it."""
+    x = [25, 50, 75, 100]
+    good = [[4, 2.0, 2.0, 1.5], [4, 2.1, 2.1, 1.6], [5, 3, 2.2, 2.0], [5, 3, 2.2, 2.0]]
+    one = calibrate_target([Curve(x, y) for y in (*good, [6, 5, 4.0, 2.5])], tau=100, at=0.75, spare=1)
+    assert (one.target, one.tuning_target, one.raised, one.hits) == (2.2, 2.2, False, 4)
+    two = [*good[:3], [5, 4, 3.0, 2.3], [6, 5, 4.0, 2.5]]
+    result = calibrate_target([Curve(x, y) for y in two], tau=100, at=0.75, spare=1)
+    assert (result.target, result.raised, result.hits) == (3.0, True, 5)
+    worse = calibrate_target([Curve(x, y) for y in (*two[:4], [6, 5, 9.0, 8.0])], tau=100, at=0.75, spare=1)
+    assert (worse.target, worse.hits) == (3.0, 4)
+    assert calibrate_target([Curve(x, y) for y in two], tau=100, at=0.75).target == 4.0
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(-50, 50), min_size=6, max_size=6), min_size=3, max_size=7))
+def test_all_but_one_reach_a_target_with_one_to_spare(seeds):
+    """Whatever the curves: at most one seed misses, and the target is no easier than without one to spare."""
+    curves = [Curve([10, 20, 40, 60, 70, 80], loss) for loss in seeds]
+    spared, strict = (calibrate_target(curves, tau=80, at=0.75, spare=spare) for spare in (1, 0))
+    assert spared.hits >= len(seeds) - 1
+    assert spared.tuning_target <= spared.target <= strict.target
+
+
 @settings(deadline=None)
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=6, max_size=6), min_size=1, max_size=7))
 def test_every_calibration_seed_reaches_the_target(seeds):
