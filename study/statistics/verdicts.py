@@ -23,6 +23,8 @@ class Verdict(StrEnum):
     SLOWER = "slower"
     UNDECIDED = "not distinguishable"
     UNRELIABLE = "unreliable"
+    UNRELIABLE_BASELINE = "baseline unreliable"
+    NOT_TUNED = "not tuned"
     NEVER = "never reaches the target"
     NOT_MEASURED = "not measured yet"
 
@@ -36,12 +38,19 @@ class Verdict(StrEnum):
         """Whether it claims a difference."""
         return self in (Verdict.FASTER, Verdict.SLOWER)
 
+    @property
+    def judged(self) -> bool:
+        """Whether the arm could be compared: what is unreliable or not there claims no speed-up."""
+        return self.decided or self is Verdict.UNDECIDED
+
 
 _SENTENCES = {
     Verdict.FASTER: "the simultaneous interval lies above 1 by more than the margin",
     Verdict.SLOWER: "the simultaneous interval lies below 1 by more than the margin",
     Verdict.UNDECIDED: "the simultaneous interval doesn't clear the margin on either side",
     Verdict.UNRELIABLE: "some seeds never reach the target",
+    Verdict.UNRELIABLE_BASELINE: "the baseline reaches the target on too few seeds to compare anything with it",
+    Verdict.NOT_TUNED: "no tuning point reached the target",
     Verdict.NEVER: "no seed reaches the target",
     Verdict.NOT_MEASURED: "there is no finished confirmation run, or no timing, yet",
 }
@@ -154,9 +163,12 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def false_verdict_rate(verdicts: Sequence[Verdict], level: float = 0.95) -> Rate:
-    """Share of A/A comparisons called faster or slower, of those that could be: NEVER and UNRELIABLE claim no
-    speed-up and don't dilute the share."""
-    k = sum(word.decided for word in verdicts)
-    n = k + sum(word is Verdict.UNDECIDED for word in verdicts)
+def rate(k: int, n: int, level: float = 0.95) -> Rate:
+    """The share k / n with its interval."""
     return Rate(k, n, k / n if n else float("nan"), *clopper_pearson(k, n, level))
+
+
+def false_verdict_rate(verdicts: Sequence[Verdict], level: float = 0.95) -> Rate:
+    """Share of A/A comparisons called faster or slower, of those that were judged: the others claim no speed-up and
+    don't dilute the share."""
+    return rate(sum(word.decided for word in verdicts), sum(word.judged for word in verdicts), level)
