@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks import by_hand, overhead, study, throughput
+from benchmarks import by_hand, overhead, study, throughput, verdicts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 app.command("overhead")(overhead.main)
 app.command("study")(study.main)
 app.command("by-hand")(by_hand.main)
 app.command("throughput")(throughput.main)
+app.command("verdicts")(verdicts.main)
 
 
 @app.callback()

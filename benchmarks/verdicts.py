@@ -1,0 +1,268 @@
+"""How often verdicts are wrong, found or missing: whole studies, drawn from real learning curves.
+
+Every study draws its own Sobol points, tuning seeds, calibration and confirmation seeds, and is judged by the
+product's own functions (`study.statistics`); only the training is replaced by a table of curves. `before` is the
+protocol of two finalists, `guided` that of METHOD: coarse points, two guided rounds, the vertex.
+
+No constant may be chosen by these figures and be believed by them: use other seeds for one and the other (--seed).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.verdict_world import Rows, World, world
+from study.design.space import Dimension, sobol_points
+from study.statistics.calibration import Calibration, calibrate_target
+from study.statistics.curves import MISS, Array, Curve, Hits, best_points, targets_reached, tuning_score
+from study.statistics.family import decide, interval_over_looks, over_looks, p_beyond, with_tuning
+from study.statistics.nulls import null_shares
+from study.statistics.response import Axis, Response, behind, losses_at, reference
+from study.statistics.speed_up import simultaneous_interval, speed_up
+from study.statistics.verdicts import Rate, Verdict, holm, rate, verdict
+
+K = 8
+CALIBRATION_SEEDS = 5
+TARGET_AT = 0.5
+SPACE = {"lr": Dimension(low=3e-4, high=3e-2, log=True)}
+LR = Axis.lr(3e-4, 3e-2)
+#: Alone among nulls: an effect a verdict should find.
+EFFECTS = (1.1, 1.2, 1.5, 1 / 1.2)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found, and what it cost in examples."""
+
+    lr: float
+    variance: float
+    cost: float
+
+
+#: Simultaneous limits of each arm's ratio.
+Limits = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """Confirmation of every arm on the same S seeds, the baseline first."""
+
+    examples: list[Array]  # (S,) each, misses at tau
+    hits: list[Hits]  # (S,) each
+    tuned: list[Tuned]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to tune, confirm and judge."""
+
+    name: str
+    seeds: int
+    tune: Callable[[World, Calibration, np.random.Generator], Tuned]
+    judge: Callable[[Confirmed], tuple[list[Verdict], Limits]]
+    spare: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """One simulated study of M arms."""
+
+    truth: Array  # (M,) true ratios
+    verdicts: list[Verdict]
+    limits: Array  # (M, 2) simultaneous; NaN for what wasn't judged
+    cost: float  # tau an arm, the baseline counted as one
+    lost: Array  # (M + 1,) ln of the expected E at the tuned lr over that at the best one, the baseline first
+
+
+def coarse(at: World, rng: np.random.Generator) -> tuple[Array, list[Curve]]:
+    """K Sobol points and their runs on one tuning seed."""
+    lrs = np.array([p["lr"] for p in sobol_points(SPACE, {}, K, int(rng.integers(2**31)))])
+    row = int(rng.integers(at.rows))
+    return lrs, [at.train(float(lr), row, rng) for lr in lrs]
+
+
+def capped_cost(E: Array, keep: int) -> float:
+    """Examples of runs one after the other, each ended at its target or where `keep` earlier ones were faster."""
+    cost = 0.0
+    for i, examples in enumerate(E):
+        best = np.sort(E[:i])[keep - 1] if i >= keep else np.inf
+        cost += min(float(examples), float(best))
+    return cost
+
+
+def tune_finalists(at: World, calibration: Calibration, rng: np.random.Generator) -> Tuned:
+    """The best two points on two more seeds; fewest misses, then the lowest mean score."""
+    target = calibration.tuning_target
+    lrs, curves = coarse(at, rng)
+    cost = capped_cost(at.examples(curves, target), keep=2)
+    judged = []
+    seeds = at.draw_rows(2, rng)
+    for i in best_points([tuning_score(curve, target, at.tau) for curve in curves], 2):
+        again = at.train_all(float(lrs[i]), seeds, rng)
+        cost += float(at.examples(again, target).sum())
+        scores = np.array([tuning_score(curve, target, at.tau) for curve in (curves[i], *again)])
+        judged.append((int((scores >= MISS).sum()), float(scores.mean()), float(lrs[i])))
+    return Tuned(min(judged)[2], 0.0, cost)
+
+
+def tune_guided(at: World, calibration: Calibration, rng: np.random.Generator) -> Tuned:
+    """Coarse points, two guided rounds, the vertex."""
+    lrs, curves = coarse(at, rng)
+    points = np.log10(lrs)[:, None]
+    compared = reference(curves, calibration.tuning_target, at.tau, -calibration.slope / np.log(2.0))
+    cost = capped_cost(at.examples(curves, calibration.tuning_target), keep=1)
+    seeds = np.zeros(K, dtype=np.int64)
+    losses = losses_at(curves, compared.examples)
+    for seed in (1, 2):
+        response = Response((LR,), points, behind(losses, compared.slope), seeds)
+        more = response.next_points()
+        row = int(rng.integers(at.rows))
+        runs = [at.train(float(10.0**lr), row, rng) for (lr,) in more]
+        losses = np.concatenate([losses, losses_at(runs, compared.examples)])
+        points = np.concatenate([points, more])
+        seeds = np.concatenate([seeds, np.full(len(more), seed)])
+        cost += len(more) * compared.examples
+    response = Response((LR,), points, behind(losses, compared.slope), seeds)
+    return Tuned(float(10.0 ** response.vertex[0]), response.tuning_variance(rng), cost)
+
+
+def judge_before(arms: Confirmed) -> tuple[list[Verdict], Limits]:
+    """Margin 5 %, the simultaneous interval of each arm's own spread; one miss and there is no verdict."""
+    estimates = [speed_up(arms.examples[0], A) for A in arms.examples[1:]]
+    verdicts = [
+        verdict(estimate, hit, arms.hits[0], family=len(estimates), margin=0.05)
+        for estimate, hit in zip(estimates, arms.hits[1:], strict=True)
+    ]
+    return verdicts, [simultaneous_interval(estimate, len(estimates)) for estimate in estimates]
+
+
+def judge_guided(arms: Confirmed) -> tuple[list[Verdict], Limits]:
+    """Spread shared between arms, the luck of tuning in the interval, Holm's p against the margin, first look."""
+    estimates = with_tuning(
+        [speed_up(arms.examples[0], A) for A in arms.examples[1:]],
+        arms.tuned[0].variance,
+        [arm.variance for arm in arms.tuned[1:]],
+    )
+    p = over_looks([holm([p_beyond(estimate) for estimate in estimates])])
+    verdicts = [
+        decide(float(p_arm), estimate.theta, hit, arms.hits[0])
+        for p_arm, estimate, hit in zip(p, estimates, arms.hits[1:], strict=True)
+    ]
+    return verdicts, [interval_over_looks([estimate], len(estimates)) for estimate in estimates]
+
+
+def calibrate(base: World, protocol: Protocol, rng: np.random.Generator) -> Calibration:
+    """The target of one study: the baseline's points by final loss, the best on five fresh seeds."""
+    lrs, curves = coarse(base, rng)
+
+    def final(curve: Curve) -> float:
+        # A training that was stopped ahead of tau got there with less: the earlier, the better.
+        return float(curve.valid_loss[-1]) + 0.01 * float(np.log(curve.examples[-1] / base.tau))
+
+    best = float(lrs[int(np.argmin([final(curve) for curve in curves]))])
+    runs = base.train_all(best, base.draw_rows(CALIBRATION_SEEDS, rng), rng)
+    return calibrate_target(runs, base.tau, TARGET_AT, spare=protocol.spare)
+
+
+def simulate(protocol: Protocol, truth: Sequence[float], smooth: bool, rng: np.random.Generator) -> Study:
+    """One study from calibration to verdicts; arms with a true ratio of 1 are nulls."""
+    worlds = [world(smooth, ratio) for ratio in (1.0, *truth)]
+    base = worlds[0]
+    calibration = calibrate(base, protocol, rng)
+    tuned = [protocol.tune(at, calibration, rng) for at in worlds]
+    seeds: Rows = base.draw_rows(protocol.seeds, rng)
+    E, hits = [], []
+    for i, (at, arm) in enumerate(zip(worlds, tuned, strict=True)):
+        curves = at.train_all(arm.lr, seeds if i == 0 else at.paired_rows(seeds, rng), rng)
+        E.append(at.examples(curves, calibration.target))
+        hits.append(targets_reached(curves, calibration.target)[1])
+    verdicts, limits = protocol.judge(Confirmed(E, hits, tuned))
+    limits = [pair if word.judged else (np.nan, np.nan) for pair, word in zip(limits, verdicts, strict=True)]
+    cost = (sum(arm.cost for arm in tuned) + sum(float(e.sum()) for e in E)) / base.tau / len(tuned)
+    expected = {at: expected_log_examples(at, calibration.target) for at in set(worlds)}
+    lost = [
+        np.interp(np.log(arm.lr), np.log(at.lrs), expected[at]) - expected[at].min()
+        for at, arm in zip(worlds, tuned, strict=True)
+    ]
+    return Study(np.array(truth), verdicts, np.array(limits), cost, np.array(lost))
+
+
+def expected_log_examples(at: World, target: float) -> Array:
+    """ln of the mean E over all seeds at each learning rate of the table, (24,)."""
+    return np.log([at.examples(curves, target).mean() for curves in at.curves])
+
+
+PROTOCOLS = {
+    "before": Protocol("before", 10, tune_finalists, judge_before),
+    "guided": Protocol("guided", 20, tune_guided, judge_guided, spare=1),
+}
+
+
+def figures(studies: Sequence[Study]) -> dict[str, str]:
+    """What studies got wrong, found and cost, a line each."""
+    truth = np.array([study.truth for study in studies])
+    limits = np.array([study.limits for study in studies])
+    null = truth == 1.0
+    nulls = null_shares(
+        [
+            [word for word, ratio in zip(study.verdicts, study.truth, strict=True) if ratio == 1.0]
+            for study in studies
+        ]
+    )
+    missed = ((limits[..., 0] > truth) | (limits[..., 1] < truth)).any(axis=1)
+    lines = {
+        "families with a false verdict": words(nulls.families),
+        "nulls with a false verdict, of all": words(nulls.arms),
+        "nulls with a false verdict, of those judged": words(nulls.arms_judged),
+        "nulls without a verdict": words(nulls.unjudged),
+        "families whose simultaneous intervals all hold": words(rate(int((~missed).sum()), len(studies))),
+    }
+    verdicts = np.array([study.verdicts for study in studies])
+    for ratio in sorted(set(truth.ravel()) - {1.0}):
+        right = (verdicts == (Verdict.FASTER if ratio > 1.0 else Verdict.SLOWER))[truth == ratio]
+        lines[f"found, true ratio {ratio:.2f}"] = words(rate(int(right.sum()), right.size))
+    lost = np.array([study.lost for study in studies])
+    lines["cost, tau an arm"] = f"{np.mean([study.cost for study in studies]):.1f}"
+    lines["ln E lost to tuning, mean"] = f"{lost.mean():.3f}"
+    lines["sd of two tunings' difference"] = f"{(lost[:, 1:] - lost[:, :1])[null].std():.3f}"
+    return lines
+
+
+def words(share: Rate) -> str:
+    """A share with its interval and counts."""
+    return (
+        f"{share.share:.1%} [{share.low:.1%}, {share.high:.1%}], {share.k} of {share.n}" if share.n else "-"
+    )
+
+
+def main(
+    studies: Annotated[int, typer.Option(help="Studies of ten arms, each kind.")] = 300,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="The curves unsmoothed over lr.")] = False,
+) -> None:
+    """False verdicts, coverage, power and cost of the protocols on real curves."""
+    scenarios = {
+        "10 nulls": [1.0] * 10,
+        "33 nulls": [1.0] * 33,
+        "4 effects among 6 nulls": [*EFFECTS, *[1.0] * 6],
+    }
+    for scenario, truth in scenarios.items():
+        n = studies if len(truth) == 10 else max(1, studies // 4)
+        for protocol in PROTOCOLS.values():
+            start = time.perf_counter()
+            rng = np.random.default_rng([seed, len(truth), *map(ord, protocol.name)])
+            lines = figures([simulate(protocol, truth, not raw, rng) for _ in range(n)])
+            seconds = time.perf_counter() - start
+            typer.echo(f"\n{protocol.name}, {scenario}, {n} studies ({seconds:.0f} s)")
+            for what, figure in lines.items():
+                typer.echo(f"  {what:50}{figure}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
