@@ -25,6 +25,7 @@ import typer
 from study.design.build import Request
 from study.place import Place
 from study.session import Session
+from study.store import records
 from study.store.claims import Claim
 from study.store.owner import new_owner
 from study.workers import trial as objective
@@ -127,7 +128,7 @@ def _measure(session: Session) -> _Measured:
         ):
             runner.run(claim, stop_requested)
         taken = time.perf_counter() - mark
-        table = session.store.trials(session.experiment.name).set_index("trial_id")
+        table = records.trials(session.store, session.experiment.name).set_index("trial_id")
         row = table.loc[claim.trial_id]
         if len(seconds) % 2 == 0:
             run_bare(Recipe.from_json(str(row["recipe"])))

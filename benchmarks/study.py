@@ -22,6 +22,7 @@ import pandas as pd
 import typer
 
 from study.analysis.export import open_reader
+from study.store import records
 from vae.errors import FailureError
 
 #: What is run: name -> arguments of `python -m study`.
@@ -74,7 +75,7 @@ def run_harness(
     command = [sys.executable, "-m", "study", *arguments, "--data", data, "--budget", str(budget)]
     _run([*command, "--workers", str(workers), "--storage", storage, "--artifacts", str(folder)], folder)
     with open_reader(storage) as store:
-        trials = store.trials(data)
+        trials = records.trials(store, data)
     trials = trials[trials["examples"].notna()]
     return float(trials["finished"].max()) - began, trials
 

@@ -7,19 +7,17 @@ measured includes the luck of tuning (METHOD: "why a naive search can't answer t
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from study.design.build import Request
 from study.place import Place
 from study.session import Session, check
 from study.statistics.verdicts import Rate, Verdict, false_verdict_rate
+from study.workers.signals import end_with_parent
 from vae.errors import UserError
 
 NULL_ARM = "second-baseline"
@@ -101,16 +99,11 @@ def _in_processes(tasks: list[tuple[Place, Request]], workers: int) -> Iterator[
 
 
 def _end_with_parent() -> None:
-    """From now on this process ends as soon as the one that started it is gone, however that ended: its next tasks
-    are in a queue already."""
+    """In a process of the pool, whose next tasks are in a queue already: end with the one that started it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    assert parent.pid is not None
+    end_with_parent(parent.pid)
 
 
 def _one(place: Place, request: Request) -> AA:

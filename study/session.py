@@ -18,10 +18,12 @@ from study.protocol.history import State
 from study.protocol.planner import Planner
 from study.store.database import Database
 from study.store.owner import new_owner
+from study.store.setup import setup_lock
 from study.store.store import Store
+from study.workers.launch import launch
 from study.workers.throughput import time_arms
 from study.workers.trial import Objective, model_path
-from study.workers.worker import launch, work
+from study.workers.worker import work
 from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.errors import UserError
@@ -46,7 +48,7 @@ class Session:
         """Check everything, then store the resolved experiment. Raises UserError with nothing written."""
         experiment, data = check(place, request)
         store = Store.open(place.storage, create=True)
-        with store.setup_lock():
+        with setup_lock(store):
             # Read again under the lock: another command of this name may have come first.
             stored = stored_experiment(store, experiment.name, data)
             experiment = build(request, len(data.train), stored)

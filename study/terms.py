@@ -20,6 +20,9 @@ SEARCH_BEST = "search-best"
 REFERENCE_ARMS = (ARTICLE, SEARCH_BEST)
 """Arms outside the family, untuned here: the source article's recipe and the joint search's best."""
 
+STORAGE_VARIABLE = "VAE_STUDY_STORAGE"
+"""Environment: the database's URL. Unlike a command line it can't be read by other users of the machine."""
+
 
 class Phase(StrEnum):
     """What a trial is run for."""

@@ -29,6 +29,7 @@ from study.statistics.speed_up import (
 )
 from study.statistics.survival import ert, par2
 from study.statistics.verdicts import Verdict, clopper_pearson, holm, unreliable_hits, verdict
+from study.store import records
 from study.store.store import Store
 from study.terms import REFERENCE_ARMS
 
@@ -64,7 +65,7 @@ def estimate(store: Store, name: str, n_train: int) -> Comparison:
     experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
     state = State(store, experiment, experiment.workload(n_train))
     state.curves([run for run in state.runs if run.phase == "confirm" and run.outcome is not None])
-    arms = _arms(state, store.throughput(name))
+    arms = _arms(state, records.throughput(store, name))
     combined, addition = _combined(state)
     comparison = Comparison(
         experiment=experiment,

@@ -18,6 +18,7 @@ from study.design.workload import Workload
 from study.protocol.history import Run, State
 from study.protocol.planner import describe_plan
 from study.statistics.curves import Curve
+from study.store import records
 from study.store.store import Store
 from study.terms import REFERENCE_ARMS
 
@@ -109,11 +110,11 @@ def collect(store: Store, name: str) -> Evidence:
     state = State(store, experiment, experiment.workload(spec["n_train"]))
     comparison = estimate(store, name, spec["n_train"]) if experiment.arms else None
     arms = [] if comparison is None else [str(arm) for arm in sorted_arms(comparison.arms)["arm"]]
-    trials = own_trials(store.trials(name), experiment)
-    rows = store.curves(name)
+    trials = own_trials(records.trials(store, name), experiment)
+    rows = records.curves(store, name)
     curves = curves_of(rows)
     confirm = _with_runs(state, arms)
-    speed = tables.speeds(store.throughput(name))
+    speed = tables.speeds(records.throughput(store, name))
     runs = tables.seeds(state, confirm, speed)
     tuned = [arm for arm in arms if arm not in REFERENCE_ARMS]
     search = tables_search.searched(trials, name, experiment.recipe)

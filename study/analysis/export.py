@@ -8,6 +8,7 @@ import pandas as pd
 
 from study.analysis.comparison import Comparison, estimate
 from study.design.experiment import Experiment
+from study.store import records
 from study.store.store import Store
 from vae.errors import FailureError, UserError, did_you_mean
 from vae.recipe import Recipe
@@ -53,9 +54,9 @@ def export_tables(store: Store, name: str, folder: Path, format: str) -> list[Pa
     if format not in ("csv", "parquet"):
         raise UserError(f"--format {format}: choose csv or parquet.")
     tables = {
-        "trials": store.trials(name),
-        "curves": store.curves(name),
-        "throughput": store.throughput(name),
+        "trials": records.trials(store, name),
+        "curves": records.curves(store, name),
+        "throughput": records.throughput(store, name),
     }
     comparison = comparison_of(store, name)
     if comparison is not None:

@@ -20,6 +20,7 @@ from study.design.techniques import Technique
 from study.place import Place
 from study.protocol.planner import describe_plan
 from study.statistics.verdicts import Verdict
+from study.store import records
 from study.store.records import counts
 from study.store.store import Store
 from vae.data.dataset import Dataset
@@ -77,7 +78,7 @@ def print_experiments(console: Console, store: Store) -> None:
 
 def print_search(console: Console, store: Store, name: str) -> None:
     """The search's outcomes, its best trials and the best recipe."""
-    trials = store.trials(name)
+    trials = records.trials(store, name)
     searched = trials[trials["phase"] == "search"]
     if searched.empty:
         return

@@ -134,7 +134,7 @@ def worker(
     """Join an experiment from another process or machine: run its waiting trials until none is left."""
     # Before torch is imported: its thread pools are made once.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    from study.workers.worker import PARENT_VARIABLE, stop_on_signals
+    from study.workers.signals import PARENT_VARIABLE, stop_on_signals
 
     stop = stop_on_signals()
     import torch

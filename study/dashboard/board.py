@@ -77,7 +77,7 @@ def plot_pieces(figures: Mapping[str, go.Figure]) -> Pieces:
 
 def write(store: Store, study_id: int, note: str, plots: Pieces, images: Iterable[Image] = ()) -> None:
     """Renew our part of a study's note, its plots and its images; what is there already isn't written again."""
-    with store.database.explained(), store.write() as connection:
+    with store.write() as connection:
         row = select(studies.c.study_id).where(studies.c.study_id == study_id)
         # On PostgreSQL two launchers wait for each other here, and no trial waits for them.
         if connection.execute(row.with_for_update(key_share=True)).first() is None:

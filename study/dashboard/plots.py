@@ -14,6 +14,7 @@ from study.figures.compose import boxed
 from study.figures.forest import forest
 from study.figures.theme import INK, MUTED, PAPER, label_text
 from study.protocol.history import State
+from study.store import records
 from study.store.store import Store
 
 #: Pixels: the dashboard's box for a custom plot, which it doesn't make larger for a higher figure; its title.
@@ -37,9 +38,9 @@ def figures(store: Store, comparison: Comparison) -> dict[str, go.Figure]:
         return technique.family if technique else NO_FAMILY.get(arm, "reference")
 
     trial_ids = [run.trial_id for own in runs.values() for run in own]
-    speed = speeds(store.throughput(experiment.name))
+    speed = speeds(records.throughput(store, experiment.name))
     hits = seeds(state, runs, speed)
-    band = bands(runs, curves_of(store.curves(experiment.name, trial_ids)), speed)
+    band = bands(runs, curves_of(records.curves(store, experiment.name, trial_ids)), speed)
     found = {}
     if len(runs) > 1:
         marks = "thick: 95 % intervals, thin: simultaneous; open: censored, truncated at the budget"

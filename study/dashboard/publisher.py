@@ -9,15 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import select
-
 from study.analysis.comparison import Comparison, estimate
 from study.dashboard.board import Image, Pieces, plot_pieces, write
 from study.dashboard.images import images
 from study.dashboard.notes import arm_note, best_trial, comparison_note, search_note
 from study.dashboard.plots import figures
 from study.design.experiment import Experiment
-from study.store.schema import of_name, studies
+from study.store import records
 from study.store.store import Store
 from vae.errors import UserError
 
@@ -38,7 +36,7 @@ def publish(store: Store, name: str, artifacts: Path, data_dir: Path | None) -> 
     if spec is None:
         raise UserError(f"No experiment '{name}' in {store.database.name}.")
     with store.database.explained():
-        ids = _study_ids(store, name)
+        ids = records.study_ids(store, name)
         experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
         comparison: Comparison | None = None
         plots: Pieces = {}
@@ -48,7 +46,7 @@ def publish(store: Store, name: str, artifacts: Path, data_dir: Path | None) -> 
             _publish_arms(store, comparison, plots, ids)
         study_id = ids.get(f"{name}/search")
         if experiment.search.trials and study_id is not None:
-            trials = store.trials(name)
+            trials = records.trials(store, name)
             trials = trials[trials["study_name"] == f"{name}/search"]
             best, fingerprint = best_trial(trials), spec["data_fingerprint"]
             shown: list[Image] = []
@@ -57,13 +55,6 @@ def publish(store: Store, name: str, artifacts: Path, data_dir: Path | None) -> 
                 shown, missing = images(best, study_id, experiment, fingerprint, artifacts, data_dir)
             note = search_note(name, trials, study_id, shown, missing, comparison)
             write(store, study_id, note, plots, shown)
-
-
-def _study_ids(store: Store, name: str) -> dict[str, int]:
-    """Optuna's studies of NAME and their ids."""
-    with store.read() as connection:
-        query = select(studies.c.study_name, studies.c.study_id).where(of_name(name))
-        return {str(row.study_name): int(row.study_id) for row in connection.execute(query)}
 
 
 def _publish_arms(store: Store, comparison: Comparison, plots: Pieces, ids: dict[str, int]) -> None:
@@ -136,7 +127,7 @@ class Publisher:
     def _publish(self) -> None:
         began = time.thread_time()
         try:
-            progress = self._store.progress(self._name)
+            progress = records.progress(self._store, self._name)
             if progress != self._published:
                 publish(self._store, self._name, self._artifacts, self._data_dir)
                 self._published = progress

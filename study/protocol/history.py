@@ -14,6 +14,7 @@ from study.design.phases import CALIBRATION_SEEDS, MAX_TUNE_SEEDS
 from study.design.workload import Workload
 from study.statistics.calibration import Calibration, calibrate_target
 from study.statistics.curves import MISS, Curve, best_points, tuning_score
+from study.store import records
 from study.store.records import attributes, parameters
 from study.store.store import Store
 from vae.errors import UserError
@@ -51,7 +52,7 @@ class State:
         self._curves: dict[int, Curve] = {}
         self.experiment = experiment
         self.workload = workload
-        table = store.trials(experiment.name)
+        table = records.trials(store, experiment.name)
         self.table = table.set_index("trial_id")
         attrs, params = attributes(store, experiment.name), parameters(store, experiment.name)
         self.runs = [
@@ -123,7 +124,7 @@ class State:
         """The recorded curves of runs, in their order; read once."""
         missing = [run.trial_id for run in runs if run.trial_id not in self._curves]
         if missing:
-            table = self._store.curves(self.experiment.name, missing)
+            table = records.curves(self._store, self.experiment.name, missing)
             ids, examples, losses = (table[c].to_numpy() for c in ("trial_id", "examples", "valid_loss"))
             for run in runs:
                 mine = ids == run.trial_id

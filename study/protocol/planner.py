@@ -18,6 +18,8 @@ from study.design.space import Space, plain, resolve, sobol_points
 from study.design.workload import Workload
 from study.protocol.combine import combined_choice
 from study.protocol.history import Run, State, final_index
+from study.store import records
+from study.store.setup import setup_lock
 from study.store.store import Store
 from study.terms import SEARCH, Phase
 from vae.recipe import Recipe
@@ -61,13 +63,13 @@ class Planner:
 
     def advance(self) -> bool:
         """Enqueue what has become possible; True when nothing is left to plan or to run."""
-        progress = self.store.progress(self.experiment.name)
+        progress = records.progress(self.store, self.experiment.name)
         # Counted before the look at what has been run: a trial that ends after it may make more possible. And that
         # look counts too: another planner may have enqueued the next phase meanwhile.
-        remaining = self.store.remaining(self.experiment.name)
+        remaining = records.remaining(self.store, self.experiment.name)
         if progress == self._progress and remaining:
             return False
-        with self.store.setup_lock():
+        with setup_lock(self.store):
             state = self.observe()
             missing = [trial for trial in self._plan(state) if trial.key not in state.known]
             for trial in missing:

@@ -10,28 +10,23 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, null, select, text
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, null, or_, select, text
 
 from study.store import optuna_private
 from study.store.database import CLAIM_LOCK
+from study.store.keepalive import LeaseLost
 from study.store.owner import is_gone
 from study.store.schema import curve, of_name, studies, trial_run, trials, unix_now
-
-if TYPE_CHECKING:
-    from study.store.store import Store
+from study.store.store import Store
 
 #: A trial that so many workers died on, with no progress in between, is finished as failed: it kills them.
 MAX_DEATHS = 3
 
 UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
-
-
-class LeaseLost(Exception):  # noqa: N818 - an event, not an error: another worker has the trial now
-    """This trial belongs to somebody else by now, or is finished or deleted: stop it and write nothing."""
 
 
 class Claim:
@@ -164,6 +159,8 @@ def next_claim(
 ) -> Claim | None:
     """The next waiting or abandoned trial of NAME, lowest study first, then number; None where none is free.
 
+    An owner runs one trial at a time: what it still holds when it asks is a trial that it lost sight of when the
+    database failed, and comes first.
     On the way it tells Optuna about trials whose worker died between finishing and telling, and finishes
     as failed those that have outlived MAX_DEATHS workers.
     """
@@ -182,6 +179,16 @@ def next_claim(
         with store.write() as connection:
             connection.execute(curve.delete().where(curve.c.trial_id == taken.trial_id))
             connection.execute(trial_run.delete().where(trial_run.c.trial_id == taken.trial_id))
+
+
+def release_owner(store: Store, owner: str) -> None:
+    """End the leases of a worker that died: its trials can be taken over at once, from any machine.
+
+    `owner` may be the full owner or its start, `host:pid`.
+    """
+    dead = or_(trial_run.c.owner == owner, func.substr(trial_run.c.owner, 1, len(owner) + 1) == f"{owner}:")
+    with store.write() as connection:
+        connection.execute(trial_run.update().where(dead).values(lease_expires=0.0))
 
 
 def without_nan(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,10 +230,10 @@ def _take(connection: Connection, name: str, owner: str, lease: float) -> Any:
         .order_by(*order)
         .limit(1)
     )
-    candidates = [row for row in held if row.expired or is_gone(row.owner)] + list(free)
+    candidates = [row for row in held if row.owner == owner or row.expired or is_gone(row.owner)] + list(free)
     if not candidates:
         return None
-    chosen = min(candidates, key=lambda row: (row.study_id, row.number))
+    chosen = min(candidates, key=lambda row: (row.owner != owner, row.study_id, row.number))
     _write_claim(connection, chosen, name, owner, lease)
     return connection.execute(
         select(
@@ -263,7 +270,7 @@ def _write_claim(connection: Connection, chosen: Row[Any], name: str, owner: str
         return
     change: dict[str, Any] = dict(mine)
     if chosen.outcome is None:
-        died = chosen.died + (chosen.owner is not None)
+        died = chosen.died + (chosen.owner not in (None, owner))
         change |= {"attempt": chosen.attempt + 1, "died": died}
         if died >= MAX_DEATHS:
             reason = f"{died} workers died at the same place of it"

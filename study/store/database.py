@@ -18,18 +18,16 @@ from typing import Any
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, Connection, Engine, exc, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from study.store import schema, sqlite
+from study.store.outage import Outage, is_outage, is_passing, root
 from vae.errors import FailureError, UserError
 
 # Two keys of PostgreSQL's advisory locks, which share one 64-bit space per database.
 _CREATION_LOCK = 0x7661655F0001
 CLAIM_LOCK = 0x7661655F0002
-
-_OUTAGES = (exc.DatabaseError, exc.InterfaceError, exc.TimeoutError, sqlite3.Error)
-_MISTAKES = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
 
 _OURS = frozenset(schema.metadata.tables)
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgres", "postgresql+psycopg")
@@ -142,26 +140,24 @@ class Database:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Outages leave this block as FailureError with cause and way out; errors of ours as they are."""
+        """Outages leave this block as Outage with cause and way out; other errors as they are."""
         try:
             yield
-        except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+        except (SQLAlchemyError, StorageInternalError, sqlite3.Error, UnboundLocalError) as error:
             if not is_outage(error):
                 raise
             raise self.explain(error) from error
 
-    def explain(self, error: BaseException) -> FailureError:
+    def explain(self, error: BaseException) -> Outage:
         """One line for a database error: what happened and what to do; no password in it."""
-        cause = _root(error)
-        message = re.sub(r"\s+", " ", str(cause)).strip()
+        message = re.sub(r"\s+", " ", str(root(error))).strip()
         password = self.url.password
         if password:
             message = message.replace(str(password), "***")
         if self.path is None:
-            return FailureError(
-                f"The database {self.name} can't be used: {message}. Check the server and --storage."
-            )
-        return FailureError(sqlite.explain(self.name, message))
+            line = f"The database {self.name} can't be used: {message}. Check the server and --storage."
+            return Outage(line, is_passing(error))
+        return Outage(sqlite.explain(self.name, message))
 
     def check_writable(self) -> None:
         """Raises FailureError where the file or its folder is read-only; takes and drops the write lock."""
@@ -272,13 +268,6 @@ class Database:
             engine.dispose()
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether the database could not do its work (full, locked, gone, damaged), not: was asked nonsense."""
-    if isinstance(error, StorageInternalError):
-        return error.__cause__ is None or is_outage(error.__cause__)
-    return isinstance(error, _OUTAGES) and not isinstance(error, _MISTAKES)
-
-
 def _storage(url: URL, *, create_tables: bool = False, **engine_options: Any) -> RDBStorage:
     # RDBStorage passes its URL through str.format. Its own check of the version raises with connections
     # open and reads Optuna's migration scripts, 0.2 s: `_check_optuna` does it once.
@@ -303,14 +292,6 @@ def _postgresql_engine(url: URL) -> Engine:
 
 def _no_driver() -> UserError:
     return UserError("PostgreSQL needs the driver psycopg: pip install 'vae-study[postgres]'")
-
-
-def _root(error: BaseException) -> BaseException:
-    while True:
-        inner = getattr(error, "orig", None) or error.__cause__
-        if inner is None:
-            return error
-        error = inner
 
 
 def _without_password(url: str) -> str:

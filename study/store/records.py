@@ -1,19 +1,41 @@
-"""What is known of an experiment's trials, cheap enough to ask twice a second: a few queries, no Optuna layer."""
+"""What is known of an experiment's trials: tables for analysis, and counts cheap enough to ask twice a second.
+
+A few queries each, no Optuna layer.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import json_to_distribution
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import TrialState
-from sqlalchemy import case, func, select
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Double,
+    Integer,
+    Join,
+    Select,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.sql.functions import sum as Sum
 
-from study.store.schema import curve, of_name, studies, trial_params, trial_run, trial_user_attributes, trials
+from study.store import schema
+from study.store.schema import curve, learning_curve, of_name, studies, trial_params, trial_run
 from study.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported where tables are made: a worker starts faster without it
 
 
 @dataclass(frozen=True)
@@ -29,17 +51,121 @@ class Count:
     best_loss: float | None
 
 
+def study_ids(store: Store, name: str) -> dict[str, int]:
+    """The names of Optuna's studies of NAME and their ids, in order of creation."""
+    query = select(studies.c.study_name, studies.c.study_id).where(of_name(name)).order_by(studies.c.study_id)
+    with store.read() as connection:
+        return {str(row.study_name): int(row.study_id) for row in connection.execute(query)}
+
+
+def trials(store: Store, name: str) -> pd.DataFrame:
+    """One row a trial of NAME, waiting ones too, by study and number.
+
+    Columns: study_name, those of `trial_run`, Optuna's number and state, and its parameters as
+    `params_lr`, ... (absent: not suggested).
+    """
+    import pandas as pd
+
+    kept = [
+        column for column in trial_run.c if column.name not in ("trial_id", "number", "state", "experiment")
+    ]
+    of_trial = schema.trials.c
+    query = (
+        select(studies.c.study_name, of_trial.trial_id, of_trial.number, of_trial.state, *kept)
+        .select_from(_trials_and_runs())
+        .where(of_name(name))
+        .order_by(studies.c.study_id, of_trial.number)
+    )
+    with store.read() as connection:
+        frame = _frame(connection, query)
+        suggested = _parameters(connection, name)
+    frame["state"] = [state.name for state in frame["state"]]
+    fields = dict.fromkeys(field for params in suggested.values() for field in params)
+    columns = {
+        f"params_{field}": [suggested.get(trial_id, {}).get(field) for trial_id in frame["trial_id"]]
+        for field in fields
+    }
+    return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
+
+
+def curves(store: Store, name: str, trial_ids: Sequence[int] | None = None) -> pd.DataFrame:
+    """The rows of `learning_curve` of NAME (or of those trials of it), by trial and evaluation; NaN where
+    a value is missing."""
+    query = (
+        select(learning_curve)
+        .where(learning_curve.c.experiment == name)
+        .order_by(learning_curve.c.trial_id, learning_curve.c.number)
+    )
+    if trial_ids is not None:
+        query = query.where(learning_curve.c.trial_id.in_(trial_ids))
+    with store.read() as connection:
+        return _frame(connection, query).drop(columns="experiment")
+
+
+def throughput(store: Store, name: str) -> pd.DataFrame:
+    """The timings of NAME by arm and pair, in examples per second."""
+    table = schema.throughput
+    query = select(table).where(table.c.experiment == name).order_by(table.c.arm, table.c.pair)
+    with store.read() as connection:
+        return _frame(connection, query).drop(columns="experiment")
+
+
+def add_throughput(
+    store: Store,
+    name: str,
+    arm: str,
+    pair: int,
+    *,
+    examples_per_second: float,
+    baseline_examples_per_second: float,
+    cold_start_seconds: float | None,
+) -> None:
+    """Store or replace one interleaved timing of an arm and the baseline."""
+    table = schema.throughput
+    key = and_(table.c.experiment == name, table.c.arm == arm, table.c.pair == pair)
+    with store.write() as connection:
+        connection.execute(table.delete().where(key))
+        connection.execute(
+            table.insert().values(
+                experiment=name,
+                arm=arm,
+                pair=pair,
+                examples_per_second=examples_per_second,
+                baseline_examples_per_second=baseline_examples_per_second,
+                cold_start_seconds=cold_start_seconds,
+            )
+        )
+
+
+def attributes(store: Store, name: str) -> dict[int, dict[str, Any]]:
+    """Optuna's user attributes of every trial of NAME, by trial id."""
+    table = schema.trial_user_attributes
+    query = (
+        select(table.c.trial_id, table.c.key, table.c.value_json)
+        .select_from(_trials().join(table, table.c.trial_id == schema.trials.c.trial_id))
+        .where(of_name(name))
+    )
+    found: dict[int, dict[str, Any]] = defaultdict(dict)
+    with store.read() as connection:
+        for trial_id, key, value in connection.execute(query):
+            found[trial_id][key] = json.loads(value)
+    return found
+
+
+def parameters(store: Store, name: str) -> dict[int, dict[str, Any]]:
+    """The suggested parameters of every trial of NAME, by trial id, as Optuna's trial.params has them."""
+    with store.read() as connection:
+        return _parameters(connection, name)
+
+
 def counts(store: Store, name: str) -> list[Count]:
     """Counts by study and phase, in order of the studies' creation."""
-    state = trials.c.state
+    state = schema.trials.c.state
     phase = func.coalesce(trial_run.c.phase, "")
 
     def number(*states: TrialState) -> Sum[int]:
         return func.sum(case((state.in_(states), 1), else_=0))
 
-    joined = studies.join(trials, trials.c.study_id == studies.c.study_id).outerjoin(
-        trial_run, trial_run.c.trial_id == trials.c.trial_id
-    )
     query = (
         select(
             studies.c.study_name,
@@ -49,18 +175,18 @@ def counts(store: Store, name: str) -> list[Count]:
             number(TrialState.WAITING),
             func.min(trial_run.c.best_valid_loss),
         )
-        .select_from(joined)
+        .select_from(_trials_and_runs())
         .where(of_name(name))
         .group_by(studies.c.study_id, studies.c.study_name, phase)
         .order_by(studies.c.study_id, phase)
     )
     evaluated = (
         select(studies.c.study_name, phase, func.count())
-        .select_from(joined.join(curve, curve.c.trial_id == trials.c.trial_id))
+        .select_from(_trials_and_runs().join(curve, curve.c.trial_id == schema.trials.c.trial_id))
         .where(of_name(name))
         .group_by(studies.c.study_name, phase)
     )
-    with store.engine.begin() as connection:
+    with store.read() as connection:
         rows = connection.execute(query).all()
         evaluations = {(study, part): n for study, part, n in connection.execute(evaluated)}
     return [
@@ -77,45 +203,76 @@ def counts(store: Store, name: str) -> list[Count]:
     ]
 
 
-def attributes(store: Store, name: str) -> dict[int, dict[str, Any]]:
-    """Optuna's user attributes of every trial of NAME, by trial id."""
+def remaining(store: Store, name: str) -> int:
+    """Trials of NAME that wait or run (those that somebody runs through Optuna alone don't count)."""
+    state = schema.trials.c.state
+    ours = and_(state == TrialState.RUNNING, trial_run.c.trial_id.is_not(None))
     query = (
-        select(
-            trial_user_attributes.c.trial_id, trial_user_attributes.c.key, trial_user_attributes.c.value_json
-        )
-        .select_from(
-            studies.join(trials, trials.c.study_id == studies.c.study_id).join(
-                trial_user_attributes, trial_user_attributes.c.trial_id == trials.c.trial_id
-            )
-        )
-        .where(of_name(name))
+        select(func.count())
+        .select_from(_trials_and_runs())
+        .where(of_name(name), or_(state == TrialState.WAITING, ours))
     )
-    found: dict[int, dict[str, Any]] = defaultdict(dict)
-    with store.engine.begin() as connection:
-        for trial_id, key, value in connection.execute(query):
-            found[trial_id][key] = json.loads(value)
-    return found
+    with store.read() as connection:
+        return int(connection.execute(query).scalar_one())
 
 
-def parameters(store: Store, name: str) -> dict[int, dict[str, Any]]:
-    """The suggested parameters of every trial of NAME, by trial id, as Optuna's trial.params has them."""
+def progress(store: Store, name: str) -> int:
+    """A number that grows whenever a trial of NAME is begun, taken over or finished."""
+    counted = func.coalesce(func.sum(trial_run.c.attempt), 0) + func.count(trial_run.c.outcome)
+    with store.read() as connection:
+        return int(connection.execute(select(counted).where(trial_run.c.experiment == name)).scalar_one())
+
+
+def headway(store: Store, name: str) -> tuple[int, ...]:
+    """Changes whenever a trial of NAME is new, gets further, dies or is finished; not when put back."""
+    numbers = (func.count(), func.sum(trial_run.c.furthest), func.sum(trial_run.c.died))
+    query = select(*numbers, func.count(trial_run.c.outcome)).where(trial_run.c.experiment == name)
+    with store.read() as connection:
+        return tuple(int(number or 0) for number in connection.execute(query).one())
+
+
+def _trials() -> Join:
+    return studies.join(schema.trials, schema.trials.c.study_id == studies.c.study_id)
+
+
+def _trials_and_runs() -> Join:
+    return _trials().outerjoin(trial_run, _same_trial())
+
+
+def _same_trial() -> ColumnElement[bool]:
+    return trial_run.c.trial_id == schema.trials.c.trial_id
+
+
+def _parameters(connection: Connection, name: str) -> dict[int, dict[str, Any]]:
     query = (
-        select(
-            trial_params.c.trial_id,
-            trial_params.c.param_name,
-            trial_params.c.param_value,
-            trial_params.c.distribution_json,
-        )
-        .select_from(
-            studies.join(trials, trials.c.study_id == studies.c.study_id).join(
-                trial_params, trial_params.c.trial_id == trials.c.trial_id
-            )
-        )
+        select(trial_params)
+        .select_from(_trials().join(trial_params, trial_params.c.trial_id == schema.trials.c.trial_id))
         .where(of_name(name))
         .order_by(trial_params.c.trial_id, trial_params.c.param_id)
     )
     found: dict[int, dict[str, Any]] = defaultdict(dict)
-    with store.engine.begin() as connection:
-        for trial_id, field, value, distribution in connection.execute(query):
-            found[trial_id][field] = json_to_distribution(distribution).to_external_repr(value)
+    for row in connection.execute(query):
+        distribution = _distribution(row.distribution_json)
+        found[row.trial_id][row.param_name] = distribution.to_external_repr(row.param_value)
     return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+def _frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
+    """The rows of a query with one dtype a column whatever is missing: float64, Int64, boolean, object."""
+    import pandas as pd
+
+    result = connection.execute(query)
+    frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()), dtype=object)
+    for column in query.selected_columns:
+        if isinstance(column.type, Double):
+            frame[column.name] = frame[column.name].astype("float64")
+        elif isinstance(column.type, Boolean):
+            frame[column.name] = frame[column.name].astype("boolean")
+        elif isinstance(column.type, Integer):
+            frame[column.name] = frame[column.name].astype("Int64")
+    return frame

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from study.store import records
 from study.store.store import Store
 from vae.data.dataset import Dataset
 from vae.recipe import Recipe
@@ -35,7 +36,7 @@ def time_arms(
     `recipes` maps arm -> recipe and holds "baseline". The first step's excess over a later one is the cold
     start: compilation above all.
     """
-    timed = store.throughput(name)
+    timed = records.throughput(store, name)
     done = {arm for arm, part in timed.groupby("arm") if len(part) >= PAIRS}
     for arm, recipe in recipes.items():
         if arm == "baseline" or arm in done:
@@ -49,7 +50,8 @@ def time_arms(
             speeds = {}
             for run, n in order if pair % 2 else reversed(order):
                 speeds[run] = n * run.batch_size / run.advance(n)
-            store.add_throughput(
+            records.add_throughput(
+                store,
                 name,
                 arm,
                 pair,

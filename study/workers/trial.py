@@ -24,6 +24,7 @@ from study.design.experiment import Experiment
 from study.design.space import Dimension, suggest
 from study.statistics.curves import Curve, examples_to_target, tuning_score
 from study.stopping.pruners import CappingPruner, build_pruner, quiet_about_experiments
+from study.store import records
 from study.store.claims import Claim
 from study.store.optuna_private import RememberingStudy
 from study.store.store import Store
@@ -292,7 +293,7 @@ class Objective:
             state = load_state(path)
             if state is not None:
                 number = state["training"]["number"]
-                table = self.store.curves(self.experiment.name, [claim.trial_id])
+                table = records.curves(self.store, self.experiment.name, [claim.trial_id])
                 rows: list[dict[str, Any]] = table[table["number"] <= number].to_dict("records")
                 # The same artifacts folder may hold the state of a trial of another database.
                 if len(rows) == state["extra"]["evaluations"]:

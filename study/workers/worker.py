@@ -1,35 +1,21 @@
-"""Worker processes: one that works through the trials of a name, and the launcher of several."""
+"""A worker: runs the trials of a name one after another, and knows whose fault it is when one doesn't end."""
 
 from __future__ import annotations
 
 import errno
 import logging
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import SQLAlchemyError
 
-from study.store.claims import Claim, LeaseLost, next_claim
-from study.store.database import is_outage
+from study.store.claims import Claim, next_claim
+from study.store.keepalive import Keepalive, LeaseLost
+from study.store.outage import Outage, Patience, is_outage
+from study.store.records import remaining
 from study.store.store import Store
-from study.workers.processes import (
-    GRACE,
-    PARENT_VARIABLE,
-    STORAGE_VARIABLE,
-    Crew,
-    counted_signals,
-    this_program,
-)
 from vae.errors import FailureError
-
-__all__ = ["PARENT_VARIABLE", "STORAGE_VARIABLE", "Interrupted", "launch", "stop_on_signals", "work"]
 
 _POLL = 0.3
 _NO_PLACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -59,7 +45,8 @@ def work(
     failed with `TypeName: message` as the reason. While others still run, it waits: they may die. With
     `until` it also waits for more to be planned, until that returns True. `stop` ends it after the running
     trial has ended or put itself back.
-    Raises FailureError where the database or the disk fails: then the trial is put back, not failed.
+    Where the database fails, the trial is put back, not failed, and goes on when the database answers again. Raises
+    FailureError where that doesn't help or takes longer than a restart of the server, or where the disk fails.
     """
     studies: dict[str, optuna.Study] = {}
 
@@ -68,95 +55,39 @@ def work(
             studies[study_name] = make_study(study_name)
         return studies[study_name]
 
+    patience = Patience(store)
     finished = 0
     while not stop.is_set():
-        with store.database.explained():
-            claim = next_claim(store, name, owner, study_of)
-            over = claim is None and store.remaining(name) == 0
-        if claim is not None:
-            finished += _run(store, claim, run_trial, stop)
-        elif over and (until is None or until()):
+        try:
+            with store.database.explained():
+                claim = next_claim(store, name, owner, study_of)
+                over = claim is None and remaining(store, name) == 0 and (until is None or until())
+            patience.answered()
+            if claim is not None:
+                finished += _run(store, claim, run_trial, stop)
+        except Outage as outage:
+            patience.wait(outage)
+            continue
+        if over:
             break
-        else:
+        if claim is None:
             studies.clear()  # a study may be deleted and made anew under its name meanwhile
             # Not stop.wait(): a signal handler that sets the event its own thread waits on can hang.
             time.sleep(_POLL)
     return finished
 
 
-def stop_on_signals() -> threading.Event:
-    """For a worker's process: an event set by SIGINT, SIGTERM or the launcher's death.
-
-    A second signal ends the process at once; an orphan that doesn't stop within GRACE seconds ends too.
-    """
-    stop = threading.Event()
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        received.append(number)
-        if len(received) > 1:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(int(parent), stop), daemon=True).start()
-    return stop
-
-
-def launch(
-    store: Store,
-    name: str,
-    *,
-    workers: int,
-    threads: int,
-    advance: Callable[[], bool],
-    on_progress: Callable[[], None],
-    command: Sequence[str] | None = None,
-    extra_args: Sequence[str] = (),
-) -> bool:
-    """Keep `workers` processes busy with NAME until `advance()` says that everything is done.
-
-    `advance` plans and enqueues what can be, and `on_progress` draws; both are called about every 0.3 s.
-    A worker is `command --name NAME --threads T --worker-seed I extra_args...`, with the storage's URL in
-    the environment; I counts starts, so a restarted worker doesn't repeat its predecessor's random numbers.
-    Must be called from the main thread: Ctrl-C or SIGTERM makes the workers put their trials back and
-    returns False; a second one kills them. Returns True when everything is done. Raises FailureError where
-    the database fails, and, with a worker's last lines, where workers die again and again without progress.
-    """
-    crew = Crew(store, name, workers, threads, list(command or this_program("worker")))
-    crew.command += ["--name", name, "--threads", str(threads)]
-    crew.extra_args = list(extra_args)
-    with store.database.explained(), counted_signals() as signals:
-        try:
-            done = advance()
-            while not done and not signals.received:
-                crew.tend()
-                on_progress()
-                time.sleep(_POLL)
-                done = advance()
-        except KeyboardInterrupt:
-            done = False
-        finally:
-            signals.interrupt = False
-            crew.stop(signals)
-    return done
-
-
 def _run(store: Store, claim: Claim, run_trial: RunTrial, stop: threading.Event) -> int:
     """Run one claimed trial; 1 if it was finished here, 0 if it was lost or put back."""
-    lost = threading.Event()
+    keepalive = Keepalive(claim.renew, store.lease, f"trial {claim.number} of {claim.study_name}")
 
     def stop_requested() -> bool:
-        if lost.is_set():
+        if keepalive.lost.is_set():
             raise LeaseLost
         return stop.is_set()
 
     try:
-        with _heartbeat(claim, store.lease / 6, lost):
+        with keepalive:
             try:
                 run_trial(claim, stop_requested)
                 if claim.open:
@@ -170,58 +101,27 @@ def _run(store: Store, claim: Claim, run_trial: RunTrial, stop: threading.Event)
         return 0
     finally:
         if claim.open:
-            _put_back(claim)
+            _put_back(store, claim)
 
 
 def _reason(store: Store, claim: Claim, error: Exception) -> str:
     """Why the trial failed; raises where it isn't the trial that failed."""
+    if isinstance(error, LeaseLost | Interrupted):
+        raise error
     if is_outage(error):
-        raise store.database.explain(error) from error
+        raise error if isinstance(error, Outage) else store.database.explain(error) from error
     if isinstance(error, OSError) and error.errno in _NO_PLACE:
         raise FailureError(f"{error.filename or 'A file'} can't be written: {error.strerror}.") from error
-    if isinstance(error, LeaseLost | Interrupted | FailureError) or not claim.open:
+    if isinstance(error, FailureError) or not claim.open:
         raise error
     return f"{type(error).__name__}: {error}"[:1000]
 
 
-def _put_back(claim: Claim) -> None:
+def _put_back(store: Store, claim: Claim) -> None:
     try:
-        claim.release()
+        with store.database.explained():
+            claim.release()
     except LeaseLost:
         return  # somebody else has it already
-    except (SQLAlchemyError, StorageInternalError) as error:
-        _log.warning("trial %d of %s can't be put back: %s", claim.number, claim.study_name, error)
-
-
-@contextmanager
-def _heartbeat(claim: Claim, interval: float, lost: threading.Event) -> Iterator[None]:
-    done = threading.Event()
-
-    def beat() -> None:
-        wait = interval
-        while not done.wait(wait):
-            try:
-                claim.renew()
-                wait = interval
-            except LeaseLost:
-                lost.set()
-                return
-            except SQLAlchemyError as error:  # locked or unreachable for a while: again soon
-                _log.warning("heartbeat: %s", error)
-                wait = min(1.0, interval)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _end_with(parent: int, stop: threading.Event) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    stop.set()
-    time.sleep(GRACE)
-    os._exit(1)
+    except Outage as outage:
+        _log.warning("trial %d of %s can't be put back: %s", claim.number, claim.study_name, outage)

@@ -20,10 +20,15 @@ import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
+from study.store import records
 from study.store.claims import Claim, next_claim
 from study.store.owner import new_owner
+from study.store.setup import setup_lock
 from study.store.store import Store
-from study.workers.worker import STORAGE_VARIABLE, Interrupted, launch, stop_on_signals, work
+from study.terms import STORAGE_VARIABLE
+from study.workers.launch import launch
+from study.workers.signals import stop_on_signals
+from study.workers.worker import Interrupted, work
 from vae.errors import FailureError, UserError
 
 PROGRAM = [sys.executable, str(Path(__file__).resolve())]
@@ -74,7 +79,7 @@ def fake_loss(x: float, number: int) -> float:
 
 def check_complete(store: Store, name: str, n_trials: int, n_rows: int) -> None:
     """Every trial finished exactly once, told to Optuna, with its whole curve in order."""
-    trials, curves = store.trials(name), store.curves(name)
+    trials, curves = records.trials(store, name), records.curves(store, name)
     assert len(trials) == n_trials
     assert set(trials["state"]) == {"COMPLETE"}
     assert set(trials["outcome"]) == {"reached"}
@@ -87,7 +92,7 @@ def check_complete(store: Store, name: str, n_trials: int, n_rows: int) -> None:
         expected = [fake_loss(trial.params_x, number) for number in range(n_rows)]
         assert list(curve["valid_loss"]) == expected
         assert trial.value == expected[-1]
-    for study_name in store.studies(name):
+    for study_name in records.study_ids(store, name):
         for trial in optuna.load_study(study_name=study_name, storage=store.optuna).trials:
             assert sorted(trial.intermediate_values) == list(range(REPORT_EVERY - 1, n_rows, REPORT_EVERY))
 
@@ -230,9 +235,9 @@ def run_worker(options: argparse.Namespace) -> int:
 
 def run_launcher(options: argparse.Namespace) -> int:
     with Store.open(options.storage, create=True, lease=options.lease) as store:
-        with store.setup_lock():
+        with setup_lock(store):
             study_name = f"{options.name}/search"
-            n_planned = len(store.trials(options.name))
+            n_planned = len(records.trials(store, options.name))
             plan(store, study_name, max(0, options.trials - n_planned))
         print("planned", flush=True)
         extra_args = ["--folder", options.folder, "--rows", options.rows, "--delay", options.delay]
@@ -241,7 +246,7 @@ def run_launcher(options: argparse.Namespace) -> int:
             options.name,
             workers=options.workers,
             threads=1,
-            advance=lambda: store.remaining(options.name) == 0,
+            advance=lambda: records.remaining(store, options.name) == 0,
             on_progress=lambda: None,
             command=[*PROGRAM, "worker"],
             extra_args=[*map(str, extra_args), "--lease", str(options.lease)],

@@ -26,6 +26,7 @@ from study.design.space import search_space
 from study.place import Place
 from study.protocol.history import State
 from study.session import Session
+from study.store import records
 from study.store.store import Store
 from study.workers import trial as objective
 from vae.evaluation import Evaluation
@@ -209,7 +210,7 @@ def rerun(folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple
     session = prepare(folder, **values)
     with session.store as store:
         session.run_here()
-        return store.trials("fake"), estimate(store, "fake", session.workload.n_train)
+        return records.trials(store, "fake"), estimate(store, "fake", session.workload.n_train)
 
 
 def of(trials: pd.DataFrame, phase: str, arm: str | None = None) -> pd.DataFrame:

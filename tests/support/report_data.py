@@ -23,6 +23,7 @@ from study.design.experiment import Experiment
 from study.design.space import Space
 from study.report.page import render
 from study.statistics.curves import Curve, examples_to_target, tuning_score
+from study.store import records
 from study.store.schema import curve, trial_run
 from study.store.store import Store
 from vae.grid import evaluation_grid
@@ -66,7 +67,8 @@ def large_experiment(
         writer.study(arm, plan, 1.0 + 0.06 * position)
         if arm in (*arms, "article"):
             for pair in range(10):
-                store.add_throughput(
+                records.add_throughput(
+                    store,
                     NAME,
                     arm,
                     pair,

@@ -29,6 +29,7 @@ from study.dashboard.server import Dashboard
 from study.design.build import Request
 from study.place import Place
 from study.session import Session
+from study.store import records
 from study.store.store import Store
 
 
@@ -149,7 +150,8 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         # As `Session.time_arms` leaves it, without its 15 seconds.
         for arm, factor in (("cosine", 1.0), ("muon", 0.5), ("article", 2.0), ("search-best", 1.0)):
             for pair in range(5):
-                store.add_throughput(
+                records.add_throughput(
+                    store,
                     tiny.name,
                     arm,
                     pair,

@@ -18,6 +18,7 @@ from study.analysis.comparison import Comparison, _edges, estimate
 from study.design.space import Dimension
 from study.protocol.history import State
 from study.statistics.verdicts import Verdict
+from study.store import records
 from study.store.store import Store
 from vae.recipe import Recipe
 
@@ -120,7 +121,7 @@ def test_the_articles_loss_is_a_second_target(compared: Finished, comparison: Co
 def test_what_capping_saved_is_counted(compared: Finished, comparison: Comparison) -> None:
     """The share of tuning examples saved: of what the arms' K points would have used to tau."""
     with compared.open() as (store, _):
-        trials = store.trials("fake")
+        trials = records.trials(store, "fake")
     tuned = trials[(trials["phase"] == "tune") & (trials["arm"] != "baseline")]
     assert comparison.savings == {"capping": pytest.approx(1 - tuned["examples"].sum() / (TAU * len(tuned)))}
 
@@ -133,7 +134,8 @@ def test_seconds_are_examples_times_throughput(compared: Finished, tmp_path: Pat
     with Store.open(f"sqlite:///{folder / 'optuna.db'}") as store:
         for pair in range(10):
             for arm, factor, cold in (("twice", 0.5, 0.0), ("half-more", 3.0, 1e6)):
-                store.add_throughput(
+                records.add_throughput(
+                    store,
                     "fake",
                     arm,
                     pair,

@@ -10,6 +10,7 @@ import pytest
 from command_line import Call
 from fake_training import Finished
 
+from study.store import records
 from study.store.store import Store
 
 
@@ -51,7 +52,7 @@ def test_export_is_complete(
     assert (result.code, result.err) == (0, "")
     read = pd.read_csv if format == "csv" else pd.read_parquet
     with compared.open() as (store, _):
-        trials, curves = store.trials("fake"), store.curves("fake")
+        trials, curves = records.trials(store, "fake"), records.curves(store, "fake")
     tables = {path.stem: read(path) for path in (tmp_path / "out").iterdir()}
     assert len(tables["fake-trials"]) == len(trials)
     assert set(tables["fake-trials"].columns) == set(trials.columns)

@@ -15,6 +15,7 @@ import pytest
 
 from study.dashboard.publisher import publish
 from study.dashboard.server import Listening, listen
+from study.store import records
 from study.store.store import Store
 from vae.errors import FailureError, UserError
 
@@ -61,7 +62,8 @@ def test_own_words_written_in_the_dashboard_stay(tiny: Tiny, tiny_store: Store, 
     edited = {"body": note["body"] + "\n\nChecked by hand.", "version": note["version"] + 1}
     status, _, content = client.request(f"/api/studies/{study_id}/note", "PUT", edited)
     assert status == 204, content
-    tiny_store.add_throughput(
+    records.add_throughput(
+        tiny_store,
         tiny.name,
         "muon",
         9,
@@ -86,9 +88,9 @@ def test_a_study_deleted_in_the_dashboard_takes_our_rows_along(
         f"/api/studies/{study_id}", "DELETE", {"remove_associated_artifacts": True}
     )
     assert status == 204, content
-    assert f"{tiny.name}/search" not in tiny_store.studies(tiny.name)
-    assert "search" not in set(tiny_store.trials(tiny.name)["phase"])
-    assert "search" not in set(tiny_store.curves(tiny.name)["phase"])
+    assert f"{tiny.name}/search" not in records.study_ids(tiny_store, tiny.name)
+    assert "search" not in set(records.trials(tiny_store, tiny.name)["phase"])
+    assert "search" not in set(records.curves(tiny_store, tiny.name)["phase"])
     assert tiny.images() == {}
 
 

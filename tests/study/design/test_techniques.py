@@ -14,6 +14,7 @@ from study.design.experiment import Experiment, defaults
 from study.design.space import sobol_points
 from study.design.techniques import BUILT_IN, DEFAULT_ARMS, RESERVED, Technique, catalogue, find
 from study.statistics.verdicts import Verdict
+from study.store import records
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -223,7 +224,7 @@ def test_a_technique_from_a_file_works_end_to_end(tmp_path: Path, monkeypatch: p
     with session.store as store:
         session.run_here()
         arms = estimate(store, "fake", session.workload.n_train).arms.set_index("arm")
-        trials = store.trials("fake")
+        trials = records.trials(store, "fake")
     assert arms.loc["thrice", "verdict"] == Verdict.FASTER
     assert arms.loc["thrice", "low"] < 3 < arms.loc["thrice", "high"]
     tuned = trials[(trials["arm"] == "thrice") & (trials["phase"] == "tune")]

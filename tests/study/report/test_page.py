@@ -32,6 +32,7 @@ from study.figures.panel import Figure
 from study.report.markdown import write_markdown
 from study.report.page import embedded, render, write_report
 from study.report.sections import answer, sections
+from study.store import records
 from study.store.store import Store
 from vae.errors import FailureError
 
@@ -88,7 +89,7 @@ class TestPage:
         """Twelve arms and over 500 trials with full curves: under 8 MB, in under 10 seconds of processor time."""
         large_experiment(f"sqlite:///{tmp_path / 'optuna.db'}").close()
         with Store.open(f"sqlite:///{tmp_path / 'optuna.db'}", read_only=True) as store:
-            assert len(store.trials(NAME)) > 500
+            assert len(records.trials(store, NAME)) > 500
             began = time.process_time()
             path = write_report(store, NAME, tmp_path / "report.html", tmp_path, None)
             seconds = time.process_time() - began

@@ -14,26 +14,38 @@ from fake_study import expire, finish, load, plan, row, take
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
 
-from study.store.claims import MAX_DEATHS, LeaseLost, next_claim
+from study.store import records
+from study.store.claims import MAX_DEATHS, LeaseLost, next_claim, release_owner
 from study.store.owner import host_id, is_gone, new_owner
 from study.store.store import Store
+
+
+class Killed(BaseException):
+    """Nothing handles it, as nothing handles SIGKILL."""
+
+
+class NeverTold(optuna.Study):
+    """Its worker dies as it tells a result."""
+
+    def tell(self, *_: Any, **__: Any) -> Any:
+        raise Killed
 
 
 def test_claims_go_by_study_then_number(store: Store, owners: list[str]) -> None:
     """Trials are handed out lowest study first, then number, each once; None when none is free."""
     plan(store, "digits/b", 2)
     plan(store, "digits/a/2", 1)
-    taken = [take(store, owners[i % 2]) for i in range(3)]
+    taken = [take(store, new_owner()) for _ in range(3)]
     assert [(claim.study_name, claim.number) for claim in taken] == [
         ("digits/b", 0),
         ("digits/b", 1),
         ("digits/a/2", 0),
     ]
     assert next_claim(store, "digits", owners[0], load(store)) is None
-    assert store.remaining("digits") == 3
+    assert records.remaining(store, "digits") == 3
     finish(taken[0])
-    assert store.remaining("digits") == 2
-    frame = store.trials("digits")
+    assert records.remaining(store, "digits") == 2
+    frame = records.trials(store, "digits")
     assert list(frame["arm"]) == ["b", "b", "a"]
     assert list(frame["block"]) == [1, 1, 2]
 
@@ -81,7 +93,7 @@ def test_a_trial_that_plain_optuna_runs_is_left_alone(store: Store, owners: list
     study = plan(store, "digits/a", 1)
     study.ask()
     assert next_claim(store, "digits", owners[0], load(store)) is None
-    assert store.remaining("digits") == 0
+    assert records.remaining(store, "digits") == 0
 
 
 @pytest.mark.parametrize(
@@ -96,12 +108,12 @@ def test_finish_writes_the_row_and_tells_optuna(
     claim = take(store, owners[0])
     claim.trial.report(3.0, 1)
     claim.finish(state=state, value=value, outcome="done", rows=[row(0)], hit=True, steps=10**10)
-    run = store.trials("digits").iloc[0]
+    run = records.trials(store, "digits").iloc[0]
     assert (run["state"], run["outcome"], run["hit"], run["steps"]) == (state.name, "done", True, 10**10)
     assert run["value"] == value or (value is None and math.isnan(run["value"]))
     assert run["started"] <= run["finished"] <= run["started"] + 60
     assert (study.trials[0].state, study.trials[0].value) == (state, told)
-    assert len(store.curves("digits")) == 1
+    assert len(records.curves(store, "digits")) == 1
 
 
 @pytest.mark.parametrize("value", [None, math.nan])
@@ -111,7 +123,7 @@ def test_a_complete_trial_needs_a_value(store: Store, owners: list[str], value: 
     claim = take(store, owners[0])
     with pytest.raises(ValueError, match="needs a value"):
         claim.finish(state=TrialState.COMPLETE, value=value, outcome="reached")
-    assert store.trials("digits")["outcome"].isna().all()
+    assert records.trials(store, "digits")["outcome"].isna().all()
 
 
 def test_a_row_is_never_doubled(store: Store, owners: list[str]) -> None:
@@ -124,9 +136,9 @@ def test_a_row_is_never_doubled(store: Store, owners: list[str]) -> None:
         claim.record([row(4), row(3)])
     claim.truncate(1)
     claim.record([row(2)])
-    numbers = store.curves("digits").groupby("trial_id")["number"].apply(list)
+    numbers = records.curves(store, "digits").groupby("trial_id")["number"].apply(list)
     assert list(numbers) == [[0, 1, 2], [0, 1, 2, 3]]
-    assert list(store.curves("digits", [claim.trial_id])["number"]) == [0, 1, 2]
+    assert list(records.curves(store, "digits", [claim.trial_id])["number"]) == [0, 1, 2]
 
 
 def test_an_expired_lease_is_taken_over(store: Store, owners: list[str]) -> None:
@@ -142,7 +154,7 @@ def test_an_expired_lease_is_taken_over(store: Store, owners: list[str]) -> None
     assert (second.trial.suggest_float("x", 0, 1), second.trial.suggest_float("y", 0, 1)) == (x, y)
     second.record([row(1)])
     finish(second)
-    assert list(store.curves("digits")["number"]) == [0, 1]
+    assert list(records.curves(store, "digits")["number"]) == [0, 1]
     assert len(study.trials) == 2
 
 
@@ -153,7 +165,7 @@ def test_who_lost_the_lease_writes_nothing(store: Store, owners: list[str]) -> N
     lost.record([row(0)])
     expire(store)
     take(store, owners[1]).describe(phase="second")
-    before = store.trials("digits").drop(columns="lease_expires")
+    before = records.trials(store, "digits").drop(columns="lease_expires")
     writes: list[Any] = [
         lost.renew,
         lost.release,
@@ -166,8 +178,8 @@ def test_who_lost_the_lease_writes_nothing(store: Store, owners: list[str]) -> N
     for write in writes:
         with pytest.raises(LeaseLost):
             write()
-    assert store.trials("digits").drop(columns="lease_expires").equals(before)
-    assert list(store.curves("digits")["number"]) == [0]
+    assert records.trials(store, "digits").drop(columns="lease_expires").equals(before)
+    assert list(records.curves(store, "digits")["number"]) == [0]
     assert study.trials[0].state is TrialState.RUNNING
 
 
@@ -179,7 +191,7 @@ def test_a_finished_trial_cannot_be_written(store: Store, owners: list[str]) -> 
     for write in (claim.renew, lambda: finish(claim, 2.0)):
         with pytest.raises(LeaseLost):
             write()
-    assert store.trials("digits")["value"][0] == 1.0
+    assert records.trials(store, "digits")["value"][0] == 1.0
 
 
 def test_a_dead_process_loses_its_lease_at_once(store: Store, owners: list[str]) -> None:
@@ -219,9 +231,30 @@ def test_release_owner_ends_its_leases(store: Store, owners: list[str]) -> None:
     take(store, "elsewhere:77:1-aa")
     take(store, "elsewhere:771:1-bb")
     assert next_claim(store, "digits", owners[0], load(store)) is None
-    store.release_owner("elsewhere:77")
+    release_owner(store, "elsewhere:77")
     assert take(store, owners[0]).number == 0
+    assert next_claim(store, "digits", owners[1], load(store)) is None
+
+
+def test_what_an_owner_lost_sight_of_comes_first(store: Store, owners: list[str]) -> None:
+    """A worker whose connection was cut while it claimed, or put back, or told, asks again and gets the trial that it
+    still holds: under a new attempt, and nobody has died; others don't."""
+    study = plan(store, "digits/a", 3)
+    take(store, owners[1])
+    lost = take(store, owners[0])
+    assert next_claim(store, "digits", new_owner(), load(store)) is not None
+    assert next_claim(store, "digits", new_owner(), load(store)) is None
+    again = take(store, owners[0])
+    assert (again.number, again.attempt) == (1, 2)
+    with pytest.raises(LeaseLost):
+        lost.record([row(0)])
+    assert records.trials(store, "digits")["died"].tolist() == [0, 0, 0]
+    never_told = next_claim(store, "digits", owners[0], lambda name: NeverTold(name, store.optuna))
+    assert never_told is not None
+    with pytest.raises(Killed):
+        finish(never_told, 0.5)
     assert next_claim(store, "digits", owners[0], load(store)) is None
+    assert study.trials[1].value == 0.5
 
 
 def test_release_puts_a_trial_back(store: Store, owners: list[str]) -> None:
@@ -236,36 +269,25 @@ def test_release_puts_a_trial_back(store: Store, owners: list[str]) -> None:
         assert not claim.open
         assert study.trials[0].state is TrialState.WAITING
         assert study.trials[0].params["y"] == y
-    assert list(store.curves("digits")["number"]) == list(range(1, MAX_DEATHS + 3))
-    assert store.trials("digits")["died"][0] == 0
-    assert store.remaining("digits") == 1
+    assert list(records.curves(store, "digits")["number"]) == list(range(1, MAX_DEATHS + 3))
+    assert records.trials(store, "digits")["died"][0] == 0
+    assert records.remaining(store, "digits") == 1
 
 
-def test_a_trial_that_kills_its_workers_fails(store: Store, owners: list[str]) -> None:
+def test_a_trial_that_kills_its_workers_fails(store: Store) -> None:
     """After MAX_DEATHS deaths at one place a trial is finished as failed; progress in between starts anew."""
     study = plan(store, "digits/a", 2)
     for furthest in (0, 0, 1, 1, 1):  # deaths after evaluation 0, 0, 1, 1, 1
-        claim = take(store, owners[0])
+        claim = take(store, new_owner())
         assert claim.number == 0
         claim.truncate(-1)
         claim.record([row(i) for i in range(furthest + 1)])
         expire(store)
-    assert take(store, owners[0]).number == 1
-    failed = store.trials("digits").iloc[0]
+    assert take(store, new_owner()).number == 1
+    failed = records.trials(store, "digits").iloc[0]
     assert (failed["state"], failed["outcome"], failed["attempt"]) == ("FAIL", "failed", 6)
     assert failed["reason"] == f"{MAX_DEATHS} workers died at the same place of it"
     assert study.trials[0].state is TrialState.FAIL
-
-
-class Killed(BaseException):
-    """Nothing handles it, as nothing handles SIGKILL."""
-
-
-class NeverTold(optuna.Study):
-    """Its worker dies as it tells a result."""
-
-    def tell(self, *_: Any, **__: Any) -> Any:
-        raise Killed
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
@@ -286,13 +308,13 @@ def test_a_death_between_finishing_and_telling(
     expire(store)
     assert take(store, owners[1]).number == 1
     assert (study.trials[0].state, study.trials[0].value) == (state, value)
-    assert store.trials("digits")["attempt"][0] == 1
+    assert records.trials(store, "digits")["attempt"][0] == 1
 
 
 def test_telling_twice_is_fine(store: Store, owners: list[str]) -> None:
     """A result that somebody else has told already, or whose trial is deleted, is no error."""
     study = plan(store, "digits/a", 2)
-    claim, gone = take(store, owners[0]), take(store, owners[0])
+    claim, gone = take(store, owners[0]), take(store, owners[1])
     study.tell(0, 9.0)
     finish(claim, 1.0)
     assert study.trials[0].value == 9.0

@@ -20,7 +20,7 @@ import sqlalchemy
 from fake_study import plan, row, take
 from postgresql import PASSWORD
 
-from study.store import sqlite
+from study.store import records, sqlite
 from study.store.owner import new_owner
 from study.store.store import Store
 from vae.errors import FailureError, UserError
@@ -179,7 +179,7 @@ def test_any_file_name_works(tmp_path: Path) -> None:
         plan(store, "digits/a", 1)
         take(store, new_owner()).record([row(0)])
     with Store.open(url, read_only=True) as store:
-        assert len(store.curves("digits")) == 1
+        assert len(records.curves(store, "digits")) == 1
     assert [path.name for path in place.iterdir()] == ["my study.db"]
 
 
@@ -192,7 +192,7 @@ def test_a_reader_leaves_no_trace(prepared_sqlite_url: str, tmp_path: Path) -> N
         before = snapshot(tmp_path)
         assert len(before) == (1 if state == "closed" else 3)
         with Store.open(prepared_sqlite_url, read_only=True) as reader:
-            assert len(reader.curves("digits")) == 1
+            assert len(records.curves(reader, "digits")) == 1
             assert len(optuna.load_study(study_name="digits/a", storage=reader.optuna).trials) == 1
         after = snapshot(tmp_path)
         after["optuna.db-shm"] = before.get("optuna.db-shm", after.get("optuna.db-shm", ""))  # locks only
@@ -207,13 +207,14 @@ def test_a_reader_leaves_no_trace(prepared_sqlite_url: str, tmp_path: Path) -> N
 
 READ_ONLY_PROGRAM = """
 import sys
+from study.store import records
 from study.store.store import Store
 from vae.errors import UserError
 url = sys.argv[1]
 for mode in ({"create": True}, {}, {"read_only": True}):
     try:
         with Store.open(url, **mode) as store:
-            print("opened", store.studies("digits"))
+            print("opened", list(records.study_ids(store, "digits")))
     except UserError as error:
         print(error)
 """
@@ -337,5 +338,5 @@ def test_a_file_that_vanishes_is_not_made_anew(prepared_sqlite_url: str, tmp_pat
         store.close()
         shutil.move(tmp_path / "optuna.db", tmp_path / "elsewhere.db")
         with pytest.raises(FailureError, match="unable to open"), store.database.explained():
-            store.remaining("digits")
+            records.remaining(store, "digits")
         assert not os.path.exists(tmp_path / "optuna.db")

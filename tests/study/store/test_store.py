@@ -16,8 +16,11 @@ import sqlalchemy
 from fake_study import expire, finish, plan, row, scalar, take
 from optuna.trial import TrialState
 
+from study.store import records
 from study.store.claims import Claim, LeaseLost
 from study.store.owner import new_owner
+from study.store.schema import setup_lease, unix_now
+from study.store.setup import setup_lock
 from study.store.store import Store
 from vae.errors import FailureError, UserError
 
@@ -45,9 +48,9 @@ def test_studies_belong_to_exactly_one_name(store: Store) -> None:
     """'digits' sees its own studies in order of creation, not those of 'digits2', 'Digits' or '%'."""
     for study_name in ("digits/search", "digits2/search", "Digits/search", "digits/cosine", "%/search"):
         plan(store, study_name, 1)
-    assert store.studies("digits") == ["digits/search", "digits/cosine"]
-    assert store.studies("%") == ["%/search"]
-    assert store.remaining("digits") == 2
+    assert list(records.study_ids(store, "digits")) == ["digits/search", "digits/cosine"]
+    assert list(records.study_ids(store, "%")) == ["%/search"]
+    assert records.remaining(store, "digits") == 2
 
 
 def test_numbers_survive(store: Store, owners: list[str]) -> None:
@@ -58,25 +61,58 @@ def test_numbers_survive(store: Store, owners: list[str]) -> None:
     claim.record([row(0, valid_loss=math.nan, grad_norm=math.inf, active_units=3, train_seconds=0.1)])
     claim.record([])
     assert scalar(store, "SELECT count(*) FROM curve WHERE valid_loss IS NULL") == 1
-    curve = store.curves("digits").iloc[0]
+    curve = records.curves(store, "digits").iloc[0]
     assert math.isnan(curve["valid_loss"])
     assert (curve["grad_norm"], curve["active_units"], curve["train_seconds"]) == (math.inf, 3, 0.1)
     assert (curve["arm"], curve["phase"], curve["seed"], curve["block"]) == ("a", "search", 2**32 - 1, 1)
-    assert math.isnan(store.trials("digits")["target"][0])
+    assert math.isnan(records.trials(store, "digits")["target"][0])
 
 
 def test_the_setup_lock_lets_one_in(store: Store) -> None:
-    """Only one holder at a time; the right of a dead or expired holder ends by itself."""
-    with store.setup_lock():
-        assert not store._take_setup(new_owner())
-    dead = new_owner().replace(":", ":9", 1)  # a pid that no process has
-    for owner, lease in ((dead, 60.0), (new_owner(), -1.0)):
-        store.lease = lease
-        assert store._take_setup(owner)
-        store.lease = 60.0
-        with store.setup_lock():
-            assert scalar(store, "SELECT count(*) FROM setup_lease") == 1
+    """Only one holder at a time; the next comes in as soon as the first has left."""
+    inside: list[str] = []
+
+    def second() -> None:
+        with Store.open(store.url) as other, setup_lock(other):
+            inside.append("second")
+
+    with setup_lock(store):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.5)
+        assert scalar(store, "SELECT count(*) FROM setup_lease") == 1
+        inside.append("first")
+    thread.join(30)
+    assert inside == ["first", "second"]
     assert scalar(store, "SELECT count(*) FROM setup_lease") == 0
+
+
+@pytest.mark.parametrize("holder", ["dead", "expired"])
+def test_the_setup_lock_of_a_dead_holder_ends(store: Store, holder: str) -> None:
+    """The right to plan of a process that is gone, here or on another machine, ends by itself."""
+    owner, lease = {
+        "dead": (new_owner().replace(":", ":9", 1), 60.0),  # a pid that no process has
+        "expired": ("elsewhere:1:1-x", -1.0),
+    }[holder]
+    with store.write() as connection:
+        expires = unix_now() + lease
+        connection.execute(setup_lease.insert().values(id=1, owner=owner, lease_expires=expires))
+    began = time.monotonic()
+    with setup_lock(store):
+        assert time.monotonic() - began < 10
+        assert scalar(store, "SELECT owner FROM setup_lease") != owner
+    assert scalar(store, "SELECT count(*) FROM setup_lease") == 0
+
+
+def test_the_setup_lock_is_kept(store: Store) -> None:
+    """Planning that takes longer than a lease stays its holder's."""
+    store.lease = 1.0
+    with setup_lock(store):
+        time.sleep(2.0)
+        assert scalar(store, "SELECT count(*) FROM setup_lease") == 1
+        with store.read() as connection:
+            left = sqlalchemy.select(setup_lease.c.lease_expires - unix_now())
+            assert connection.execute(left).scalar_one() > 0
 
 
 def test_trials_shows_every_parameter(store: Store, owners: list[str]) -> None:
@@ -86,27 +122,27 @@ def test_trials_shows_every_parameter(store: Store, owners: list[str]) -> None:
     trial.suggest_float("lr", 1e-4, 1e-1, log=True)
     trial.suggest_categorical("init", ["he", None])
     trial.suggest_int("width", 8, 64)
-    frame = store.trials("digits")
+    frame = records.trials(store, "digits")
     assert list(frame["state"]) == ["RUNNING", "WAITING"]
     for name, value in trial.params.items():
         assert frame[f"params_{name}"][0] == value or (value is None and frame[f"params_{name}"].isna()[0])
     assert frame["params_width"].isna()[1]
     assert frame["owner"].isna().tolist() == [False, True]
-    assert store.trials("nothing").empty
+    assert records.trials(store, "nothing").empty
 
 
 def test_throughput_is_replaced_by_pair(store: Store) -> None:
     """A pair timed again replaces the earlier timing."""
     speeds: dict[str, Any] = {"baseline_examples_per_second": 10.0, "cold_start_seconds": None}
-    store.add_throughput("digits", "bf16", 0, examples_per_second=1.0, **speeds)
-    store.add_throughput("digits", "bf16", 1, examples_per_second=2.0, **speeds)
-    store.add_throughput("digits", "bf16", 0, examples_per_second=3.0, **speeds)
-    frame = store.throughput("digits")
+    records.add_throughput(store, "digits", "bf16", 0, examples_per_second=1.0, **speeds)
+    records.add_throughput(store, "digits", "bf16", 1, examples_per_second=2.0, **speeds)
+    records.add_throughput(store, "digits", "bf16", 0, examples_per_second=3.0, **speeds)
+    frame = records.throughput(store, "digits")
     assert frame[["arm", "pair", "examples_per_second"]].values.tolist() == [
         ["bf16", 0, 3.0],
         ["bf16", 1, 2.0],
     ]
-    assert store.throughput("fashion").empty
+    assert records.throughput(store, "fashion").empty
 
 
 def test_a_reader_reads_and_cannot_write(store: Store, owners: list[str]) -> None:
@@ -115,7 +151,7 @@ def test_a_reader_reads_and_cannot_write(store: Store, owners: list[str]) -> Non
     claim = take(store, owners[0])
     with Store.open(store.url, read_only=True) as reader:
         claim.record([row(0)])
-        assert len(reader.curves("digits")) == 1
+        assert len(records.curves(reader, "digits")) == 1
         assert (
             optuna.load_study(study_name="digits/a", storage=reader.optuna).trials[0].state.name == "RUNNING"
         )
@@ -128,30 +164,30 @@ def test_a_reader_reads_and_cannot_write(store: Store, owners: list[str]) -> Non
 def test_headway_changes_with_what_happens(store: Store, owners: list[str]) -> None:
     """A launcher can see whether anything happened; a trial put back and taken again is not progress."""
     plan(store, "digits/a", 1)
-    seen = [store.headway("digits")]
+    seen = [records.headway(store, "digits")]
     claim = take(store, owners[0])
-    seen.append(store.headway("digits"))
+    seen.append(records.headway(store, "digits"))
     claim.release()
     claim = take(store, owners[0])
-    assert store.headway("digits") == seen[-1]
+    assert records.headway(store, "digits") == seen[-1]
     claim.record([row(0)])
-    seen.append(store.headway("digits"))
+    seen.append(records.headway(store, "digits"))
     expire(store)
-    claim = take(store, owners[0])
-    seen.append(store.headway("digits"))
+    claim = take(store, owners[1])
+    seen.append(records.headway(store, "digits"))
     finish(claim)
-    seen.append(store.headway("digits"))
+    seen.append(records.headway(store, "digits"))
     assert len(set(seen)) == 5
 
 
 def test_progress_grows_with_attempts_and_ends(store: Store, owners: list[str]) -> None:
     """A planner can see from one number whether it is worth looking again."""
     plan(store, "digits/a", 1)
-    seen = [store.progress("digits")]
+    seen = [records.progress(store, "digits")]
     claim = take(store, owners[0])
-    seen.append(store.progress("digits"))
+    seen.append(records.progress(store, "digits"))
     finish(claim)
-    seen.append(store.progress("digits"))
+    seen.append(records.progress(store, "digits"))
     assert seen == sorted(set(seen))
 
 
@@ -183,7 +219,7 @@ def test_a_deletion_takes_our_rows_along(store: Store, owners: list[str], delete
     timing = {"examples_per_second": 1.0, "baseline_examples_per_second": 1.0, "cold_start_seconds": None}
     for arm in ("search", "cosine", "cosine2"):
         plan(store, f"digits/{arm}", 2)
-        store.add_throughput("digits", arm, 0, **timing)
+        records.add_throughput(store, "digits", arm, 0, **timing)
     ids = {}
     for _ in range(6):
         claim = take(store, owners[0])
@@ -191,8 +227,9 @@ def test_a_deletion_takes_our_rows_along(store: Store, owners: list[str], delete
         finish(claim)
         ids[claim.study_name, claim.number] = claim.trial_id
     delete(store, "digits/cosine")
-    assert set(store.trials("digits")["arm"]) == set(store.curves("digits")["arm"]) == {"search", "cosine2"}
-    assert list(store.throughput("digits")["arm"]) == ["cosine2", "search"]
+    assert set(records.trials(store, "digits")["arm"]) == {"search", "cosine2"}
+    assert set(records.curves(store, "digits")["arm"]) == {"search", "cosine2"}
+    assert list(records.throughput(store, "digits")["arm"]) == ["cosine2", "search"]
     assert store.load_experiment("digits") == {"data": "digits"}
     assert scalar(store, "SELECT count(*) FROM curve") == 8
 
@@ -202,7 +239,7 @@ def test_a_deletion_takes_our_rows_along(store: Store, owners: list[str], delete
     if store.engine.dialect.name == "sqlite":
         assert claim.trial_id == ids["digits/cosine", 0]  # SQLite does reuse them
     assert (claim.number, claim.attempt, claim.reported) == (0, 1, frozenset())
-    assert store.curves("digits", [claim.trial_id]).empty
+    assert records.curves(store, "digits", [claim.trial_id]).empty
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
@@ -227,7 +264,7 @@ def test_a_deletion_stops_the_running_trial(store: Store, owners: list[str], del
     other: Claim = take(store, owners[1])
     with pytest.raises(LeaseLost):
         claim.record([row(0)])
-    assert store.curves("digits", [other.trial_id]).empty
+    assert records.curves(store, "digits", [other.trial_id]).empty
 
 
 def test_deletion_and_writing_do_not_meet_in_a_deadlock(store: Store, owners: list[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 from fake_training import prepare_search
 
 from study.place import cores, default_workers
+from study.store import records
 from study.workers import trial as objective
 from vae.devices import pick_device
 from vae.errors import UserError
@@ -86,7 +87,7 @@ def test_a_trial_that_runs_out_of_memory_fails_alone(
     monkeypatch.setattr(objective, "train", train)
     session = prepare_search(tmp_path, 3)
     session.run_here()
-    trials = session.store.trials("fake").set_index("number")
+    trials = records.trials(session.store, "fake").set_index("number")
     assert trials["outcome"].tolist()[0] == "failed"
     assert set(trials.loc[1:, "outcome"]) <= {"completed", "collapsed", "pruned"}
     reason = trials.loc[0, "reason"]
@@ -102,7 +103,7 @@ def test_another_error_keeps_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(objective, "train", lambda *_: _raise(RuntimeError("mat1 and mat2")))
     session = prepare_search(tmp_path, 1)
     session.run_here()
-    assert session.store.trials("fake").loc[0, "reason"] == "RuntimeError: mat1 and mat2"
+    assert records.trials(session.store, "fake").loc[0, "reason"] == "RuntimeError: mat1 and mat2"
     session.store.close()
 
 

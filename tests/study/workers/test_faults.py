@@ -33,8 +33,10 @@ from fake_study import (
     wait_for,
 )
 
+from study.store import records
 from study.store.claims import MAX_DEATHS
 from study.store.owner import new_owner
+from study.store.setup import setup_lock
 from study.store.store import Store
 
 LONG = (pytest.mark.faults, pytest.mark.timeout(1200))
@@ -64,14 +66,14 @@ def test_sixty_trials_under_eight_workers_run_once(store: Store, tmp_path: Path)
     plan(store, "digits/search", 60)
     options = ("--rows", "8", "--delay", "0.002")
     workers = [start_worker(store.url, tmp_path, *options) for _ in range(8)]
-    wait_for(lambda: store.remaining("digits") == 0)
+    wait_for(lambda: records.remaining(store, "digits") == 0)
     for worker in workers:
         worker.terminate()
     assert end(workers) == [0] * 8
     check_complete(store, "digits", 60, 8)
     for kind in ("begin", "end"):
         assert sorted(int(number) for _, number, _ in events(tmp_path, kind)) == list(range(60))
-    assert set(store.trials("digits")["attempt"]) == {1}
+    assert set(records.trials(store, "digits")["attempt"]) == {1}
     assert len({owner for owner, _, _ in events(tmp_path, "begin")}) > 1
 
 
@@ -88,7 +90,7 @@ def test_random_kills_lose_and_double_nothing(database_url: str, tmp_path: Path,
     launcher.begun(1)
     killed: list[str] = []
     with Store.open(database_url) as store:
-        while len(killed) < n_kills and store.remaining("digits"):
+        while len(killed) < n_kills and records.remaining(store, "digits"):
             time.sleep(rng.uniform(0.05, 0.6))
             owners = sorted({owner for owner, _, _ in events(tmp_path, "begin")})
             living = [owner for owner in owners if alive(int(owner.split(":")[1]))]
@@ -103,7 +105,7 @@ def test_random_kills_lose_and_double_nothing(database_url: str, tmp_path: Path,
         assert launcher.process.returncode == 0
         assert len(killed) == n_kills, f"the search was over before the last kill, seed {seed}"
         check_complete(store, "digits", n_trials, 20)
-        frame = store.trials("digits")
+        frame = records.trials(store, "digits")
         ends = Counter(int(number) for _, number, _ in events(tmp_path, "end"))
         assert max(ends.values()) == 1
         # A worker killed between the result and its note leaves no note, but never two.
@@ -125,10 +127,10 @@ def create_on_request(pipe: Connection) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for url in iter(pipe.recv, None):
         with Store.open(url, create=True) as store:
-            with store.setup_lock():
-                if not store.studies("digits"):
+            with setup_lock(store):
+                if not records.study_ids(store, "digits"):
                     plan(store, "digits/search", 3)
-            pipe.send(store.remaining("digits"))
+            pipe.send(records.remaining(store, "digits"))
 
 
 @pytest.mark.parametrize("n_rounds", [3, pytest.param(20, marks=LONG)])
@@ -181,12 +183,12 @@ def test_a_suspended_worker_that_wakes_overwrites_nothing(store: Store, tmp_path
     plan(store, "digits/search", 2)
     options = ("--rows", "80", "--delay", "0.02", "--lease", "2.5")
     sleeper = start_worker(store.url, tmp_path, *options)
-    wait_for(lambda: len(store.curves("digits")) >= 8)
+    wait_for(lambda: len(records.curves(store, "digits")) >= 8)
     os.kill(sleeper.pid or 0, signal.SIGSTOP)
     heir = start_worker(store.url, tmp_path, *options)
     wait_for(lambda: ["0", "2"] in [event[1:] for event in events(tmp_path, "begin")])
     os.kill(sleeper.pid or 0, signal.SIGCONT)
-    wait_for(lambda: store.remaining("digits") == 0)
+    wait_for(lambda: records.remaining(store, "digits") == 0)
     for worker in (sleeper, heir):
         worker.terminate()
     assert end([sleeper, heir]) == [0, 0]
@@ -228,7 +230,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
     assert "disk is full. Free some space and run the same command again" in first.errors
     filler.unlink()
     with Store.open(url) as store:
-        n_done = list(store.trials("digits")["state"]).count("COMPLETE")
+        n_done = list(records.trials(store, "digits")["state"]).count("COMPLETE")
         assert n_done < 12
         second = Launcher(url, tmp_path, *options)
         assert "done" in second.output()

@@ -25,7 +25,7 @@ from study.analysis.comparison import estimate
 from study.design.build import Request
 from study.place import Place
 from study.session import Session
-from study.store import optuna_private
+from study.store import optuna_private, records
 from study.store import store as storage
 from study.store.claims import Claim
 from study.store.store import Store
@@ -87,7 +87,7 @@ def bomb(monkeypatch: pytest.MonkeyPatch) -> Bomb:
     fake_training.install(monkeypatch)
     monkeypatch.setattr(FakeTraining, "hook", staticmethod(lambda _: bomb.tick("evaluation")))
     monkeypatch.setattr(objective, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(workers, "_put_back", lambda claim: None)  # noqa: ARG005
+    monkeypatch.setattr(workers, "_put_back", lambda store, claim: None)  # noqa: ARG005
     bomb.before_and_after(monkeypatch, optuna.Study, "enqueue_trial")
     bomb.before_and_after(monkeypatch, optuna_private, "tell")
     bomb.before_and_after(monkeypatch, objective, "save_state")
@@ -105,13 +105,22 @@ def run_to_the_end(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFr
     session = fake_training.prepare(folder, **VALUES | values)
     with session.store as store:
         session.run_here()
-        trials = store.trials("fake")
-        return trials[EXAMPLES], curves_of(store), estimate(store, "fake", 64).arms, store.studies("fake")
+        trials = records.trials(store, "fake")
+        return (
+            trials[EXAMPLES],
+            curves_of(store),
+            estimate(store, "fake", 64).arms,
+            list(records.study_ids(store, "fake")),
+        )
 
 
 def curves_of(store: Store) -> pd.DataFrame:
     by = ["arm", "block", "trial", "number"]
-    return store.curves("fake").drop(columns=["train_seconds", "trial_id"]).sort_values(by, ignore_index=True)
+    return (
+        records.curves(store, "fake")
+        .drop(columns=["train_seconds", "trial_id"])
+        .sort_values(by, ignore_index=True)
+    )
 
 
 def test_killed_at_random_and_resumed(tmp_path: Path, bomb: Bomb) -> None:
@@ -216,9 +225,9 @@ def real(folder: Path) -> Iterator[Session]:
 def table(session: Session) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Calibration and confirmation trials, their curves, and the estimates: what is reported. Which tuning trials
     were capped, and when, is all that depends on who came first."""
-    trials = session.store.trials("digits")
+    trials = records.trials(session.store, "digits")
     kept = trials[trials["phase"].isin(["confirm", "calibration"])]
-    curves = session.store.curves("digits", kept["trial_id"].tolist())
+    curves = records.curves(session.store, "digits", kept["trial_id"].tolist())
     arms = estimate(session.store, "digits", session.workload.n_train).arms
     by = ["study_name", "phase", "seed"]
     columns = [c for c in EXAMPLES if c != "number"]
@@ -275,11 +284,11 @@ def test_real_trainings_by_workers_and_after_kill_9(tmp_path: Path) -> None:
             ended = "SELECT count(*) FROM trial_run WHERE outcome IS NOT NULL"
             wait_for(lambda: scalar(store, ended) >= 3 and scalar(store, running) >= 1, process)
             process.kill()
-            for owner in store.trials("digits")["owner"].dropna().unique():
+            for owner in records.trials(store, "digits")["owner"].dropna().unique():
                 with suppress(ProcessLookupError):
                     os.kill(int(owner.split(":")[1]), signal.SIGKILL)
             process.wait()
-            assert store.remaining("digits") > 0
+            assert records.remaining(store, "digits") > 0
     with launcher(folder) as process:
         assert process.wait(timeout=250) == 0
     with real(folder) as session:

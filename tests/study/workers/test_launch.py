@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,20 +12,20 @@ from typing import Any
 import pytest
 from fake_study import PROGRAM, Launcher, alive, check_complete, events, finish, plan, take, wait_for
 
+from study.store import records
 from study.store.owner import new_owner
 from study.store.store import Store
-from study.workers.processes import Crew, Worker
-from study.workers.worker import launch
+from study.workers.launch import Workers, launch
 from vae.errors import FailureError
 
 
 def states(store: Store) -> list[str]:
-    return list(store.trials("digits")["state"])
+    return list(records.trials(store, "digits")["state"])
 
 
 def launch_fake(store: Store, folder: Path, n_workers: int, **options: Any) -> bool:
     settings: dict[str, Any] = {
-        "advance": lambda: store.remaining("digits") == 0,
+        "advance": lambda: records.remaining(store, "digits") == 0,
         "on_progress": lambda: None,
         "command": [*PROGRAM, "worker"],
         "extra_args": ["--folder", str(folder)],
@@ -41,14 +40,14 @@ def test_launch_runs_everything(store: Store, tmp_path: Path) -> None:
     phases = iter([2])
 
     def advance() -> bool:
-        if store.remaining("digits") == 0:
+        if records.remaining(store, "digits") == 0:
             n_more = next(phases, 0)
             plan(store, "digits/search", n_more)
             return n_more == 0
         return False
 
     def progress() -> None:
-        ticks.append(store.remaining("digits"))
+        ticks.append(records.remaining(store, "digits"))
 
     before = signal.getsignal(signal.SIGINT)
     assert launch_fake(store, tmp_path, 2, advance=advance, on_progress=progress)
@@ -120,7 +119,7 @@ def test_one_signal_ends_cleanly_and_the_command_goes_on(
         check_complete(store, "digits", 6, 40)
         assert len(events(tmp_path, "end")) == 6
         assert 1 <= n_done < 6
-        assert set(store.trials("digits")["died"]) == {0}
+        assert set(records.trials(store, "digits")["died"]) == {0}
 
 
 def test_a_second_signal_ends_at_once(sqlite_url: str, tmp_path: Path) -> None:
@@ -147,28 +146,57 @@ def test_workers_end_when_their_launcher_dies(sqlite_url: str, tmp_path: Path) -
     wait_for(lambda: not any(alive(pid) for pid in launcher.owners()), 20)
     with Store.open(sqlite_url) as store:
         assert "RUNNING" not in states(store)
-        assert set(store.trials("digits")["died"].dropna()) == {0}
+        assert set(records.trials(store, "digits")["died"].dropna()) == {0}
 
 
-def test_quick_deaths_are_counted_without_progress(prepared_sqlite_url: str, tmp_path: Path) -> None:
-    """Three workers that die without progress end the launch; progress in between forgives."""
+class Ended:
+    """A worker that has ended with this code."""
+
+    owner = "elsewhere:1"
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def ended(self) -> int:
+        return self.code
+
+    def last_lines(self) -> str:
+        return "why"
+
+    def close(self) -> None:
+        pass
+
+
+def test_quick_deaths_are_counted_without_progress(prepared_sqlite_url: str) -> None:
+    """Three workers that die without progress end the launch; progress in between forgives, and the next start
+    waits."""
     with Store.open(prepared_sqlite_url) as store:
-        crew = Crew(store, "digits", 1, 1, [])
         plan(store, "digits/a", 3)
+        started: list[int] = []
 
-        def bury(code: int) -> None:
-            process = subprocess.Popen([sys.executable, "-c", f"print('why'); import os; os._exit({code})"])
-            process.wait()
-            crew._bury(Worker(process, (tmp_path / "output").open("w+b")))
+        def start(index: int) -> Any:
+            started.append(index)
+            return Ended(1)
 
-        for _ in range(3):
-            bury(1)
-            bury(1)
-            finish(take(store, new_owner()))
-        bury(1)
-        bury(1)
-        with pytest.raises(FailureError, match="3 workers ended"):
-            bury(1)
+        workers = Workers(store, "digits", 1, start)
+
+        def until_started(n: int) -> None:
+            def tried() -> bool:
+                workers.replace_ended()
+                return len(started) >= n
+
+            wait_for(tried)
+
+        until_started(2)
+        finish(take(store, new_owner()))
+        until_started(3)  # one death since the progress
+        began = time.monotonic()
+        until_started(4)
+        assert time.monotonic() - began > 1.5
+        with pytest.raises(
+            FailureError, match=r"3 workers ended one after another .* code 1\). Its last lines: why"
+        ):
+            workers.replace_ended()
 
 
 CRASHING = """
@@ -176,7 +204,8 @@ import os, sys
 from fake_study import FakeTraining, load
 from study.store.owner import new_owner
 from study.store.store import Store
-from study.workers.worker import work, stop_on_signals
+from study.workers.signals import stop_on_signals
+from study.workers.worker import work
 from vae.errors import FailureError
 stop = stop_on_signals()
 def run(claim, stop_requested):
@@ -195,7 +224,7 @@ def launch_crashing(store: Store, crash: str) -> bool:
         "digits",
         workers=1,
         threads=1,
-        advance=lambda: store.remaining("digits") == 0,
+        advance=lambda: records.remaining(store, "digits") == 0,
         on_progress=lambda: None,
         command=[sys.executable, "-c", CRASHING.replace("CRASH", crash)],
     )
@@ -208,7 +237,7 @@ def test_a_trial_that_kills_workers_does_not_end_the_launch(
     monkeypatch.setenv("PYTHONPATH", str(Path(PROGRAM[1]).parent))
     with Store.open(prepared_sqlite_url) as store:
         assert launch_crashing(store, "os.abort()")
-        reasons = list(store.trials("digits")["reason"])
+        reasons = list(records.trials(store, "digits")["reason"])
         assert reasons == ["never mind", "3 workers died at the same place of it", "never mind"]
 
 

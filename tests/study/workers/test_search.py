@@ -13,6 +13,7 @@ from fake_training import SPACE, prepare_search
 from study.analysis.export import best_recipe
 from study.design.experiment import PrunerName, SamplerName
 from study.session import Session
+from study.store import records
 from study.store.store import Store
 from study.workers.trial import build_sampler
 from vae.checkpoint import load_model
@@ -38,12 +39,12 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def test_a_count_is_a_total(searched: Session, tmp_path: Path) -> None:
     """`trials` is how many there are in the end: asked again nothing is added, asked for more only the rest."""
     searched.run_here()
-    assert len(searched.store.trials("fake")) == 8
+    assert len(records.trials(searched.store, "fake")) == 8
     session = search(tmp_path, 2)
-    before = session.store.trials("fake")
+    before = records.trials(session.store, "fake")
     session.store.close()
     session = search(tmp_path, 5)
-    after = session.store.trials("fake")
+    after = records.trials(session.store, "fake")
     assert len(before) == 2
     assert len(after) == 5
     assert list(after["number"]) == list(range(5))
@@ -53,7 +54,7 @@ def test_a_count_is_a_total(searched: Session, tmp_path: Path) -> None:
 
 def test_a_value_is_the_best_validation_loss(searched: Session) -> None:
     """Optuna's value of each trial is the least validation loss on its curve."""
-    trials, curves = searched.store.trials("fake"), searched.store.curves("fake")
+    trials, curves = records.trials(searched.store, "fake"), records.curves(searched.store, "fake")
     study = optuna.load_study(study_name="fake/search", storage=searched.store.optuna)
     least = curves.groupby("trial_id")["valid_loss"].min()
     for row, trial in zip(trials.to_dict("records"), study.trials, strict=True):
@@ -65,8 +66,10 @@ def test_a_finished_trial_has_its_whole_curve(searched: Session) -> None:
     """Each evaluation of the grid is a row, in order, to tau; the report to Optuna is a part of them."""
     grid = evaluation_grid(searched.tau)
     study = optuna.load_study(study_name="fake/search", storage=searched.store.optuna)
-    curves = searched.store.curves("fake")
-    for row, trial in zip(searched.store.trials("fake").to_dict("records"), study.trials, strict=True):
+    curves = records.curves(searched.store, "fake")
+    for row, trial in zip(
+        records.trials(searched.store, "fake").to_dict("records"), study.trials, strict=True
+    ):
         curve = curves[curves["trial_id"] == row["trial_id"]]
         assert (curve["number"].diff().dropna() > 0).all()
         assert (curve["examples"].to_numpy() >= grid[curve["number"].to_numpy(dtype=int)]).all()
@@ -80,7 +83,7 @@ def test_a_finished_trial_has_its_whole_curve(searched: Session) -> None:
 
 def test_every_trial_is_another_recipe(searched: Session) -> None:
     """Each trial's recipe holds its parameters and a seed of its own; what isn't searched is the baseline's."""
-    trials = searched.store.trials("fake")
+    trials = records.trials(searched.store, "fake")
     assert trials["seed"].nunique() == 8
     for row in trials.to_dict("records"):
         recipe = Recipe.from_json(row["recipe"])
@@ -103,7 +106,7 @@ def evaluated(session: Session, path: Path) -> float:
 def test_the_best_model_can_be_used(searched: Session) -> None:
     """The best trial's model is kept with its recipe, and its validation loss is the trial's value: the weights
     are those of its best evaluation, not of its last."""
-    trials = searched.store.trials("fake")
+    trials = records.trials(searched.store, "fake")
     best = trials.loc[trials["value"].astype(float).idxmin()]
     path = searched.keep_best_model()
     assert path is not None
@@ -120,7 +123,7 @@ def test_an_overfitted_end_is_not_kept(tmp_path: Path) -> None:
     """A trial that gets worse after its best evaluation keeps the model of the best."""
     space = {"lr": {"low": 0.3, "high": 0.5}}
     session = search(tmp_path, 1, pruner="none", space=space, budget=3.0)
-    (row,) = session.store.trials("fake").to_dict("records")
+    (row,) = records.trials(session.store, "fake").to_dict("records")
     assert row["valid_loss"] > row["value"]
     path = session.keep_best_model()
     assert path is not None
@@ -132,7 +135,7 @@ def test_patience_ends_a_trial(tmp_path: Path) -> None:
     """With patience P a trial ends P grid points after its best loss, as a complete one."""
     space = {"lr": {"low": 0.3, "high": 0.5}}
     session = search(tmp_path, 2, pruner="none", patience=4, space=space, budget=3.0)
-    trials, curves = session.store.trials("fake"), session.store.curves("fake")
+    trials, curves = records.trials(session.store, "fake"), records.curves(session.store, "fake")
     assert set(trials["outcome"]) == {"stopped"}
     assert set(trials["state"]) == {"COMPLETE"}
     for _, curve in curves.groupby("trial_id"):
@@ -149,7 +152,7 @@ def test_every_named_sampler_searches(tmp_path: Path, name: str) -> None:
     session = search(
         tmp_path, n, sampler=name, pruner="none", space={"lr": SPACE["lr"], "beta": {"low": 0.5, "high": 1.0}}
     )
-    trials = session.store.trials("fake")
+    trials = records.trials(session.store, "fake")
     assert set(trials["outcome"]) <= {"completed", "collapsed"}
     assert trials["params_lr"].nunique() == n
     assert trials["params_lr"].between(1e-3, 0.3).all()
@@ -167,7 +170,7 @@ def test_every_named_pruner_prunes_in_a_search(tmp_path: Path, name: str) -> Non
         pruner=name,
         space={"lr": {"low": 1e-6, "high": 0.3, "log": True}},
     )
-    trials = session.store.trials("fake")
+    trials = records.trials(session.store, "fake")
     assert set(trials["outcome"]) <= {"completed", "collapsed", "pruned"}
     assert set(trials[trials["outcome"] == "pruned"]["state"]) <= {"PRUNED"}
     complete = trials[trials["state"] == "COMPLETE"]
@@ -198,7 +201,7 @@ def test_every_worker_has_its_own_points() -> None:
 def test_optuna_alone_reads_the_study(searched: Session) -> None:
     """The study is an ordinary Optuna study: its own API finds trials, parameters and the best value."""
     with Store.open(searched.place.storage, read_only=True) as store:
-        assert store.studies("fake") == ["fake/search"]
+        assert list(records.study_ids(store, "fake")) == ["fake/search"]
     study = optuna.load_study(study_name="fake/search", storage=searched.place.storage)
     assert len(study.trials) == 8
     assert set(study.best_params) >= {"lr", "hidden", "optimizer", "lr_schedule"}

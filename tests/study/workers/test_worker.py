@@ -21,6 +21,7 @@ from fake_study import (
 )
 from sqlalchemy.exc import OperationalError
 
+from study.store import records
 from study.store.claims import Claim, LeaseLost, next_claim
 from study.store.owner import new_owner
 from study.store.store import Store
@@ -43,7 +44,7 @@ def run(store: Store, run_trial: Run, stop: threading.Event | None = None, **opt
 
 
 def states(store: Store) -> list[str]:
-    return list(store.trials("digits")["state"])
+    return list(records.trials(store, "digits")["state"])
 
 
 def test_work_takes_every_trial_in_order(store: Store) -> None:
@@ -73,7 +74,7 @@ def test_a_failing_trial_is_finished_with_its_reason(store: Store) -> None:
             finish(claim)
 
     assert run(store, trial) == 3
-    frame = store.trials("digits")
+    frame = records.trials(store, "digits")
     assert list(frame["state"]) == ["FAIL", "COMPLETE", "FAIL"]
     assert list(frame["outcome"]) == ["failed", "reached", "failed"]
     assert list(frame["reason"]) == ["ZeroDivisionError: by zero", None, "the trial ended without a result"]
@@ -102,8 +103,8 @@ def test_a_failing_place_does_not_fail_the_trial(store: Store, error: Exception,
 
     with pytest.raises(FailureError, match=expected):
         run(store, trial)
-    frame = store.trials("digits")
-    assert (frame["state"][0], frame["died"][0], len(store.curves("digits"))) == ("WAITING", 0, 1)
+    frame = records.trials(store, "digits")
+    assert (frame["state"][0], frame["died"][0], len(records.curves(store, "digits"))) == ("WAITING", 0, 1)
 
 
 def test_a_mistake_of_ours_fails_the_trial(store: Store) -> None:
@@ -116,7 +117,7 @@ def test_a_mistake_of_ours_fails_the_trial(store: Store) -> None:
         claim.describe(no_such_column=1)
 
     assert run(store, trial) == 2
-    reasons = list(store.trials("digits")["reason"])
+    reasons = list(records.trials(store, "digits")["reason"])
     assert reasons[0].startswith("IntegrityError")
     assert "no_such_column" in reasons[1]
 
@@ -157,8 +158,8 @@ def test_a_lost_trial_is_dropped_quietly(store: Store) -> None:
         claim.record([row(0)])
 
     assert run(store, trial) == 0
-    assert list(store.trials("digits")["value"]) == [2.0]
-    assert store.curves("digits").empty
+    assert list(records.trials(store, "digits")["value"]) == [2.0]
+    assert records.curves(store, "digits").empty
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_the_heartbeat_keeps_a_long_trial(short_store: Store, monkeypatch: pytes
 
     assert run(short_store, trial) == 1
     assert failures == [0]
-    assert short_store.trials("digits")["attempt"][0] == 1
+    assert records.trials(short_store, "digits")["attempt"][0] == 1
 
 
 def test_a_heartbeat_that_finds_the_lease_lost_stops_the_trial(short_store: Store) -> None:
@@ -225,7 +226,7 @@ def test_a_worker_waits_for_what_others_may_leave(short_store: Store) -> None:
     began = time.monotonic()
     assert run(short_store, lambda claim, stop_requested: finish(claim)) == 1  # noqa: ARG005
     assert time.monotonic() - began > 0.9 * short_store.lease
-    assert short_store.trials("digits")["died"][0] == 1
+    assert records.trials(short_store, "digits")["died"][0] == 1
 
 
 def test_until_waits_for_more_work(store: Store) -> None:
@@ -234,7 +235,7 @@ def test_until_waits_for_more_work(store: Store) -> None:
     asked: list[int] = []
 
     def until() -> bool:
-        asked.append(store.remaining("digits"))
+        asked.append(records.remaining(store, "digits"))
         if len(asked) == 1:
             plan(store, "digits/b", 1)
         return len(asked) == 2

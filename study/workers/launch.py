@@ -1,0 +1,141 @@
+"""The launcher: as many workers as there is work for, until everything is done."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from study.store.claims import release_owner
+from study.store.outage import Outage, Patience
+from study.store.records import headway, remaining
+from study.store.store import Store
+from study.workers.processes import WorkerProcess, this_program
+from study.workers.signals import GRACE, Signals, counted_signals
+from vae.errors import FailureError
+
+#: Deaths in a row with no progress in between that end a launch. Deaths by SIGKILL come from outside (a
+#: user, the kernel short of memory) and say less about the next try.
+MAX_QUICK_DEATHS = 3
+MAX_QUICK_KILLS = 20
+
+_POLL = 0.3
+_LONGEST_DELAY = 10.0
+
+StartWorker = Callable[[int], WorkerProcess]
+
+
+def launch(
+    store: Store,
+    name: str,
+    *,
+    workers: int,
+    threads: int,
+    advance: Callable[[], bool],
+    on_progress: Callable[[], None],
+    command: Sequence[str] | None = None,
+    extra_args: Sequence[str] = (),
+) -> bool:
+    """Keep `workers` processes busy with NAME until `advance()` says that everything is done.
+
+    `advance` plans and enqueues what can be, and `on_progress` draws; both are called about every 0.3 s, and again
+    where the database failed for a while in the middle of them.
+    A worker is `command --name NAME --threads T --worker-seed I extra_args...`, with the storage's URL in
+    the environment; I counts starts, so a restarted worker doesn't repeat its predecessor's random numbers.
+    Must be called from the main thread: Ctrl-C or SIGTERM makes the workers put their trials back and
+    returns False; a second one kills them. Returns True when everything is done. Raises FailureError where
+    the database fails, and, with a worker's last lines, where workers die again and again without progress.
+    """
+    program = [*(command or this_program("worker")), "--name", name]
+
+    def start(index: int) -> WorkerProcess:
+        arguments = ["--threads", str(threads), "--worker-seed", str(index), *extra_args]
+        return WorkerProcess([*program, *arguments], store.url, threads)
+
+    running = Workers(store, name, workers, start)
+    patience = Patience(store)
+    done = False
+    with counted_signals() as signals:
+        try:
+            while not signals.received:
+                try:
+                    with store.database.explained():
+                        done = advance()
+                        if done:
+                            break
+                        running.replace_ended()
+                        on_progress()
+                    patience.answered()
+                except Outage as outage:
+                    patience.wait(outage)
+                time.sleep(_POLL)
+        except KeyboardInterrupt:
+            done = False
+        finally:
+            signals.interrupt = False
+            running.stop(signals)
+    return done
+
+
+class Workers:
+    """The worker processes of one launch; `start(i)` gives the i-th. Counts those that end without progress."""
+
+    def __init__(self, store: Store, name: str, size: int, start: StartWorker) -> None:
+        self._store = store
+        self._name = name
+        self._size = size
+        self._start = start
+        self._running: list[WorkerProcess] = []
+        self._n_started = 0
+        self._deaths: list[int] = []  # exit codes since the last progress
+        self._headway: tuple[int, ...] = ()
+        self._next_start = 0.0
+
+    def replace_ended(self) -> None:
+        """Let go of workers that have ended, and start as many as there is work for.
+
+        Raises FailureError, with the last lines of one, where they end again and again without progress.
+        """
+        for worker in list(self._running):
+            code = worker.ended()
+            if code is not None:
+                self._count_death(worker, code)
+        if len(self._running) < self._size and time.monotonic() >= self._next_start:
+            wanted = min(self._size, remaining(self._store, self._name))
+            while len(self._running) < wanted:
+                self._running.append(self._start(self._n_started))
+                self._n_started += 1
+
+    def stop(self, signals: Signals) -> None:
+        """End every worker: gracefully, at once after a second signal, and after GRACE seconds in any case."""
+        patience = min(signals.received, 1)
+        for worker in self._running:
+            worker.stop()
+        deadline = time.monotonic() + GRACE
+        while any(worker.ended() is None for worker in self._running):
+            if signals.received > patience or time.monotonic() > deadline:
+                for worker in self._running:
+                    worker.kill()
+            time.sleep(0.02)
+        for worker in self._running:
+            worker.close()
+        self._running.clear()
+
+    def _count_death(self, worker: WorkerProcess, code: int) -> None:
+        # Workers here see that the process is gone; those on other machines need to be told.
+        release_owner(self._store, worker.owner)
+        before, self._headway = self._headway, headway(self._store, self._name)
+        self._running.remove(worker)
+        if self._headway != before:
+            self._deaths.clear()
+        self._deaths.append(code)
+        last_lines = worker.last_lines()
+        worker.close()
+        failures = [code for code in self._deaths if code != -signal.SIGKILL]
+        if len(failures) >= MAX_QUICK_DEATHS or len(self._deaths) >= MAX_QUICK_KILLS:
+            raise FailureError(
+                f"{len(self._deaths)} workers ended one after another without progress (the last with code"
+                f" {code}). Its last lines: {last_lines}"
+            )
+        if len(self._deaths) > 1:
+            self._next_start = time.monotonic() + min(0.5 * 2 ** len(self._deaths), _LONGEST_DELAY)
