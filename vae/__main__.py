@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import torch
 import typer
 
 from vae.checkpoint import TrainedModel, load_model, save_model
+from vae.command import command_line, run
 from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.elbo import iwae_bound
@@ -22,9 +22,7 @@ from vae.model.mlp import VAE
 from vae.recipe import Recipe, parse_value
 from vae.training import train
 
-app = typer.Typer(
-    name="vae", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = command_line("vae", "Train one recipe, then evaluate it, compress with it and generate from it.")
 
 Data = Annotated[str, typer.Option("--data", metavar="NAME|PATH", help="Data set or .npy/.npz file.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
@@ -64,10 +62,11 @@ def train_command(
     for evaluation in training:
         if evaluation.number - last >= 10 or training.outcome != "running":
             last = evaluation.number
-            typer.echo(
+            print(
                 f"epoch {evaluation.examples / len(dataset.train):7.2f}  valid {evaluation.valid_loss:9.3f}  "
                 f"rate {evaluation.rate:7.3f}  distortion {evaluation.distortion:9.3f}  "
-                f"active units {evaluation.active_units:3d}  {evaluation.train_seconds:7.1f} s"
+                f"active units {evaluation.active_units:3d}  {evaluation.train_seconds:7.1f} s",
+                flush=True,
             )
     if training.outcome == "diverged":
         raise FailureError(
@@ -251,13 +250,9 @@ def _sheet(images: np.ndarray[Any, Any], path: Path) -> None:
     ).save(path)
 
 
-def main() -> None:
-    """Run the command line: errors in one line, exit code 2 for usage and 1 for failure."""
-    try:
-        app()
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, FailureError) else 2) from None
+def main() -> NoReturn:
+    """Run the command line (see `vae.command.run`)."""
+    run(app)
 
 
 if __name__ == "__main__":

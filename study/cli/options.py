@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from vae.command import Debug
 from vae.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ Artifacts = Annotated[Path, typer.Option("--artifacts", help="Folder for models,
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and stop.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 DEFAULT_ARTIFACTS = Path("artifacts")

@@ -1,0 +1,81 @@
+"""How both commands, `python -m vae` and `python -m study`, are run: help, --version, errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from typing import Annotated, NoReturn
+
+import typer
+
+from vae.errors import FailureError, UserError
+
+#: Every command has it; `run` looks for it itself, for errors in parsing too.
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def command_line(name: str, help: str) -> typer.Typer:
+    """A command line without commands yet: plain help, no colours, and --version."""
+    app = typer.Typer(name=name, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @app.callback(help=help)
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        ] = False,
+    ) -> None: ...
+
+    return app
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Parse and run sys.argv. Errors are one line on stderr, tracebacks with --debug alone; exit code 2 for usage,
+    1 for failure, 130 where it was stopped."""
+    arguments = sys.argv[1:] or ["--help"]
+    try:
+        code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments:
+            raise
+        line, code = _told(error)
+        if line:
+            print(f"Error: {line}", file=sys.stderr)
+        raise SystemExit(code) from None
+    raise SystemExit(code or 0)
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What to say about an error, and the exit code. Raises the error itself where it is one of the program's."""
+    if isinstance(error, UserError):
+        return str(error), 1 if isinstance(error, FailureError) else 2
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "", 130
+    if hasattr(error, "format_message"):
+        # Errors in parsing: their class has moved between typer's versions, what it can do has not.
+        line = " ".join(str(error.format_message()).split())
+        return f"{line}{'' if line.endswith(('.', '?')) else '.'} See --help.", 2
+    if isinstance(error, BrokenPipeError):
+        # The reader of the output has gone, as `head` does; without this Python would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "", 1
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory for this ({str(error) or 'out of memory'}).", 1
+    raise error
+
+
+def _version(wanted: bool) -> None:
+    if not wanted:
+        return
+    versions = [f"vae-study {_version_of('vae-study')}", f"Python {platform.python_version()}"]
+    print(", ".join([*versions, *(f"{name} {_version_of(name)}" for name in ("torch", "optuna"))]))
+    raise typer.Exit
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # run from a folder, not installed
+        return "(not installed)"
