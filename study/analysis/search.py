@@ -6,12 +6,6 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.importance import (
-    BaseImportanceEvaluator,
-    FanovaImportanceEvaluator,
-    PedAnovaImportanceEvaluator,
-    get_param_importances,
-)
 from optuna.trial import FrozenTrial, TrialState
 
 from study.analysis.frames import changes
@@ -47,6 +41,13 @@ def importance(store: Store, name: str, found: pd.DataFrame) -> tuple[pd.DataFra
     if len(complete) < LEAST_TRIALS or complete["value"].nunique() < 2:
         note = f"Importance needs {LEAST_TRIALS} complete trials that differ; there are {len(complete)}."
         return pd.DataFrame(columns=columns), note
+    from optuna.importance import (  # scikit-learn's forests come with it: a second of imports
+        BaseImportanceEvaluator,
+        FanovaImportanceEvaluator,
+        PedAnovaImportanceEvaluator,
+        get_param_importances,
+    )
+
     trials = [
         trial
         for trial in optuna.load_study(study_name=f"{name}/search", storage=store.optuna).trials

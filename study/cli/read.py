@@ -123,7 +123,7 @@ def techniques(
     file: File = None,
 ) -> None:
     """List the techniques that can be compared: built-in ones and those of an experiment file."""
-    from study.cli.tables import print_techniques
+    from study.cli.techniques import print_techniques
     from study.design.build import read_toml
     from study.design.techniques import catalogue
 

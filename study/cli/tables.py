@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
@@ -16,14 +16,15 @@ from study.analysis.notes import ratio
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
 from study.design.phases import FINALISTS
-from study.design.techniques import Technique
-from study.place import Place
 from study.protocol.planner import describe_plan
 from study.statistics.verdicts import Verdict
 from study.store import records
 from study.store.records import counts
 from study.store.store import Store
-from vae.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from study.place import Place
+    from vae.data.dataset import Dataset  # torch, which tables do without
 
 #: Verdicts for a terminal of 80 columns.
 _SHORT = {
@@ -191,33 +192,6 @@ def sorted_arms(arms: pd.DataFrame) -> pd.DataFrame:
     speed = arms["speed_up"] if "speed_up" in arms else pd.Series(float("nan"), index=arms.index)
     order = order.where(~((order == 1) & speed.isna()), 2)
     return arms.assign(_order=order, _speed=-speed.fillna(0.0)).sort_values(["_order", "_speed", "arm"])
-
-
-def print_techniques(console: Console, known: dict[str, Technique]) -> None:
-    """The catalogue by family: what each changes and tunes, its slot, why, and the source."""
-    for family in dict.fromkeys(technique.family for technique in known.values()):
-        console.print(family)
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(width=max(map(len, known)) + 2, no_wrap=True)
-        table.add_column()
-        for t in known.values():
-            if t.family == family:
-                told = [f"{_change(t)}.", t.why, f"{t.source.removesuffix('.')}." if t.source else ""]
-                table.add_row(f"  {t.name}", " ".join(part for part in told if part))
-        console.print(table)
-
-
-def _change(t: Technique) -> str:
-    """A technique's change, what is tuned with it, and its slot, in a few words."""
-    parts = [f"{field} = {value}" for field, value in t.overrides.items()]
-    parts += [f"{field} x {factor:g}" for field, factor in t.scale.items()]
-    if t.add_layers:
-        parts.append(f"+{t.add_layers} hidden layer{'s' if t.add_layers > 1 else ''}")
-    if t.knobs:
-        parts.append(f"tunes {', '.join(t.knobs)}")
-    return (
-        f"{', '.join(parts) or 'nothing'} (slot: {t.slot}{'; different model' if t.different_model else ''})"
-    )
 
 
 def _getter(row: dict[Any, Any]) -> Any:

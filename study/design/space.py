@@ -15,7 +15,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.stats import qmc
 
 from study.design.workload import is_small
 from vae.errors import UserError
@@ -170,6 +169,8 @@ def sobol_points(shared: Space, own: Space, n: int, seed: int) -> list[dict[str,
     fields = [*shared.items(), *((f, d) for f, d in own.items() if f not in shared)]
     if len(fields) > SOBOL_DIMENSIONS:
         raise UserError(f"At most {SOBOL_DIMENSIONS} dimensions can be tuned in an arm, not {len(fields)}.")
+    from scipy.stats import qmc  # half a second of imports: only where points are drawn
+
     # Drawn in full powers of two: the sequence is balanced only then, and its first n points never
     # depend on n.
     sampler = qmc.Sobol(SOBOL_DIMENSIONS, scramble=True, rng=seed)

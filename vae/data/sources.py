@@ -6,6 +6,7 @@ Nothing here runs code from a file: pickled arrays are refused by their header, 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import math
 import os
@@ -116,18 +117,31 @@ def _find_file(source: str, data_dir: Path | None) -> Path:
 
 
 def _read_digits() -> Arrays:
-    from sklearn.datasets import load_digits  # a second of imports that no other set needs
-
-    digits = load_digits()
+    images, labels = _digits_of_sklearn()
     return Arrays(
         name="digits",
         origin="digits",
-        images=digits.images.astype(np.uint8),  # whole numbers 0..16
-        labels=digits.target.astype(np.int64),
+        images=images.astype(np.uint8),  # whole numbers 0..16
+        labels=labels.astype(np.int64),
         scale=16.0,
         n_valid=300,
         n_test=300,
     )
+
+
+def _digits_of_sklearn() -> tuple[Array, Array]:
+    """Images (1797, 8, 8) and labels, from the file in scikit-learn's wheel: importing `sklearn.datasets`, which
+    would read the same file, takes a second in every process."""
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.exists():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
+    from sklearn.datasets import load_digits  # a scikit-learn that keeps it elsewhere
+
+    digits = load_digits()
+    return digits.images, digits.target
 
 
 def _read_idx_set(name: str, data_dir: Path | None, download: bool) -> Arrays:

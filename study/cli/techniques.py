@@ -1,0 +1,35 @@
+"""The catalogue of techniques in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from study.design.techniques import Technique
+
+
+def print_techniques(console: Console, known: dict[str, Technique]) -> None:
+    """The catalogue by family: what each changes and tunes, its slot, why, and the source."""
+    for family in dict.fromkeys(technique.family for technique in known.values()):
+        console.print(family)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=max(map(len, known)) + 2, no_wrap=True)
+        table.add_column()
+        for t in known.values():
+            if t.family == family:
+                told = [f"{_change(t)}.", t.why, f"{t.source.removesuffix('.')}." if t.source else ""]
+                table.add_row(f"  {t.name}", " ".join(part for part in told if part))
+        console.print(table)
+
+
+def _change(t: Technique) -> str:
+    """A technique's change, what is tuned with it, and its slot, in a few words."""
+    parts = [f"{field} = {value}" for field, value in t.overrides.items()]
+    parts += [f"{field} x {factor:g}" for field, factor in t.scale.items()]
+    if t.add_layers:
+        parts.append(f"+{t.add_layers} hidden layer{'s' if t.add_layers > 1 else ''}")
+    if t.knobs:
+        parts.append(f"tunes {', '.join(t.knobs)}")
+    return (
+        f"{', '.join(parts) or 'nothing'} (slot: {t.slot}{'; different model' if t.different_model else ''})"
+    )
