@@ -17,6 +17,9 @@ from study.statistics.curves import Array, Curve, targets_reached
 from study.statistics.survival import censored
 
 DATA = Path(__file__).parent / "data"
+BASELINE, OUTPUT_BIAS = "digits-baseline", "digits-output-bias"
+#: The first seeds of each learning rate, on which the constants of guided tuning were chosen.
+CHOSEN_ON = 14
 #: Trainings were stopped below this loss, nats: no target may lie there.
 STOPPED_AT = 24.45
 #: An arm's seed is the baseline's row with this probability: the correlation measured between two arms on one seed.
@@ -30,15 +33,21 @@ Rows = npt.NDArray[np.int64]
 class World:
     """Curves by learning rate and row; a row is one seed, so neighbouring learning rates share their luck."""
 
-    def __init__(self, name: str = "digits-baseline", smooth: bool = True, speed_up: float = 1.0) -> None:
+    def __init__(
+        self, name: str = BASELINE, *, smooth: bool = True, held_out: bool = False, speed_up: float = 1.0
+    ) -> None:
         """`smooth`: the mean over seeds of ln E is smoothed over lr, by stretching the curves; else bumps of a few
-        seeds' luck count as truth. `speed_up`: every curve is this many times faster."""
+        seeds' luck count as truth. `held_out`: of a learning rate with more seeds than the constants of guided tuning
+        were chosen on only the others. `speed_up`: every curve is this many times faster."""
         with np.load(DATA / f"{name}.npz", allow_pickle=False) as table:
             losses, x = table["losses"].astype(np.float64), table["x"]
             self.lrs: Array = table["lrs"]
             self.tau = float(table["tau"])
         self.curves = [[curve for row in lr if (curve := self._curve(x, row)).examples.size] for lr in losses]
         self.rows = max(map(len, self.curves))
+        if held_out:
+            self.curves = [lr[CHOSEN_ON:] or lr for lr in self.curves]
+            self.rows -= CHOSEN_ON
         stretch = np.full(self.lrs.size, 1.0 / speed_up)
         if smooth:
             stretch *= np.exp(self._smoothing())
@@ -100,6 +109,6 @@ class World:
 
 
 @cache
-def world(smooth: bool, speed_up: float) -> World:
-    """The digits baseline; read once."""
-    return World(smooth=smooth, speed_up=speed_up)
+def world(name: str, smooth: bool, held_out: bool, speed_up: float) -> World:
+    """A world, made once."""
+    return World(name, smooth=smooth, held_out=held_out, speed_up=speed_up)
