@@ -30,8 +30,7 @@ from study.statistics.verdicts import Rate, Verdict, holm, rate, verdict
 K = 8
 CALIBRATION_SEEDS = 5
 TARGET_AT = 0.5
-SPACE = {"lr": Dimension(low=3e-4, high=3e-2, log=True)}
-LR = Axis.lr(3e-4, 3e-2)
+LOW, HIGH = 3e-4, 3e-2
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,10 @@ class Study:
     lost: Array  # (M + 1,) ln of the expected E at the tuned lr over that at the best one, the baseline first
 
 
-def coarse(at: World, rng: np.random.Generator) -> tuple[Array, list[Curve]]:
-    """K Sobol points and their runs on one tuning seed."""
-    lrs = np.array([p["lr"] for p in sobol_points(SPACE, {}, K, int(rng.integers(2**31)))])
+def coarse(at: World, rng: np.random.Generator, high: float = HIGH) -> tuple[Array, list[Curve]]:
+    """K Sobol points of a range that ends at `high`, and their runs on one tuning seed."""
+    space = {"lr": Dimension(low=LOW, high=high, log=True)}
+    lrs = np.array([p["lr"] for p in sobol_points(space, {}, K, int(rng.integers(2**31)))])
     row = int(rng.integers(at.rows))
     return lrs, [at.train(float(lr), row, rng) for lr in lrs]
 
@@ -133,16 +133,19 @@ def tune_finalists(at: World, calibration: Calibration, rng: np.random.Generator
     return Tuned(min(judged)[2], 0.0, cost)
 
 
-def tune_guided(at: World, calibration: Calibration, rng: np.random.Generator) -> Tuned:
-    """Coarse points, two guided rounds, the vertex."""
-    lrs, curves = coarse(at, rng)
+def tune_guided(
+    at: World, calibration: Calibration, rng: np.random.Generator, high: float = HIGH, widen: bool = True
+) -> Tuned:
+    """Coarse points of a range that ends at `high`, two guided rounds, the vertex."""
+    lrs, curves = coarse(at, rng, high)
     points = np.log10(lrs)[:, None]
     compared = reference(curves, calibration.tuning_target, at.tau, -calibration.slope / np.log(2.0))
     cost = capped_cost(at.examples(curves, calibration.tuning_target), keep=1)
     seeds = np.zeros(K, dtype=np.int64)
     losses = losses_at(curves, compared.examples)
+    response = Response((Axis.lr(LOW, high),), points, behind(losses, compared.slope), seeds)
     for seed in (1, 2):
-        response = Response((LR,), points, behind(losses, compared.slope), seeds)
+        response = response.widened() if widen else response
         more = response.next_points()
         row = int(rng.integers(at.rows))
         runs = [at.train(float(10.0**lr), row, rng) for (lr,) in more]
@@ -150,7 +153,7 @@ def tune_guided(at: World, calibration: Calibration, rng: np.random.Generator) -
         points = np.concatenate([points, more])
         seeds = np.concatenate([seeds, np.full(len(more), seed)])
         cost += len(more) * compared.examples
-    response = Response((LR,), points, behind(losses, compared.slope), seeds)
+        response = Response(response.axes, points, behind(losses, compared.slope), seeds)
     return Tuned(float(10.0 ** response.vertex[0]), response.tuning_variance(rng), cost)
 
 

@@ -44,17 +44,25 @@ class Axis:
     high: float
     length: float
     reach: float
-    decade: float = 0.0
-    """How far the range can be widened on a side; 0: never."""
+    spare_low: float = 0.0
+    """How far the range can be widened below; 0: no more."""
+    spare_high: float = 0.0
 
     @classmethod
     def lr(cls, low: float, high: float) -> Axis:
-        """A learning rate from `low` to `high`, in decades."""
-        return cls(float(np.log10(low)), float(np.log10(high)), length=0.35, reach=0.24, decade=1.0)
+        """A learning rate from `low` to `high`, in decades; it can be widened by one on each side."""
+        return cls(
+            float(np.log10(low)),
+            float(np.log10(high)),
+            length=0.35,
+            reach=0.24,
+            spare_low=1.0,
+            spare_high=1.0,
+        )
 
     @classmethod
     def knob(cls) -> Axis:
-        """Any other dimension, in share of its range."""
+        """Any other dimension, in share of its range, which stands."""
         return cls(0.0, 1.0, length=0.5, reach=0.2)
 
     def edge(self, at: float) -> str | None:
@@ -62,11 +70,15 @@ class Axis:
         share = (at - self.low) / (self.high - self.low)
         return "low" if share <= EDGE else "high" if share >= 1.0 - EDGE else None
 
-    def widened(self, side: str) -> Axis:
-        """The range a decade further on the side "low" or "high"."""
+    def widened(self, at: float) -> Axis:
+        """The range with what can be added on the side on whose edge a value lies; itself inside the range, and where
+        that side has been widened before."""
+        side = self.edge(at)
         if side == "low":
-            return replace(self, low=self.low - self.decade)
-        return replace(self, high=self.high + self.decade)
+            return replace(self, low=self.low - self.spare_low, spare_low=0.0)
+        if side == "high":
+            return replace(self, high=self.high + self.spare_high, spare_high=0.0)
+        return self
 
     def near(self, at: float, n: int) -> Array:
         """n points evenly over `at` +- reach, (n,), moved into the range as a whole where they stick out."""
@@ -197,13 +209,11 @@ class Response:
                 return np.asarray(starts[int(found.argmin())])
             lowest = found
 
-    @property
-    def edges(self) -> list[tuple[int, str]]:
-        """(axis, "low" or "high") of each axis that can be widened and on whose edge the vertex lies."""
-        sides = [
-            (k, axis.edge(float(v))) for k, (axis, v) in enumerate(zip(self.axes, self.vertex, strict=True))
-        ]
-        return [(k, side) for k, side in sides if side is not None and self.axes[k].decade]
+    def widened(self) -> Response:
+        """The same runs where each axis on whose edge the vertex lies goes on for a decade there, once a side: what
+        the next round is planned from."""
+        axes = tuple(axis.widened(float(v)) for axis, v in zip(self.axes, self.vertex, strict=True))
+        return self if axes == self.axes else replace(self, axes=axes)
 
     def next_points(self) -> Array:
         """The next round: four points along a lone axis, (4, 1); else a pair along each axis through the vertex,

@@ -6,7 +6,18 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.verdict_world import BASELINE, CHOSEN_ON, World, world
-from benchmarks.verdicts import PROTOCOLS, SCENARIOS, Scenario, Table, capped_cost, figures, simulate
+from benchmarks.verdicts import (
+    PROTOCOLS,
+    SCENARIOS,
+    Scenario,
+    Table,
+    calibrate,
+    capped_cost,
+    expected_log_examples,
+    figures,
+    simulate,
+    tune_guided,
+)
 from study.statistics.verdicts import Verdict
 
 
@@ -90,3 +101,20 @@ def test_the_command_prints_every_figure():
     ):
         assert line in done.output
     assert done.output.count("guided") == len(SCENARIOS)
+
+
+def test_a_range_that_ends_too_early_is_widened():
+    """A range that ends at 4e-3, half a step short of the optimum: with widening half of what is lost is won back."""
+    at = world(BASELINE, True, False, 1.0)
+    lost = {}
+    for widen in (True, False):
+        rng = np.random.default_rng(1)
+        calibrations = [calibrate(at, PROTOCOLS["guided"], rng) for _ in range(40)]
+        lost[widen] = np.mean(
+            [
+                np.interp(np.log(tune_guided(at, c, rng, 4e-3, widen).lr), np.log(at.lrs), E) - E.min()
+                for c in calibrations
+                for E in [expected_log_examples(at, c.target)]
+            ]
+        )
+    assert lost[True] < 0.5 * lost[False]

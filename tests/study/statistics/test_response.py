@@ -168,20 +168,38 @@ def test_a_pair_along_each_axis():
     )
 
 
-def test_a_vertex_on_the_edge_widens_the_range():
-    """Where the vertex lies in the outer 5 % of the lr's range, the range goes on for a decade there and the next
-    points may leave the old one; a knob's range is never widened."""
+def test_a_vertex_on_the_edge_widens_the_range_once():
+    """Where the vertex lies in the outer 5 % of the lr's range, the range goes on for a decade on that side, and the
+    next points may leave the old one; a second time it stands, and a knob's range always does."""
     points = np.linspace(LR.low, LR.high, 12)[:, None]
-    edge = response(points, parabola(points, best=-3.6))
-    assert edge.edges == [(0, "low")]
-    wide = LR.widened("low")
-    assert (wide.low, wide.high) == (pytest.approx(LR.low - 1.0), LR.high)
-    assert response(points, edge.y, axes=(wide,)).next_points()[:, 0].min() < LR.low
-    assert response(points, parabola(points)).edges == []
-    assert LR.widened("high").high == pytest.approx(LR.high + 1.0)
+    edge = response(points, parabola(points, best=-3.7))
+    wide = edge.widened()
+    assert wide.axes[0].low == pytest.approx(LR.low - 1.0)
+    assert wide.axes[0].high == LR.high
+    assert wide.next_points().min() < LR.low
+    lower = np.concatenate([points, np.linspace(LR.low - 1.0, LR.low, 6)[:, None]])
+    again = response(lower, parabola(lower, best=-4.6), axes=wide.axes)
+    assert again.axes[0].edge(again.vertex[0]) == "low"
+    assert again.widened() is again
+    assert response(points, parabola(points)).widened().axes == (LR,)
+    high = response(points, parabola(points, best=-1.3)).widened().axes[0]
+    assert (high.low, high.high) == (LR.low, pytest.approx(LR.high + 1.0))
     knob = response(np.linspace(0, 1, 6), np.linspace(0, 1, 6), axes=(Axis.knob(),))
     assert knob.vertex[0] == 0.0
-    assert knob.edges == []
+    assert knob.widened() is knob
+
+
+def test_an_optimum_beyond_the_range_is_found():
+    """Range, widening and two rounds as the planner has them: an optimum a third of a decade below the range is
+    reached to within a tenth of an e-fold, and the runs from which it is planned are the only thing that decides."""
+    points = np.linspace(LR.low + 0.1, LR.high - 0.1, 8)[:, None]
+    axes, seeds = (LR,), np.zeros(8, dtype=int)
+    for seed in (1, 2):
+        fitted = response(points, parabola(points, best=LR.low - 0.33), seeds, axes=axes).widened()
+        axes, more = fitted.axes, fitted.next_points()
+        points, seeds = np.concatenate([points, more]), np.concatenate([seeds, np.full(4, seed)])
+    found = response(points, parabola(points, best=LR.low - 0.33), seeds, axes=axes).vertex
+    assert 1.5 * (found[0] - (LR.low - 0.33)) ** 2 < 0.1
 
 
 # how sure
