@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 import optuna
@@ -28,8 +27,7 @@ from study.session import Session
 from study.store import records
 from study.store.claims import Claim
 from study.store.owner import new_owner
-from study.workers import trial as objective
-from study.workers.trial import Objective
+from study.workers.trial import Objective, Trainer
 from study.workers.worker import work
 from vae.evaluation import Evaluation
 from vae.recipe import Recipe
@@ -77,15 +75,31 @@ class _Measured(NamedTuple):
     outside: np.ndarray  # of the first, what was spent outside of the training
 
 
+class _Timed:
+    """A training that adds the seconds it takes to `spent`."""
+
+    def __init__(self, training: Training, spent: list[float]) -> None:
+        self._training, self._spent = training, spent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._training, name)
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        evaluations = iter(self._training)
+        while True:
+            began = time.perf_counter()
+            evaluation = next(evaluations, None)
+            self._spent.append(time.perf_counter() - began)
+            if evaluation is None:
+                return
+            yield evaluation
+
+
 def _measure(session: Session) -> _Measured:
-    runner = Objective(
-        session.store, session.experiment, session.data, torch.device("cpu"), session.place.artifacts
-    )
     seconds: list[tuple[float, float, float]] = []
-    inside = 0.0
+    inside: list[float] = []
     bare: list[tuple[int, float]] = []
     mark = time.perf_counter()
-    iterate = Training.__iter__
 
     def run_bare(recipe: Recipe) -> None:
         """The same training by itself; it takes nothing of the harness's time."""
@@ -98,35 +112,27 @@ def _measure(session: Session) -> _Measured:
         )
         mark += time.perf_counter() - began
 
-    def make(recipe: Recipe, *arguments: Any) -> Training:
-        nonlocal inside
+    def make(recipe: Recipe, *arguments: Any) -> Any:
         if len(seconds) % 2:
-            with mock.patch.object(Training, "__iter__", iterate):
-                run_bare(recipe)
+            run_bare(recipe)
         began = time.perf_counter()
         training = train(recipe, *arguments)
-        inside += time.perf_counter() - began
-        return training
+        inside.append(time.perf_counter() - began)
+        return _Timed(training, inside)
 
-    def timed(training: Training) -> Iterator[Evaluation]:
-        nonlocal inside
-        evaluations = iterate(training)
-        while True:
-            began = time.perf_counter()
-            evaluation = next(evaluations, None)
-            inside += time.perf_counter() - began
-            if evaluation is None:
-                return
-            yield evaluation
+    runner = Objective(
+        session.store,
+        session.experiment,
+        session.data,
+        torch.device("cpu"),
+        session.place.artifacts,
+        Trainer(train=make),
+    )
 
     def run_trial(claim: Claim, stop_requested: Callable[[], bool]) -> None:
-        nonlocal mark, inside
-        inside = 0.0
-        with (
-            mock.patch.object(objective, "train", make),
-            mock.patch.object(Training, "__iter__", timed),
-        ):
-            runner.run(claim, stop_requested)
+        nonlocal mark
+        inside.clear()
+        runner.run(claim, stop_requested)
         taken = time.perf_counter() - mark
         table = records.trials(session.store, session.experiment.name).set_index("trial_id")
         row = table.loc[claim.trial_id]
@@ -134,7 +140,7 @@ def _measure(session: Session) -> _Measured:
             run_bare(Recipe.from_json(str(row["recipe"])))
         # The harness may have pruned: only as much of the bare loop counts.
         alone = next(at for examples, at in bare if examples >= row["examples"])
-        seconds.append((taken, alone, taken - inside))
+        seconds.append((taken, alone, taken - sum(inside)))
         mark = time.perf_counter()
 
     work(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from study.workers.trial import REPORT_EVERY
+from study.stopping.rules import REPORT_EVERY
 from vae.data.dataset import Dataset, load
 from vae.elbo import elbo_terms, objective
 from vae.evaluation import GRID_IMAGES

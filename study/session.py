@@ -14,29 +14,36 @@ from study.design.build import Request, build
 from study.design.experiment import Experiment
 from study.design.workload import SMALL_DATA
 from study.place import Place, require_writable
-from study.protocol.history import State
 from study.protocol.planner import Planner
+from study.protocol.selection import winning_recipes
 from study.store.database import Database
 from study.store.owner import new_owner
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.workers.launch import launch
 from study.workers.throughput import time_arms
-from study.workers.trial import Objective, model_path
+from study.workers.trial import Objective, Trainer, model_path
 from study.workers.worker import work
 from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.errors import UserError
 from vae.evaluation import least_loss
 from vae.files import write_bytes, write_whole
-from vae.recipe import Recipe
 
 
 class Session:
     """An experiment, its data and its database, open."""
 
-    def __init__(self, place: Place, store: Store, experiment: Experiment, data: Dataset) -> None:
+    def __init__(
+        self,
+        place: Place,
+        store: Store,
+        experiment: Experiment,
+        data: Dataset,
+        trainer: Trainer | None = None,
+    ) -> None:
         self.place = place
+        self.trainer = trainer
         self.store = store
         self.experiment = experiment
         self.data = data
@@ -44,7 +51,7 @@ class Session:
         self.planner = Planner(store, experiment, self.workload)
 
     @classmethod
-    def prepare(cls, place: Place, request: Request) -> Session:
+    def prepare(cls, place: Place, request: Request, trainer: Trainer | None = None) -> Session:
         """Check everything, then store the resolved experiment. Raises UserError with nothing written."""
         experiment, data = check(place, request)
         store = Store.open(place.storage, create=True)
@@ -58,7 +65,7 @@ class Session:
                 "n_train": len(data.train),
             }
             store.save_experiment(experiment.name, spec)
-        return cls(place, store, experiment, data)
+        return cls(place, store, experiment, data, trainer)
 
     @classmethod
     def join(cls, place: Place, name: str) -> Session:
@@ -100,7 +107,9 @@ class Session:
     def work(self, stop: threading.Event, sampler_seed: int, until: Callable[[], bool] | None = None) -> int:
         """Run waiting trials in this process until none is left (see `study.workers.worker.work`)."""
         device = pick_device(self.place.device, worker=sampler_seed)
-        objective = Objective(self.store, self.experiment, self.data, device, self.place.artifacts)
+        objective = Objective(
+            self.store, self.experiment, self.data, device, self.place.artifacts, self.trainer
+        )
         return work(
             self.store,
             self.experiment.name,
@@ -191,16 +200,3 @@ def _require_same_data(spec: dict[str, Any] | None, name: str, data: Dataset) ->
             f"Experiment '{name}' was started with data of SHA-256 {spec['data_fingerprint'][:12]}..., not "
             f"{data.fingerprint[:12]}... ({data.name}): bring the same file and seed, or use another --name."
         )
-
-
-def winning_recipes(experiment: Experiment, state: State) -> dict[str, Recipe]:
-    """arm -> the recipe it was confirmed with (its first block's winner), for arms that have one."""
-    recipes = {}
-    for run in state.runs:
-        if run.phase == "confirm" and run.block == 1 and run.recipe is not None and run.arm not in recipes:
-            recipes[run.arm] = run.recipe
-    return {
-        arm: recipes[arm]
-        for arm in ("baseline", *experiment.arms, "article", "search-best")
-        if arm in recipes
-    }

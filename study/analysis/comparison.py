@@ -11,7 +11,8 @@ import pandas as pd
 
 from study.design.experiment import Experiment
 from study.design.workload import Workload
-from study.protocol.history import Confirmed, State, confirmed, joint
+from study.protocol.history import Confirmed, confirmed, joint
+from study.protocol.selection import State
 from study.statistics.calibration import Calibration
 from study.statistics.curves import resolution, targets_reached
 from study.statistics.speed_up import (
@@ -31,7 +32,7 @@ from study.statistics.survival import ert, par2
 from study.statistics.verdicts import Verdict, clopper_pearson, holm, unreliable_hits, verdict
 from study.store import records
 from study.store.store import Store
-from study.terms import REFERENCE_ARMS
+from study.terms import REFERENCE_ARMS, Outcome, Phase
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,14 @@ def _arms(state: State, timings: pd.DataFrame) -> pd.DataFrame:
     experiment = state.experiment
     if not experiment.arms:
         return pd.DataFrame()
-    baseline = confirmed(state, "baseline", "confirm")
+    baseline = confirmed(state, "baseline", Phase.CONFIRM)
     family = len(experiment.arms)
     rows = [_row(state, "baseline", baseline, baseline, timings, family)]
     for arm in experiment.arms:
-        runs = confirmed(state, arm, "confirm")
+        runs = confirmed(state, arm, Phase.CONFIRM)
         rows.append(_row(state, arm, runs, baseline, timings, family))
     for arm in REFERENCE_ARMS:
-        runs = confirmed(state, arm, "confirm")
+        runs = confirmed(state, arm, Phase.CONFIRM)
         if runs.runs:
             rows.append(_row(state, arm, runs, baseline, timings, 1))
     frame = pd.DataFrame(rows)
@@ -128,9 +129,9 @@ def _row(
         "final_loss": float(np.nanmean([run.valid_loss for run in own.runs]))
         if _any_loss(own)
         else float("nan"),
-        "diverged": outcomes.count("diverged"),
-        "collapsed": outcomes.count("collapsed"),
-        "failed": outcomes.count("failed"),
+        "diverged": outcomes.count(Outcome.DIVERGED),
+        "collapsed": outcomes.count(Outcome.COLLAPSED),
+        "failed": outcomes.count(Outcome.FAILED),
         "edges": _edges(state, arm),
         "recipe": own.runs[0].recipe.to_json() if own.runs and own.runs[0].recipe else None,
         "params": json.dumps(own.runs[0].params) if own.runs else None,
@@ -247,10 +248,10 @@ def _edges(state: State, arm: str) -> str:
 def _combined(state: State) -> tuple[pd.DataFrame, Estimate | None]:
     """Step 6 from the combine block alone: each arm's speed-up, and whether the parts add up."""
     experiment = state.experiment
-    names = list(dict.fromkeys(run.arm for run in state.runs if run.phase == "combine"))
+    names = list(dict.fromkeys(run.arm for run in state.runs if run.phase == Phase.COMBINE))
     if "combined" not in names:
         return pd.DataFrame(), None
-    runs = {arm: confirmed(state, arm, "combine") for arm in names}
+    runs = {arm: confirmed(state, arm, Phase.COMBINE) for arm in names}
     shared = sorted(set.intersection(*(set(run.index) for run in runs.values())))
     if not shared:
         return pd.DataFrame(), None
@@ -284,7 +285,7 @@ def _article(state: State, arms: pd.DataFrame) -> pd.DataFrame:
     was stopped at the target, for then its loss at tau isn't known; where all missed it, every other curve goes
     on at least to the article's loss or to tau."""
     experiment, tau = state.experiment, state.workload.tau
-    article = state.of("article", "confirm")
+    article = state.of("article", Phase.CONFIRM)
     runs = [run for run in article if run.outcome == "completed"]
     if not runs or any(run.outcome == "hit" for run in article):
         return pd.DataFrame()
@@ -292,7 +293,7 @@ def _article(state: State, arms: pd.DataFrame) -> pd.DataFrame:
     timing = arms.set_index("arm")
     rows = []
     for arm in arms["arm"]:
-        own = [run for run in state.of(arm, "confirm") if run.outcome is not None]
+        own = [run for run in state.of(arm, Phase.CONFIRM) if run.outcome is not None]
         E, hit = targets_reached(state.curves(own), loss)
         if not own or arm == "article":
             continue
@@ -317,10 +318,10 @@ def _ratio(timing: pd.DataFrame, arm: str) -> float:
 
 def _savings(state: State) -> dict[str, float]:
     savings = {}
-    capped = [run for run in state.runs if run.attrs.get("capped") and run.outcome is not None]
+    capped = [run for run in state.runs if run.assignment.capped and run.outcome is not None]
     searched = [run for run in state.runs if run.phase == "search" and run.outcome is not None]
     for key, runs in (("capping", capped), ("pruning", searched)):
         if runs:
-            spent = float(state.table.loc[[run.trial_id for run in runs], "examples"].fillna(0).sum())
+            spent = float(np.nansum([run.examples for run in runs]))
             savings[key] = max(0.0, 1.0 - spent / (state.workload.tau * len(runs)))
     return savings

@@ -15,8 +15,9 @@ from study.analysis.comparison import Comparison, estimate
 from study.cli.tables import sorted_arms
 from study.design.experiment import Experiment
 from study.design.workload import Workload
-from study.protocol.history import Run, State
-from study.protocol.planner import describe_plan
+from study.protocol.history import Run
+from study.protocol.plan import describe_plan
+from study.protocol.selection import State
 from study.statistics.curves import Curve
 from study.store import records
 from study.store.store import Store

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from study.design.experiment import Experiment
 from study.design.space import Dimension
-from study.protocol.history import Run, State
+from study.protocol.history import Run
+from study.protocol.selection import State
 from study.statistics.curves import Curve, median_and_band
 from study.statistics.speed_up import speed_up_by_target
 from study.statistics.survival import kaplan_meier
+from study.terms import Phase
 from vae.recipe import Recipe
 
 Curves = Mapping[int, Curve]
@@ -29,7 +30,7 @@ TARGETS = 25
 
 def confirmed(state: State, arm: str) -> list[Run]:
     """The arm's finished confirmation runs, by seed index."""
-    return [run for run in state.of(arm, "confirm") if run.outcome is not None]
+    return [run for run in state.of(arm, Phase.CONFIRM) if run.outcome is not None]
 
 
 def changes(recipe: Recipe | None, base: Recipe) -> str:
@@ -87,19 +88,18 @@ def seeds(state: State, runs: Mapping[str, Sequence[Run]], speed: Mapping[str, f
     rows = []
     for arm, own in runs.items():
         for run in own:
-            row: Any = state.table.loc[run.trial_id]
-            E = float(row["examples_to_target"]) if run.hit else float(state.workload.tau)
+            E = run.examples_to_target if run.hit else float(state.workload.tau)
             rows.append(
                 {
                     "arm": arm,
                     "block": run.block,
-                    "seed": int(row["seed"]) if pd.notna(row["seed"]) else None,
+                    "seed": run.recipe.seed if run.recipe is not None else None,
                     "outcome": run.outcome,
                     "hit": run.hit,
                     "examples": E,
                     "seconds": E / speed.get(arm, np.nan),
                     "best_loss": run.best_loss,
-                    "test_loss": float(row["test_loss"]),
+                    "test_loss": run.test_loss,
                     "recipe": changes(run.recipe, base),
                 }
             )
@@ -159,7 +159,7 @@ def tuning(state: State, arms: Sequence[str], curves: Curves) -> pd.DataFrame:
         for block in range(1, state.experiment.blocks + 1):
             won = state.winner(arm, block)
             best = np.nan
-            for run in state.of(arm, "tune", block):
+            for run in state.of(arm, Phase.TUNE, block):
                 if run.outcome is None:
                     continue
                 E, hit = _reached(run, curves, state)
@@ -193,7 +193,7 @@ def winners(state: State, arms: Sequence[str]) -> pd.DataFrame:
         shared, own = experiment.spaces(arm, state.workload)
         for block in range(1, experiment.blocks + 1):
             best = state.winner(arm, block)
-            for run in state.of(arm, "tune", block) if best is not None else ():
+            for run in state.of(arm, Phase.TUNE, block) if best is not None else ():
                 for field, dimension in (shared | own).items():
                     if field not in run.params or dimension.low is None or dimension.high is None:
                         continue
@@ -221,13 +221,13 @@ def savings(state: State) -> pd.DataFrame:
     for run in state.runs:
         if run.outcome is None:
             continue
-        if run.attrs.get("capped"):
+        if run.assignment.capped:
             groups.setdefault((run.arm, "capping"), []).append(run)
         elif run.phase == "search":
             groups.setdefault(("joint search", state.experiment.search.pruner), []).append(run)
     rows = []
     for (part, rule), runs in groups.items():
-        spent = state.table.loc[[run.trial_id for run in runs], "examples"].fillna(0).sum()
+        spent = np.nansum([run.examples for run in runs])
         used = min(1.0, float(spent) / (state.workload.tau * len(runs)))
         stopped = sum(run.outcome in ("capped", "pruned", "stopped", "hit") for run in runs)
         rows.append(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from study.protocol.history import State
+from study.protocol.selection import State
 from study.statistics.verdicts import Verdict, smallest_n
-from vae.recipe import Recipe
 
 if TYPE_CHECKING:
     from study.analysis.comparison import Comparison
+from study.terms import Phase
 
 
 def ratio(value: float, low: float, high: float) -> str:
@@ -212,10 +212,10 @@ def notes(comparison: Comparison, state: State) -> list[str]:
 
 def _reference(state: State) -> list[str]:
     """Whether the search has found a better recipe than the one that was confirmed as its best."""
-    best, confirmed = state.search_winner, state.of("search-best", "confirm")
+    best, confirmed = state.search_winner, state.of("search-best", Phase.CONFIRM)
     if best is None or best.recipe is None or not confirmed:
         return []
-    if Recipe.from_json(confirmed[0].attrs["recipe"]) == best.recipe:
+    if confirmed[0].assignment.base == best.recipe:
         return []
     return [
         f"search-best was confirmed before the search was topped up: trial {best.number} is better by now. Under "

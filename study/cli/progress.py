@@ -12,7 +12,7 @@ from rich.table import Table
 
 from study.design.experiment import Experiment
 from study.place import Place
-from study.protocol.planner import describe_plan
+from study.protocol.plan import describe_plan
 from study.store.records import counts
 from study.store.store import Store
 from vae.data.dataset import Dataset

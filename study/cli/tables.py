@@ -16,7 +16,7 @@ from study.analysis.notes import ratio
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
 from study.design.phases import FINALISTS
-from study.protocol.planner import describe_plan
+from study.protocol.plan import describe_plan
 from study.statistics.verdicts import Verdict
 from study.store import records
 from study.store.records import counts

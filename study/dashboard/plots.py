@@ -13,7 +13,7 @@ from study.figures.arms import learning_curves, survival
 from study.figures.compose import boxed
 from study.figures.forest import forest
 from study.figures.theme import INK, MUTED, PAPER, label_text
-from study.protocol.history import State
+from study.protocol.selection import State
 from study.store import records
 from study.store.store import Store
 

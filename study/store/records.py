@@ -6,7 +6,6 @@ A few queries each, no Optuna layer.
 from __future__ import annotations
 
 import functools
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,27 +136,6 @@ def add_throughput(
         )
 
 
-def attributes(store: Store, name: str) -> dict[int, dict[str, Any]]:
-    """Optuna's user attributes of every trial of NAME, by trial id."""
-    table = schema.trial_user_attributes
-    query = (
-        select(table.c.trial_id, table.c.key, table.c.value_json)
-        .select_from(_trials().join(table, table.c.trial_id == schema.trials.c.trial_id))
-        .where(of_name(name))
-    )
-    found: dict[int, dict[str, Any]] = defaultdict(dict)
-    with store.read() as connection:
-        for trial_id, key, value in connection.execute(query):
-            found[trial_id][key] = json.loads(value)
-    return found
-
-
-def parameters(store: Store, name: str) -> dict[int, dict[str, Any]]:
-    """The suggested parameters of every trial of NAME, by trial id, as Optuna's trial.params has them."""
-    with store.read() as connection:
-        return _parameters(connection, name)
-
-
 def counts(store: Store, name: str) -> list[Count]:
     """Counts by study and phase, in order of the studies' creation."""
     state = schema.trials.c.state
@@ -252,13 +230,14 @@ def _parameters(connection: Connection, name: str) -> dict[int, dict[str, Any]]:
     )
     found: dict[int, dict[str, Any]] = defaultdict(dict)
     for row in connection.execute(query):
-        distribution = _distribution(row.distribution_json)
+        distribution = distribution_of(row.distribution_json)
         found[row.trial_id][row.param_name] = distribution.to_external_repr(row.param_value)
     return found
 
 
 @functools.lru_cache(maxsize=4096)
-def _distribution(text: str) -> BaseDistribution:
+def distribution_of(text: str) -> BaseDistribution:
+    """A parameter's distribution from Optuna's JSON of it."""
     return json_to_distribution(text)
 
 

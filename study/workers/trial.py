@@ -15,20 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 import torch
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
 from study.design.experiment import Experiment
-from study.design.space import Dimension, suggest
+from study.design.space import suggest
+from study.protocol.assignment import EXAMPLES_TO_TARGET, Assignment, tuning_hit
 from study.statistics.curves import Curve, examples_to_target, tuning_score
-from study.stopping.pruners import CappingPruner, build_pruner, quiet_about_experiments
+from study.stopping.capping import Capping, CappingPruner
+from study.stopping.pruners import build_pruner
+from study.stopping.rules import REPORT_EVERY, Patience, Progress, Pruning, Rule, Target
 from study.store import records
 from study.store.claims import Claim
 from study.store.optuna_private import RememberingStudy
 from study.store.store import Store
-from study.terms import Phase
+from study.terms import SEARCH, Outcome, Phase, StudyName
+from study.workers.samplers import build_sampler
 from study.workers.worker import Interrupted
 from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset
@@ -37,54 +42,69 @@ from vae.grid import evaluation_grid
 from vae.recipe import Recipe
 from vae.training import Training, train
 
-#: Optuna gets a report at every tenth grid point; the curve table has every point.
-REPORT_EVERY = 10
+Train = Callable[[Recipe, Dataset, int, torch.device], Training]
+Grid = Callable[[int], npt.NDArray[np.int64]]
+
+#: Ends after which Optuna's samplers and pruners don't take the last loss for a result.
+CUT = frozenset({Outcome.PRUNED, Outcome.CAPPED, Outcome.DIVERGED})
+
 #: Seconds between two writes of the curve's new rows: for those who watch, and all that a kill -9 can take of them.
 RECORD_SECONDS = 1.0
-#: Seconds between two saves of a running trial's state: what a kill -9 can cost.
 SAVE_SECONDS = 10.0
 #: Images of the test split that a hit is checked on.
 TEST_IMAGES = 2_000
 
 
+@dataclass(frozen=True)
+class Trainer:
+    """How trials are trained, and how often they are looked at and saved."""
+
+    train: Train = train
+    """Makes the training of a recipe, which evaluates on `grid(tau)`."""
+    grid: Grid = evaluation_grid
+    report_every: int = REPORT_EVERY
+    """Grid points between two reports to Optuna."""
+    save_seconds: float = SAVE_SECONDS
+    """Seconds between two saves of a running trial's state: what a kill -9 can cost."""
+
+
 @dataclass
 class _Curve:
-    """The trial so far: the record, and what the rules for stopping need of it."""
+    """The trial so far: the record, and what the rules for stopping look at."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     test_loss: float | None = None
     weights: dict[str, torch.Tensor] | None = None
     """Of a search trial that may become the study's best: the weights at its best evaluation."""
-    best: float = math.inf
-    """Lowest finite validation loss, whose first grid point is `best_number`; infinite before one."""
-    best_number: int = -1
+    progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
         for row in self.rows:
-            self._look(row)
+            self.progress.add(row["number"], row["valid_loss"])
 
-    def append(self, row: dict[str, Any]) -> bool:
-        """Add a row of the curve; whether its loss is the lowest so far."""
+    def append(self, row: dict[str, Any], over: bool) -> bool:
+        """Add a row of the curve, its last where `over`; whether its loss is the lowest so far."""
         self.rows.append(row)
-        return self._look(row)
+        return self.progress.add(row["number"], row["valid_loss"], over)
 
-    def _look(self, row: dict[str, Any]) -> bool:
-        if not row["valid_loss"] < self.best:  # NaN is lower than nothing
-            return False
-        self.best, self.best_number = row["valid_loss"], row["number"]
-        return True
-
-    def since_best(self) -> int:
-        """Grid points since the best validation loss, or since the start where none is finite."""
-        first = self.rows[0]["number"] if self.best_number < 0 else self.best_number
-        return int(self.rows[-1]["number"] - first)
+    def points(self, outcome: Outcome) -> Curve:
+        """The curve as the estimates want it."""
+        examples, losses = ([row[column] for row in self.rows] for column in ("examples", "valid_loss"))
+        diverged = outcome == Outcome.DIVERGED
+        return Curve(np.array(examples, dtype=float), np.array(losses, dtype=float), diverged)
 
 
 class Objective:
     """Runs claimed trials of one experiment in this process."""
 
     def __init__(
-        self, store: Store, experiment: Experiment, data: Dataset, device: torch.device, artifacts: Path
+        self,
+        store: Store,
+        experiment: Experiment,
+        data: Dataset,
+        device: torch.device,
+        artifacts: Path,
+        trainer: Trainer | None = None,
     ) -> None:
         self.store = store
         self.experiment = experiment
@@ -92,19 +112,22 @@ class Objective:
         self.device = device
         self.artifacts = artifacts
         self.workload = experiment.workload(len(data.train))
-        self.grid = evaluation_grid(self.workload.tau)
+        self.trainer = trainer or Trainer()
+        self.grid = self.trainer.grid(self.workload.tau)
 
     def make_study(self, study_name: str, sampler_seed: int) -> RememberingStudy:
         """The Optuna study with the sampler and pruner that its trials use."""
+        name = StudyName.parse(study_name)
+        assert name is not None
         search = self.experiment.search
-        arm = study_name.split("/")[1]
-        if arm == "search":
+        if name.arm == SEARCH:
             sampler = build_sampler(search.sampler, sampler_seed)
             pruner = build_pruner(search.pruner, len(self.grid))
         else:
             # The parameters of these trials were fixed when they were enqueued.
             sampler = optuna.samplers.RandomSampler(seed=sampler_seed)
-            pruner = CappingPruner(self.grid, keep=max(1, self.experiment.finalists(arm)))
+            keep = max(1, self.experiment.finalists(name.arm))
+            pruner = CappingPruner(self.grid, lambda trial: tuning_hit(trial.user_attrs, name.block), keep)
         return RememberingStudy(study_name, self.store.optuna, sampler=sampler, pruner=pruner)
 
     def run(self, claim: Claim, stop_requested: Callable[[], bool]) -> None:
@@ -128,133 +151,160 @@ class Objective:
         )
 
     def _run(self, claim: Claim, stop_requested: Callable[[], bool]) -> None:
-        trial, attrs = claim.trial, claim.trial.user_attrs
-        phase, target = attrs["phase"], attrs.get("target")
+        trial = claim.trial
         assert isinstance(trial.study, RememberingStudy)
         trial.study.forget()
-        recipe = self._recipe(trial)
+        told = self._assignment(claim)
+        recipe = self._recipe(trial, told)
         claim.describe(
-            phase=phase,
+            phase=str(told.phase),
             seed=recipe.seed,
             recipe=recipe.to_json(),
             data_fingerprint=self.data.fingerprint,
             device=str(self.device),
             versions=json.dumps(versions()),
-            target=target,
+            target=told.target,
         )
+        self._show_recipe(trial, told, recipe)
         began = time.monotonic()
-        training = train(recipe, self.data, self.workload.tau, self.device)
+        training = self.trainer.train(recipe, self.data, self.workload.tau, self.device)
         curve = self._resume(claim, training)
-        state, outcome = self._train(claim, training, curve, stop_requested)
-        self._finish(claim, training, curve, state, outcome, time.monotonic() - began)
+        outcome = self._train(claim, told, training, curve, stop_requested)
+        self._finish(claim, told, training, curve, outcome, time.monotonic() - began)
 
-    def _recipe(self, trial: optuna.Trial) -> Recipe:
-        attrs = trial.user_attrs
-        if attrs["phase"] == "search":
-            base = self.experiment.recipe.replace(
-                seed=self.experiment.seed_set(Phase.SEARCH, 1, trial.number)[0]
+    def _assignment(self, claim: Claim) -> Assignment:
+        name = StudyName.parse(claim.study_name)
+        told = None if name is None else Assignment.from_attrs(claim.trial.user_attrs, name)
+        if told is None:
+            raise UserError(f"trial {claim.number} of {claim.study_name} was enqueued by another program")
+        return told
+
+    def _recipe(self, trial: optuna.Trial, told: Assignment) -> Recipe:
+        if told.phase == Phase.SEARCH:
+            seed = self.experiment.seed_set(Phase.SEARCH, 1, trial.number)[0]
+            return suggest(trial, self.experiment.search.space, self.experiment.recipe.replace(seed=seed))
+        assert told.base is not None
+        return suggest(trial, told.space, told.base.replace(seed=told.seed))
+
+    def _show_recipe(self, trial: optuna.Trial, told: Assignment, recipe: Recipe) -> None:
+        """In Optuna's dashboard the attribute `recipe` is what is trained. Trials that were enqueued before there
+        was a `base` still hold their base there, which those who go on with them read: moved first."""
+        trained = recipe.to_json()
+        if trial.user_attrs.get("recipe") == trained:
+            return
+        if told.base is not None and "base" not in trial.user_attrs:
+            trial.set_user_attr("base", told.base.to_json())
+        if told.seed is None:
+            trial.set_user_attr("seed", recipe.seed)
+        trial.set_user_attr("recipe", trained)
+
+    def _rules(self, claim: Claim, told: Assignment) -> list[Rule]:
+        """What may end the trial before tau, in the order in which they are asked."""
+        trial, search = claim.trial, self.experiment.search
+        searching = told.phase == Phase.SEARCH
+        rules: list[Rule] = []
+        if told.target is not None and self._stops_at_target(told):
+            rules.append(Target(told.target))
+        if searching and search.patience:
+            rules.append(Patience(search.patience))
+        pruner = trial.study.pruner
+        if told.capped:
+            assert isinstance(pruner, CappingPruner)
+            rules.append(
+                Capping(
+                    claim.report,
+                    trial.should_prune,
+                    self.grid,
+                    lambda: pruner.cap(trial.study),
+                    self.trainer.report_every,
+                )
             )
-            return suggest(trial, self.experiment.search.space, base)
-        base = Recipe.from_json(attrs["recipe"]).replace(seed=attrs["seed"])
-        return suggest(trial, {f: Dimension.model_validate(d) for f, d in attrs["space"].items()}, base)
+        else:
+            prunes = searching and not isinstance(pruner, NopPruner)
+            should_prune = trial.should_prune if prunes else None
+            rules.append(Pruning(claim.report, should_prune, self.trainer.report_every))
+        return rules
+
+    def _stops_at_target(self, told: Assignment) -> bool:
+        if told.capped or told.phase == Phase.FINAL:
+            return True
+        return told.phase != Phase.SEARCH and self.experiment.stop_at_target
 
     def _train(
-        self, claim: Claim, training: Training, curve: _Curve, stop_requested: Callable[[], bool]
-    ) -> tuple[TrialState, str]:
-        """Train, record and apply the trial's stopping rules; the Optuna state and the outcome's name."""
-        trial, attrs = claim.trial, claim.trial.user_attrs
-        phase, target = attrs["phase"], attrs.get("target")
-        capped = attrs.get("capped", False)
-        stops_at_target = capped or phase == "final" or (phase != "search" and self.experiment.stop_at_target)
-        patience = self.experiment.search.patience if phase == "search" else 0
-        cap = self._cap(trial) if capped else None
-        next_report = (
-            (curve.rows[-1]["number"] // REPORT_EVERY + 1) * REPORT_EVERY if curve.rows else REPORT_EVERY
-        )
-        prunes = phase == "search" and not isinstance(trial.study.pruner, NopPruner)
+        self,
+        claim: Claim,
+        told: Assignment,
+        training: Training,
+        curve: _Curve,
+        stop_requested: Callable[[], bool],
+    ) -> Outcome:
+        """Train and record until the training or a rule ends the trial; how it ended."""
+        rules = self._rules(claim, told)
         # A model is kept only of a trial that beats all before it: below that its weights needn't be copied.
-        to_beat = self._to_beat(trial) if phase == "search" else math.inf
+        to_beat = self._to_beat(claim.trial) if told.phase == Phase.SEARCH else -math.inf
         saved = recorded = time.monotonic()
 
         for evaluation in training:
             row = evaluation.as_row()
             claim.append(row)
-            improved = curve.append(row)
-            if training.outcome == "diverged":
-                return TrialState.PRUNED, "diverged"
-            if phase == "search" and improved and evaluation.valid_loss <= to_beat:
+            running = training.outcome == "running"
+            improved = curve.append(row, over=not running)
+            if training.outcome == Outcome.DIVERGED:
+                return Outcome.DIVERGED
+            if improved and evaluation.valid_loss <= to_beat:
                 curve.weights = weights_of(training)
-            if target is not None and curve.test_loss is None and evaluation.valid_loss <= target:
+            if told.target is not None and curve.test_loss is None and evaluation.valid_loss <= told.target:
                 curve.test_loss = training.evaluate(self.data.test, TEST_IMAGES).loss
-                if stops_at_target:
-                    return TrialState.COMPLETE, "hit"
-            if patience and curve.since_best() >= patience:
-                return TrialState.COMPLETE, "stopped"
-            beyond_cap = cap is not None and self.grid[evaluation.number] > cap
-            if evaluation.number >= next_report or beyond_cap:
-                next_report = (evaluation.number // REPORT_EVERY + 1) * REPORT_EVERY
-                claim.report(evaluation.valid_loss, evaluation.number)
-                if training.outcome == "running" and (prunes or capped):
-                    if trial.should_prune():
-                        return TrialState.PRUNED, "capped" if capped else "pruned"
-                    cap = self._cap(trial) if capped else None
-            if training.outcome == "running":
+            for rule in rules:
+                ended = rule.ends(curve.progress)
+                if ended is not None:
+                    return ended
+            if running:
                 if stop_requested():
                     self._save(claim, training, curve)
                     claim.release()
                     raise Interrupted
                 now = time.monotonic()
-                if now - saved > SAVE_SECONDS:
+                if now - saved > self.trainer.save_seconds:
                     self._save(claim, training, curve)
                     saved = recorded = now
                 elif now - recorded > RECORD_SECONDS:
                     claim.record()
                     recorded = now
-        return TrialState.COMPLETE, training.outcome
-
-    def _cap(self, trial: optuna.Trial) -> float | None:
-        pruner = trial.study.pruner
-        assert isinstance(pruner, CappingPruner)
-        return pruner.cap(trial.study, trial.user_attrs["block"])
+        return Outcome(training.outcome)
 
     def _finish(
         self,
         claim: Claim,
+        told: Assignment,
         training: Training,
         curve: _Curve,
-        state: TrialState,
-        outcome: str,
+        outcome: Outcome,
         wall_seconds: float,
     ) -> None:
-        trial, attrs = claim.trial, claim.trial.user_attrs
-        target = attrs.get("target")
-        last = curve.rows[-1]
+        trial = claim.trial
         scored: dict[str, Any] = {}
-        if target is not None:
-            points = Curve(
-                np.array([row["examples"] for row in curve.rows], dtype=float),
-                np.array([row["valid_loss"] for row in curve.rows], dtype=float),
-                diverged=outcome == "diverged",
-            )
-            reached, hit = examples_to_target(points.examples, points.valid_loss, target)
+        if told.target is not None:
+            points = curve.points(outcome)
+            reached, hit = examples_to_target(points.examples, points.valid_loss, told.target)
             scored = {"hit": hit, "examples_to_target": reached if hit else float(self.workload.tau)}
-            if outcome != "capped":
-                scored["score"] = tuning_score(points, target, self.workload.tau)
+            if outcome != Outcome.CAPPED:
+                scored["score"] = tuning_score(points, told.target, self.workload.tau)
             if hit:
                 # The capping pruner of other trials reads it.
-                trial.set_user_attr("examples_to_target", float(reached))
-        if attrs["phase"] == "search":
-            trial.set_user_attr("seed", training.recipe.seed)  # the other phases were enqueued with theirs
-        trial.set_user_attr("outcome", outcome)
+                trial.set_user_attr(EXAMPLES_TO_TARGET, float(reached))
+        trial.set_user_attr("outcome", str(outcome))
         trial.set_user_attr("seconds", round(training.train_seconds, 3))
-        value = curve.best if math.isfinite(curve.best) else None
-        if attrs["phase"] == "search" and state == TrialState.COMPLETE and value is not None:
+        best = curve.progress.best
+        value = best if math.isfinite(best) else None
+        state = TrialState.PRUNED if outcome in CUT else TrialState.COMPLETE
+        if told.phase == Phase.SEARCH and state == TrialState.COMPLETE and value is not None:
             self._keep_if_best(claim, training, curve, value)
         claim.finish(
             state=state,
             value=value,
-            outcome=outcome,
-            valid_loss=last["valid_loss"],
+            outcome=str(outcome),
+            valid_loss=curve.rows[-1]["valid_loss"],
             best_valid_loss=value,
             test_loss=curve.test_loss,
             examples=training.examples,
@@ -311,23 +361,6 @@ class Objective:
 def model_path(artifacts: Path, study_name: str, number: int) -> Path:
     """Where a search trial's model is kept if it was the best when it ended."""
     return artifacts / study_name / "models" / f"trial-{number}.safetensors"
-
-
-def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of that name; every worker passes a seed of its own, or all suggest the same points."""
-    if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "qmc":
-        with quiet_about_experiments():
-            return optuna.samplers.QMCSampler(
-                scramble=True, seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False
-            )
-    if name == "gp":
-        with quiet_about_experiments():
-            return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
-    raise ValueError(f"no sampler '{name}'")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -17,18 +17,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from study.analysis.comparison import Comparison, estimate
 from study.design.build import Request
 from study.design.experiment import Experiment
 from study.design.space import search_space
 from study.place import Place
-from study.protocol.history import State
+from study.protocol.selection import State
 from study.session import Session
 from study.store import records
 from study.store.store import Store
-from study.workers import trial as objective
+from study.workers.trial import Trainer
 from vae.evaluation import Evaluation
 from vae.grid import evaluation_grid
 from vae.recipe import Recipe
@@ -83,6 +82,8 @@ class Scores:
 class FakeTraining:
     """As vae.training.Training is used by an objective."""
 
+    #: The examples at which it evaluates.
+    grid: Callable[[int], Any] = staticmethod(lambda tau: coarse_grid(tau))
     #: Called at every evaluation.
     hook: Callable[[FakeTraining], None] = staticmethod(lambda _: None)
     #: Makes a recipe diverge half-way.
@@ -98,7 +99,7 @@ class FakeTraining:
         self.number = -1
 
     def __iter__(self) -> Iterator[Evaluation]:
-        grid = coarse_grid(self.tau)
+        grid = self.grid(self.tau)
         while self.outcome == "running":
             self.hook(self)
             self.steps = -(-int(grid[self.number + 1]) // self.batch_size)
@@ -130,12 +131,6 @@ def coarse_grid(tau: int) -> Any:
     return evaluation_grid(tau, ratio=1.2)
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Objectives train with FakeTraining from now on."""
-    monkeypatch.setattr(objective, "train", FakeTraining)
-    monkeypatch.setattr(objective, "evaluation_grid", coarse_grid)
-
-
 def pixels(folder: Path) -> str:
     """A file of 80 images, of which 64 are for training."""
     path = folder / "pixels.npy"
@@ -154,22 +149,31 @@ SPACE: dict[str, Any] = {
 }
 
 
-def prepare(folder: Path, **values: Any) -> Session:
+#: Trains with FakeTraining.
+FAKE: Any = Trainer(train=FakeTraining, grid=FakeTraining.grid)  # type: ignore[arg-type]
+
+
+def prepare(folder: Path, trainer: Trainer | None = FAKE, **values: Any) -> Session:
     """A session of a comparison on the file, in a folder of its own."""
     place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 1)
     given = {"data": pixels(folder), "name": "fake", "budget": 1000.0, "techniques": TECHNIQUES}
     given |= {"recipe": {"batch_size": 8}, "tune_trials": 3, "tune_seeds": 1, "seeds": 6, "arms": ["twice"]}
-    return Session.prepare(place, Request(given | values, source="test"))
+    return Session.prepare(place, Request(given | values, source="test"), trainer)
 
 
 def prepare_search(
-    folder: Path, trials: int, space: dict[str, Any] = SPACE, budget: float = 1.0, **plan: Any
+    folder: Path,
+    trials: int,
+    space: dict[str, Any] = SPACE,
+    budget: float = 1.0,
+    trainer: Trainer | None = None,
+    **plan: Any,
 ) -> Session:
-    """A search over the space alone: the default space's other fields are fixed."""
+    """A search over the space alone: the default space's other fields are fixed. Really trained without a trainer."""
     fixed = [field for field in search_space(1_000) if field not in space]
     recipe = {"batch_size": 4, "latent_size": 2}
     search = {"trials": trials, "space": space} | plan
-    return prepare(folder, arms=None, budget=budget, recipe=recipe, fixed=fixed, search=search)
+    return prepare(folder, trainer, arms=None, budget=budget, recipe=recipe, fixed=fixed, search=search)
 
 
 @dataclass(frozen=True)
@@ -196,17 +200,14 @@ class Finished:
 
 def finish(folder: Path, **values: Any) -> Finished:
     """Run a comparison to its end with FakeTraining."""
-    with pytest.MonkeyPatch.context() as patch:
-        install(patch)
-        session = prepare(folder, **values)
-        with session.store:
-            session.run_here()
+    session = prepare(folder, **values)
+    with session.store:
+        session.run_here()
     return Finished(folder, values)
 
 
-def rerun(folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[pd.DataFrame, Comparison]:
+def rerun(folder: Path, **values: Any) -> tuple[pd.DataFrame, Comparison]:
     """Run a comparison to its end, or on to it; its trials and its estimates."""
-    install(monkeypatch)
     session = prepare(folder, **values)
     with session.store as store:
         session.run_here()

@@ -16,7 +16,7 @@ from fake_training import FakeTraining, Finished, Scores, loss_at, share_to
 
 from study.analysis.comparison import Comparison, _edges, estimate
 from study.design.space import Dimension
-from study.protocol.history import State
+from study.protocol.selection import State
 from study.statistics.verdicts import Verdict
 from study.store import records
 from study.store.store import Store
@@ -103,10 +103,7 @@ def test_the_resolution_is_the_grids(comparison: Comparison) -> None:
 def test_the_articles_loss_is_a_second_target(compared: Finished, comparison: Comparison) -> None:
     """How much sooner each arm has the loss that the article's recipe ends with: tau over its examples."""
     with compared.open() as (_, state):
-        final = [
-            loss_at(recipe_of(run), state.table.loc[run.trial_id, "examples"] / TAU)
-            for run in state.of("article", "confirm")
-        ]
+        final = [loss_at(recipe_of(run), run.examples / TAU) for run in state.of("article", "confirm")]
         loss = float(np.median(final))
         mean = np.mean([TAU * share_to(recipe_of(run), loss) for run in state.of("twice", "confirm")])
     table = comparison.article.set_index("arm")
@@ -197,9 +194,8 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     assert any("No interval: one unit" in note for note in comparison.notes)
 
 
-def test_unfinished_comparisons_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_comparisons_say_so(tmp_path: Path) -> None:
     """After every phase the estimates can be asked for: what isn't there is called not measured."""
-    fake_training.install(monkeypatch)
     session = fake_training.prepare(tmp_path, arms=["twice", "half-more"], seeds=2, tune_trials=1)
     phases = 0
     with session.store as store:

@@ -14,7 +14,7 @@ from fake_training import Finished
 
 from study.analysis.comparison import Comparison, estimate
 from study.analysis.notes import notes, ratio, sentences
-from study.protocol.history import State
+from study.protocol.selection import State
 from study.statistics.calibration import Calibration
 from vae.recipe import Recipe
 

@@ -216,9 +216,8 @@ source = "the test"
 """
 
 
-def test_a_technique_from_a_file_works_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_technique_from_a_file_works_end_to_end(tmp_path: Path) -> None:
     """A technique defined in an experiment file alone is tuned over its knobs, confirmed and judged."""
-    fake_training.install(monkeypatch)
     (tmp_path / "mine.toml").write_text(FILE)
     session = fake_training.prepare(tmp_path, **read_toml(tmp_path / "mine.toml"))
     with session.store as store:

@@ -15,7 +15,8 @@ from fake_training import Finished, of, recipes, rerun, share_to
 
 from study.analysis.comparison import estimate
 from study.design.space import Dimension, sobol_points
-from study.protocol.planner import ARTICLE, Planner, describe_plan
+from study.protocol.plan import describe_plan
+from study.protocol.planner import ARTICLE_RECIPE, Planner
 from study.store import records
 from study.store.store import Store
 from vae.recipe import Recipe
@@ -175,7 +176,7 @@ def test_verdicts_are_the_truth(compared: Finished) -> None:
 def test_the_article_is_a_reference(trials: pd.DataFrame, compared: Finished) -> None:
     """The article's recipe is run untuned on the confirmation seeds and takes no part in the family's p."""
     for recipe in recipes(of(trials, "confirm", "article")):
-        assert {field: getattr(recipe, field) for field in ARTICLE} == ARTICLE
+        assert {field: getattr(recipe, field) for field in ARTICLE_RECIPE} == ARTICLE_RECIPE
     with compared.open() as (store, state):
         row = estimate(store, "fake", state.workload.n_train).arms.set_index("arm").loc["article"]
     assert row["kind"] == "reference"
@@ -214,7 +215,6 @@ def test_a_trial_that_ends_while_the_planner_looks_is_not_the_end(
 ) -> None:
     """The last trials of a phase end after the planner has read what was run, before it asks whether any is left:
     it doesn't take that for the end, and plans the next phase at its next look."""
-    fake_training.install(monkeypatch)
     session = fake_training.prepare(tmp_path, arms=["twice"], seeds=2)
     planner = session.planner
     with session.store as store:
@@ -240,7 +240,6 @@ def test_what_another_planner_enqueues_meanwhile_is_not_the_end(
 ) -> None:
     """Two launchers on one name: the other plans the next phase after this one has counted what is left and before
     it has the lock. This one then finds nothing to plan, and isn't done."""
-    fake_training.install(monkeypatch)
     session = fake_training.prepare(tmp_path, arms=["twice"], seeds=2)
     other = fake_training.prepare(tmp_path, arms=["twice"], seeds=2)
     with session.store as store, other.store:
@@ -259,9 +258,7 @@ def test_what_another_planner_enqueues_meanwhile_is_not_the_end(
         assert real(store, "fake") == 5  # calibration
 
 
-def test_topping_up_keeps_what_was_run(
-    compared: Finished, trials: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_topping_up_keeps_what_was_run(compared: Finished, trials: pd.DataFrame, tmp_path: Path) -> None:
     """More seeds and one more arm: every old trial stays bit by bit, only the new seeds and the new arm are run,
     and the combined arm keeps its recipe on the new seeds, though the new arm is the best of its slot by now."""
     folder = compared.copy(tmp_path)
@@ -269,7 +266,7 @@ def test_topping_up_keeps_what_was_run(
     both = {"init": "orthogonal", "output_bias_from_mean": True}
     techniques = fake_training.TECHNIQUES | {"thrice": {"slot": "init", "overrides": both}}
     values = compared.values | {"arms": arms, "techniques": techniques, "seeds": 7}
-    after, comparison = rerun(folder, monkeypatch, **values)
+    after, comparison = rerun(folder, **values)
     old = after[after["trial_id"].isin(trials["trial_id"])]
     pd.testing.assert_frame_equal(old[list(trials)].reset_index(drop=True), trials)
     new = after[~after["trial_id"].isin(trials["trial_id"])]

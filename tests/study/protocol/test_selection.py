@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import fake_training
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from fake_training import FakeTraining, Finished, of, recipes, rerun, share_to
 
-from study.protocol.history import State
+from study.protocol.selection import State, judge
 from study.statistics.curves import MISS
 from vae.errors import UserError
 from vae.recipe import Recipe
@@ -23,8 +23,8 @@ from vae.recipe import Recipe
 TAU = 64_000
 
 
-def state_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> State:
-    rerun(folder, monkeypatch, **values)
+def state_of(folder: Path, **values: Any) -> State:
+    rerun(folder, **values)
     with Finished(folder, values).open() as (_, state):
         return state
 
@@ -38,7 +38,7 @@ def test_the_baseline_is_rescored(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return max(plain(recipe, 40 * share), 16.0) if recipe.lr < 1e-3 else plain(recipe, share)
 
     monkeypatch.setattr(fake_training, "loss_at", crossing)
-    state = state_of(tmp_path, monkeypatch, arms=["same"], seeds=2)
+    state = state_of(tmp_path, arms=["same"], seeds=2)
     lrs = [run.params["lr"] for run in state.of("baseline", "tune")]
     assert sum(lr < 1e-3 for lr in lrs) == 1
     assert state.calibration_winner is not None
@@ -65,8 +65,8 @@ def test_a_point_that_was_lucky_on_one_seed_does_not_win(
     values: dict[str, Any] = {"arms": ["same"], "seeds": 2, "stop_at_target": True}
     (tmp_path / "one").mkdir()
     (tmp_path / "three").mkdir()
-    deceived = state_of(tmp_path / "one", monkeypatch, **values, tune_seeds=1)
-    state = state_of(tmp_path / "three", monkeypatch, **values, tune_seeds=3)
+    deceived = state_of(tmp_path / "one", **values, tune_seeds=1)
+    state = state_of(tmp_path / "three", **values, tune_seeds=3)
     for arm in ("baseline", "same"):
         assert all(2e-3 < run.params["lr"] < 5e-3 for run in deceived.of(arm, "confirm"))
         assert not any(2e-3 < run.params["lr"] < 5e-3 for run in state.of(arm, "confirm"))
@@ -92,7 +92,7 @@ def test_the_mean_over_seeds_leaves_a_failed_run_out(tmp_path: Path, monkeypatch
             raise ArithmeticError("no")
 
     monkeypatch.setattr(FakeTraining, "hook", staticmethod(crash))
-    state = state_of(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=20.0, tune_seeds=2)
+    state = state_of(tmp_path, arms=["twice"], seeds=2, target=20.0, tune_seeds=2)
     finalists = state.finalists("twice", 1)
     assert finalists is not None
     assert [run.outcome for run in state.of("twice", "final")] == ["failed", "failed"]
@@ -114,28 +114,14 @@ def test_finalists_are_judged_by_misses_then_by_the_mean(
     first: tuple[float, ...], second: tuple[float, ...], best: int
 ) -> None:
     """What misses the target on a tuning seed would miss it on fresh ones."""
-    scores = dict(enumerate((*first, *second)))
-
-    class Judged(State):
-        def __init__(self) -> None:
-            """Nothing was run."""
-
-        def finals(self, finalist: Any) -> Any:
-            return [finalist + 1, finalist + 2]
-
-    found = Judged()._judged(
-        cast(Any, [0, 3]), lambda runs: np.array([scores[cast(Any, r)] for r in runs]), MISS
-    )
-    assert found == 3 * best
+    assert judge([np.array(first), np.array(second)], MISS) == best
 
 
-def test_what_was_compared_before_there_were_finalists_keeps_its_winners(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_compared_before_there_were_finalists_keeps_its_winners(tmp_path: Path) -> None:
     """An experiment stored without `tune_seeds` and `target_at` goes on with those of its time: nothing of it is run
     again. Where only a search was stored a comparison begins with today's."""
     values: dict[str, Any] = {"arms": ["twice"], "seeds": 2, "tune_seeds": 1, "target_at": 0.75}
-    trials, comparison = rerun(tmp_path, monkeypatch, **values)
+    trials, comparison = rerun(tmp_path, **values)
     with Finished(tmp_path, {}).open() as (store, _):
         spec = store.load_experiment("fake")
     assert spec is not None
@@ -150,7 +136,7 @@ def test_what_was_compared_before_there_were_finalists_keeps_its_winners(
         database.close()
 
     store_as_before(["twice"])
-    again, now = rerun(tmp_path, monkeypatch, **values)
+    again, now = rerun(tmp_path, **values)
     pd.testing.assert_frame_equal(again, trials)
     assert now.target == comparison.target
     store_as_before([])
@@ -171,7 +157,7 @@ def test_a_trial_that_ended_badly_never_wins(
         monkeypatch.setattr(FakeTraining, "diverges", staticmethod(bad))
     else:
         monkeypatch.setattr(FakeTraining, "hook", staticmethod(raise_for(bad)))
-    state = state_of(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=8.0)
+    state = state_of(tmp_path, arms=["twice"], seeds=2, target=8.0)
     tuned = state.of("twice", "tune")
     endings = {run.outcome for run in tuned}
     assert ending in endings
@@ -201,7 +187,7 @@ def test_a_baseline_trial_that_failed_after_its_hit_never_wins(
             raise ArithmeticError("no")
 
     monkeypatch.setattr(FakeTraining, "hook", staticmethod(late))
-    state = state_of(tmp_path, monkeypatch, arms=["never"], seeds=1, target=40.0)
+    state = state_of(tmp_path, arms=["never"], seeds=1, target=40.0)
     tuned = state.of("baseline", "tune")
     assert [run.outcome for run in tuned].count("failed") == 1
     (failed,) = (run for run in tuned if run.outcome == "failed")
@@ -218,7 +204,7 @@ def test_an_arm_that_only_diverges_is_confirmed_as_that(
 ) -> None:
     """Where every point of an arm diverged its confirmation runs show it: they never reach the target."""
     monkeypatch.setattr(FakeTraining, "diverges", staticmethod(lambda recipe: recipe.init == "orthogonal"))
-    trials, comparison = rerun(tmp_path, monkeypatch, arms=["twice"], seeds=2, target=6.0)
+    trials, comparison = rerun(tmp_path, arms=["twice"], seeds=2, target=6.0)
     assert set(of(trials, "tune", "twice")["outcome"]) == {"diverged"}
     found = comparison.arms.set_index("arm").loc["twice"]
     assert (found["verdict"], found["hits"], found["diverged"]) == ("never reaches the target", 0, 2)
@@ -230,7 +216,7 @@ def test_an_arm_that_only_fails_is_not_measured(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         FakeTraining, "hook", staticmethod(raise_for(lambda recipe: recipe.init == "orthogonal"))
     )
-    trials, comparison = rerun(tmp_path, monkeypatch, arms=["twice", "half-more"], seeds=2, target=20.0)
+    trials, comparison = rerun(tmp_path, arms=["twice", "half-more"], seeds=2, target=20.0)
     assert trials[trials["arm"] == "twice"]["reason"].eq("ArithmeticError: no").all()
     table = comparison.arms.set_index("arm")
     assert table.loc["twice", "verdict"] == "not measured yet"
@@ -245,12 +231,12 @@ def test_no_target_from_a_broken_baseline(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(FakeTraining, "diverges", staticmethod(lambda _: True))
     monkeypatch.setattr(fake_training, "loss_at", lambda recipe, share: float("nan"))  # noqa: ARG005
     with pytest.raises(UserError, match=r"No target can be calibrated for 'fake'.*--target"):
-        rerun(tmp_path, monkeypatch)
+        rerun(tmp_path)
 
 
-def test_stop_at_target_saves_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_at_target_saves_the_rest(tmp_path: Path) -> None:
     """With stop_at_target confirmation runs end on their hit, with the same examples to target."""
-    trials, comparison = rerun(tmp_path, monkeypatch, seeds=2, stop_at_target=True, target=20.0)
+    trials, comparison = rerun(tmp_path, seeds=2, stop_at_target=True, target=20.0)
     runs = of(trials, "confirm", "twice")
     assert set(runs["outcome"]) == {"hit"}
     assert (runs["examples"] < 0.6 * TAU).all()
@@ -266,11 +252,9 @@ def test_stop_at_target_saves_the_rest(tmp_path: Path, monkeypatch: pytest.Monke
     }  # uncapped, to tau, as the target needs
 
 
-def test_a_fixed_lr_leaves_one_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fixed_lr_leaves_one_point(tmp_path: Path) -> None:
     """With --set lr nothing is left to tune in an arm without knobs: one trial instead of K equal ones."""
-    trials, comparison = rerun(
-        tmp_path, monkeypatch, seeds=2, fixed=["lr"], recipe={"batch_size": 8, "lr": 2e-3}
-    )
+    trials, comparison = rerun(tmp_path, seeds=2, fixed=["lr"], recipe={"batch_size": 8, "lr": 2e-3})
     assert Counter(of(trials, "tune")["arm"]) == {"baseline": 1, "twice": 1}
     assert {recipe.lr for recipe in recipes(trials[trials["arm"] != "article"])} == {2e-3}
     assert comparison.arms.set_index("arm").loc["twice", "speed_up"] == pytest.approx(2.0, rel=0.1)

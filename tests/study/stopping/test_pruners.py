@@ -10,15 +10,22 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from study.design.experiment import PrunerName
+from study.protocol.assignment import tuning_hit
 from study.statistics.curves import Curve, best_points, examples_to_target, tuning_score
-from study.stopping.pruners import CappingPruner, build_pruner
+from study.stopping.capping import CappingPruner
+from study.stopping.pruners import build_pruner
 from vae.grid import evaluation_grid
 
 TAU = 1_000
 GRID = evaluation_grid(TAU, ratio=1.5)
+
+
+def hit_of(trial: FrozenTrial) -> float | None:
+    """As workers hand it to the pruner of block 1."""
+    return tuning_hit(trial.user_attrs, block=1)
 
 
 class Tuning:
@@ -105,7 +112,7 @@ def capped_scores(tuning: Tuning, rng: np.random.Generator, keep: int) -> tuple[
 
 def capped_by_optuna(tuning: Tuning, rng: np.random.Generator, keep: int) -> tuple[list[float], list[int]]:
     """The same with the pruner itself, through Optuna's ask, report, should_prune and tell."""
-    study = optuna.create_study(pruner=CappingPruner(GRID, keep))
+    study = optuna.create_study(pruner=CappingPruner(GRID, hit_of, keep))
     for index in range(len(tuning.losses)):
         study.enqueue_trial({}, user_attrs={"phase": "tune", "block": 1, "index": index})
     trials: list[optuna.Trial] = []
@@ -171,7 +178,7 @@ def test_the_pruner_is_that_rule(seed: int) -> None:
 
 def study_with(*others: dict[str, Any], keep: int = 1) -> tuple[optuna.Study, optuna.Trial]:
     """A study in which other trials have ended, and a running tuning trial of block 1 at grid point 10."""
-    study = optuna.create_study(pruner=CappingPruner(GRID, keep))
+    study = optuna.create_study(pruner=CappingPruner(GRID, hit_of, keep))
     for attrs in others:
         state = attrs.pop("state", TrialState.COMPLETE)
         given = {"phase": "tune", "block": 1} | attrs

@@ -14,10 +14,10 @@ from fake_training import prepare_search
 
 from study.place import cores, default_workers
 from study.store import records
-from study.workers import trial as objective
+from study.workers.trial import Trainer
 from vae.devices import pick_device
 from vae.errors import UserError
-from vae.training import Training
+from vae.training import Training, train
 
 
 @pytest.fixture
@@ -66,26 +66,24 @@ def test_without_a_gpu_auto_is_the_processor(gpus: Callable[[int], None]) -> Non
     ],
 )
 def test_a_trial_that_runs_out_of_memory_fails_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocate: Callable[[], Any], words: str
+    tmp_path: Path, allocate: Callable[[], Any], words: str
 ) -> None:
     """It ends as failed with the reason and the way out, what it held is freed, and the study goes on."""
     held: list[weakref.ref[Training]] = []
     freed: list[bool] = []
-    original = objective.train
 
-    def train(*arguments: Any) -> Training:
+    def failing(*arguments: Any) -> Training:
         if held and not freed:
             gc.disable()
             freed.append(held[0]() is None)
             gc.enable()
-        training = original(*arguments)
+        training = train(*arguments)
         if not held:
             held.append(weakref.ref(training))
             vars(training)["_evaluate"] = lambda _: allocate()
         return training
 
-    monkeypatch.setattr(objective, "train", train)
-    session = prepare_search(tmp_path, 3)
+    session = prepare_search(tmp_path, 3, trainer=Trainer(train=failing))
     session.run_here()
     trials = records.trials(session.store, "fake").set_index("number")
     assert trials["outcome"].tolist()[0] == "failed"
@@ -98,10 +96,10 @@ def test_a_trial_that_runs_out_of_memory_fails_alone(
     session.store.close()
 
 
-def test_another_error_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_keeps_its_name(tmp_path: Path) -> None:
     """A RuntimeError that isn't about memory is told as what it is."""
-    monkeypatch.setattr(objective, "train", lambda *_: _raise(RuntimeError("mat1 and mat2")))
-    session = prepare_search(tmp_path, 1)
+    trainer = Trainer(train=lambda *_: _raise(RuntimeError("mat1 and mat2")))
+    session = prepare_search(tmp_path, 1, trainer=trainer)
     session.run_here()
     assert records.trials(session.store, "fake").loc[0, "reason"] == "RuntimeError: mat1 and mat2"
     session.store.close()

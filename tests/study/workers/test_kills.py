@@ -31,6 +31,7 @@ from study.store.claims import Claim
 from study.store.store import Store
 from study.workers import trial as objective
 from study.workers import worker as workers
+from study.workers.trial import Trainer
 from vae.grid import evaluation_grid
 
 #: Columns that follow from the losses alone; the others are clocks, places, and ids in order of planning.
@@ -78,15 +79,21 @@ class Bomb:
         patch.setattr(owner, name, fused)
 
 
+def few_points(tau: int) -> Any:
+    """Some ten evaluations."""
+    return evaluation_grid(tau, ratio=1.8)
+
+
+#: Saves at every evaluation and reports at every third grid point: more places to die at.
+OFTEN: Any = Trainer(train=FakeTraining, grid=few_points, report_every=3, save_seconds=0.0)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def bomb(monkeypatch: pytest.MonkeyPatch) -> Bomb:
     """Fuses at every write, evaluation and enqueued trial; a death leaves its lease, as a real one does."""
     bomb = Bomb()
-    monkeypatch.setattr(fake_training, "coarse_grid", lambda tau: evaluation_grid(tau, ratio=1.8))
-    monkeypatch.setattr(objective, "REPORT_EVERY", 3)
-    fake_training.install(monkeypatch)
+    monkeypatch.setattr(FakeTraining, "grid", staticmethod(few_points))
     monkeypatch.setattr(FakeTraining, "hook", staticmethod(lambda _: bomb.tick("evaluation")))
-    monkeypatch.setattr(objective, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(workers, "_put_back", lambda store, claim: None)  # noqa: ARG005
     bomb.before_and_after(monkeypatch, optuna.Study, "enqueue_trial")
     bomb.before_and_after(monkeypatch, optuna_private, "tell")
@@ -102,7 +109,7 @@ SMALL: dict[str, Any] = {"arms": ["twice"], "tune_trials": 1, "target": 20.0}
 
 
 def run_to_the_end(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, Any]:
-    session = fake_training.prepare(folder, **VALUES | values)
+    session = fake_training.prepare(folder, OFTEN, **VALUES | values)
     with session.store as store:
         session.run_here()
         trials = records.trials(store, "fake")

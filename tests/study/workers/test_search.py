@@ -15,7 +15,7 @@ from study.design.experiment import PrunerName, SamplerName
 from study.session import Session
 from study.store import records
 from study.store.store import Store
-from study.workers.trial import build_sampler
+from study.workers.samplers import build_sampler
 from vae.checkpoint import load_model
 from vae.elbo import elbo_terms
 from vae.evaluation import GRID_IMAGES, evaluation_inputs
@@ -64,7 +64,7 @@ def test_a_value_is_the_best_validation_loss(searched: Session) -> None:
 
 def test_a_finished_trial_has_its_whole_curve(searched: Session) -> None:
     """Each evaluation of the grid is a row, in order, to tau; the report to Optuna is a part of them."""
-    grid = evaluation_grid(searched.tau)
+    grid = evaluation_grid(searched.workload.tau)
     study = optuna.load_study(study_name="fake/search", storage=searched.store.optuna)
     curves = records.curves(searched.store, "fake")
     for row, trial in zip(
@@ -74,8 +74,8 @@ def test_a_finished_trial_has_its_whole_curve(searched: Session) -> None:
         assert (curve["number"].diff().dropna() > 0).all()
         assert (curve["examples"].to_numpy() >= grid[curve["number"].to_numpy(dtype=int)]).all()
         assert curve["number"].iloc[-1] == len(grid) - 1
-        assert curve["examples"].iloc[-1] == row["examples"] == searched.tau
-        assert curve["steps"].iloc[-1] == row["steps"] == searched.tau / 4
+        assert curve["examples"].iloc[-1] == row["examples"] == searched.workload.tau
+        assert curve["steps"].iloc[-1] == row["steps"] == searched.workload.tau / 4
         numbers = set(curve["number"])
         assert set(trial.intermediate_values) <= numbers
         assert len(trial.intermediate_values) >= len(grid) // 15

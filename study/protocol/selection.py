@@ -1,0 +1,188 @@
+"""Who has won: the target that is calibrated, each arm's finalists and winner, the search's best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from study.design.experiment import Experiment
+from study.design.phases import CALIBRATION_SEEDS, MAX_TUNE_SEEDS
+from study.protocol.history import History, Run
+from study.statistics.calibration import Calibration, calibrate_target
+from study.statistics.curves import MISS, best_points, tuning_score
+from study.terms import BASELINE, REFERENCE_ARMS, SEARCH, Outcome, Phase
+from vae.errors import UserError
+from vae.recipe import Recipe
+
+Scores = npt.NDArray[np.float64]
+
+
+class State(History):
+    """What has been run of an experiment, and what follows from it."""
+
+    @cached_property
+    def calibration_finalists(self) -> list[Run] | None:
+        """Step 1: the baseline's best points by final loss; None before all K have ended."""
+        runs = self.complete(BASELINE, Phase.TUNE, 1, self.experiment.points(BASELINE))
+        if runs is None:
+            return None
+        best = best_points(final_losses(runs), max(1, self.experiment.finalists(BASELINE)))
+        return [runs[i] for i in best] or runs[:1]  # where all failed calibration will say so
+
+    @cached_property
+    def calibration_winner(self) -> Run | None:
+        """The best of them by its final loss over the tuning seeds; None before that is known."""
+        return self._judged(self.calibration_finalists or [], final_losses, np.inf)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Step 1: the target and how well it can be timed, once its runs have ended."""
+        experiment = self.experiment
+        runs = self.complete(BASELINE, Phase.CALIBRATION, 1, CALIBRATION_SEEDS)
+        if runs is None:
+            return None
+        tau = self.workload.tau
+        try:
+            return calibrate_target(self.curves(runs), tau, experiment.target_at, experiment.target)
+        except ValueError as error:
+            raise UserError(
+                f"No target can be calibrated for '{experiment.name}': {error}. Check the baseline's recipe and "
+                f"lr range, or give --target, under another --name."
+            ) from None
+
+    @cached_property
+    def target(self) -> float | None:
+        """Validation loss to reach; None until it is known."""
+        if self.experiment.target is not None:
+            return self.experiment.target
+        return self.calibration.target if self.calibration is not None else None
+
+    @cached_property
+    def tuning_target(self) -> float | None:
+        """What tuning aims at: a little below the calibrated target, or the target that was given."""
+        return self.calibration.tuning_target if self.calibration is not None else self.target
+
+    def finalists(self, arm: str, block: int) -> list[Run] | None:
+        """Step 2: the arm's best points by their score on the first tuning seed, once all K have ended.
+
+        A capped or failed trial has no score and is none; a diverged one only where too few others ended well.
+        Empty where every trial failed."""
+        runs = self.complete(arm, Phase.TUNE, block, self.experiment.points(arm))
+        if runs is None or self.tuning_target is None:
+            return None
+        return [runs[i] for i in best_points(self._scores(runs), max(1, self.experiment.finalists(arm)))]
+
+    def finals(self, finalist: Run) -> list[Run] | None:
+        """A finalist's runs on the other tuning seeds, once all have ended; none where one seed is enough."""
+        n = self.experiment.tune_seeds - 1 if self.experiment.finalists(finalist.arm) else 0
+        runs = self._planned_finals(finalist)
+        return runs if len(runs) == n and all(run.finished for run in runs) else None
+
+    def _planned_finals(self, finalist: Run) -> list[Run]:
+        """A finalist's runs on the other tuning seeds, as far as they are planned, by seed."""
+        indices = {final_index(finalist, i) for i in range(self.experiment.tune_seeds - 1)}
+        return [run for run in self.of(finalist.arm, Phase.FINAL, finalist.block) if run.index in indices]
+
+    def winner(self, arm: str, block: int) -> Run | None:
+        """The best of the arm's finalists by its scores over the tuning seeds; None before that is known, and
+        where every trial failed."""
+        return self._judged(self.finalists(arm, block) or [], self._scores, MISS)
+
+    def _judged(
+        self, finalists: list[Run], scores_of: Callable[[list[Run]], Scores], miss: float
+    ) -> Run | None:
+        """The best of the finalists over its seeds; None before all of those have ended."""
+        scores = []
+        for run in finalists:
+            reruns = self.finals(run)
+            if reruns is None:
+                return None
+            scores.append(scores_of([run, *reruns]))
+        return finalists[judge(scores, miss)] if scores else None
+
+    @property
+    def reruns(self) -> tuple[int, int]:
+        """How many of the finalists' reruns have ended, and how many are due in all; of a finalist that isn't known
+        yet none has. The combined arm is left out."""
+        ended = due = 0
+        for arm in (BASELINE, *self.experiment.arms):
+            for block in range(1, self.experiment.blocks + 1):
+                finalists, n = self.finalists(arm, block), self.experiment.finalists(arm)
+                due += (self.experiment.tune_seeds - 1) * (n if finalists is None else min(n, len(finalists)))
+                ended += sum(again.finished for run in finalists or [] for again in self._planned_finals(run))
+        return ended, due
+
+    def _scores(self, runs: list[Run]) -> Scores:
+        """Scores of an arm's tuning trials, NaN where there is none. The baseline's first block was run before
+        there was a target: it is scored from its curves."""
+        assert self.tuning_target is not None
+        if (runs[0].arm, runs[0].block) != (BASELINE, 1):
+            return np.array([run.score for run in runs])
+        tau = self.workload.tau
+        scores = [tuning_score(curve, self.tuning_target, tau) for curve in self.curves(runs)]
+        failed = [run.outcome == Outcome.FAILED for run in runs]
+        return np.where(failed, np.nan, scores)
+
+    @cached_property
+    def search_winner(self) -> Run | None:
+        """The joint search's best trial, once all its trials have ended."""
+        n = self.experiment.search.trials
+        runs = self.complete(SEARCH, Phase.SEARCH, 1, n) if n else None
+        lasted = (Outcome.COMPLETED, Outcome.COLLAPSED, Outcome.STOPPED)
+        done = [run for run in runs or [] if run.outcome in lasted and np.isfinite(run.best_loss)]
+        return min(done, key=lambda run: run.best_loss, default=None)
+
+    @cached_property
+    def confirmed(self) -> bool:
+        """Every arm has all its confirmation runs."""
+        experiment = self.experiment
+        for arm in (BASELINE, *experiment.arms):
+            runs = self.of(arm, Phase.CONFIRM)
+            if len(runs) < experiment.seeds or not all(run.finished for run in runs):
+                return False
+        return True
+
+
+def judge(scores: Sequence[Scores], miss: float) -> int:
+    """Which of the finalists is best over its seeds, by its scores (n_seeds,), NaN where a run failed.
+
+    Fewest scores of `miss` or worse, then the lowest mean; the first of equals. Failed runs are left out, but a
+    finalist that failed on every other seed comes last."""
+    ranks: list[tuple[bool, int, float]] = []
+    for all_seeds in scores:
+        ended = all_seeds[~np.isnan(all_seeds)]
+        alone = len(all_seeds) > 1 and len(ended) < 2
+        mean = float(ended.mean()) if len(ended) else np.inf
+        ranks.append((alone, int((ended >= miss).sum()), mean))
+    return min(range(len(ranks)), key=ranks.__getitem__)
+
+
+def final_index(finalist: Run, i: int) -> int:
+    """The index of a finalist's run on the i-th of the other tuning seeds."""
+    return finalist.index * (MAX_TUNE_SEEDS - 1) + i
+
+
+def final_losses(runs: Sequence[Run]) -> Scores:
+    """Validation losses at tau; infinite for what diverged before, NaN for what failed."""
+
+    def loss(run: Run) -> float:
+        if run.outcome is not None and run.outcome.ran_to_tau:
+            return run.valid_loss
+        return np.inf if run.outcome == Outcome.DIVERGED else np.nan
+
+    return np.array([loss(run) for run in runs])
+
+
+def winning_recipes(experiment: Experiment, history: History) -> dict[str, Recipe]:
+    """arm -> the recipe it was confirmed with (its first block's winner), for arms that have one."""
+    recipes = {}
+    for arm in (BASELINE, *experiment.arms, *REFERENCE_ARMS):
+        recipe = next(
+            (run.recipe for run in history.of(arm, Phase.CONFIRM, 1) if run.recipe is not None), None
+        )
+        if recipe is not None:
+            recipes[arm] = recipe
+    return recipes
