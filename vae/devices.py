@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+from pathlib import Path
 
 import torch
 
@@ -25,3 +28,27 @@ def pick_device(name: str, worker: int = 0) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this torch sees no Apple GPU. Use --device cpu.")
     return torch.device(f"cuda:{worker % n}" if name == "cuda" else name)
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What seconds depend on beside the code: the processor's name, the cores that this process may use, torch's
+    threads, and the name of an accelerator if `device` is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found: dict[str, str | int] = {
+        "processor": _processor(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        found["accelerator"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _processor() -> str:
+    """The processor's name as Linux knows it, elsewhere as Python does: often its family only."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        told = ""
+    named = re.search(r"^model name\s*:\s*(\S.*)$", told, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()

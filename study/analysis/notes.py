@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 from study.terms import Phase
 
 
+def p_value(p: float) -> str:
+    """A p-value in words: three decimals, never a plain 0; a dash where there is none."""
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def ratio(value: float, low: float, high: float) -> str:
     """A ratio with its interval, e.g. "1.42x [1.28, 1.59]"; a dash without a value."""
     if math.isnan(value):
@@ -205,7 +210,8 @@ def notes(comparison: Comparison, state: State) -> list[str]:
             found.append(f"Noisy timing, throughput interval wider than 15 %: {', '.join(noisy['arm'])}.")
     if experiment.recipe.likelihood == "cross_entropy":
         found.append(
-            "Grey-pixel cross-entropy is no likelihood: nats compare recipes here, not with other papers."
+            "Cross-entropy on values between 0 and 1 is no likelihood: nats compare recipes here, not with other "
+            "papers."
         )
     return found
 

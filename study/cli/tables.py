@@ -12,7 +12,7 @@ from rich.table import Table
 
 from study.analysis.comparison import Comparison
 from study.analysis.export import best_recipe, comparison_of, experiment_of
-from study.analysis.notes import ratio
+from study.analysis.notes import p_value, ratio
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
 from study.design.phases import FINALISTS
@@ -153,7 +153,7 @@ def forest_table(comparison: Comparison, wide: bool) -> Table:
         get = _getter(row)
         cells = [str(row["arm"]), f"{row['hits']}/{row['seeds']}"]
         if wide:
-            cells += [_cell(get("epochs"), ".2f"), _cell(get("p_adjusted"), ".3f")]
+            cells += [_cell(get("epochs"), ".2f"), p_value(get("p_adjusted"))]
         for unit in ("", "_seconds"):
             if row["kind"] == "baseline":
                 cells += ["1", ""]
@@ -180,7 +180,7 @@ def print_combined(console: Console, comparison: Comparison) -> None:
             row["arm"],
             f"{row['hits']}/{row['seeds']}",
             shown,
-            _cell(row["p_adjusted"], ".3f"),
+            p_value(float(row["p_adjusted"])),
             _verdict(row["verdict"], wide),
         )
     console.print(table)

@@ -24,12 +24,4 @@ def print_techniques(console: Console, known: dict[str, Technique]) -> None:
 
 def _change(t: Technique) -> str:
     """A technique's change, what is tuned with it, and its slot, in a few words."""
-    parts = [f"{field} = {value}" for field, value in t.overrides.items()]
-    parts += [f"{field} x {factor:g}" for field, factor in t.scale.items()]
-    if t.add_layers:
-        parts.append(f"+{t.add_layers} hidden layer{'s' if t.add_layers > 1 else ''}")
-    if t.knobs:
-        parts.append(f"tunes {', '.join(t.knobs)}")
-    return (
-        f"{', '.join(parts) or 'nothing'} (slot: {t.slot}{'; different model' if t.different_model else ''})"
-    )
+    return f"{t.change} (slot: {t.slot}{'; different model' if t.different_model else ''})"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from study.analysis.comparison import Comparison
-from study.analysis.notes import ratio
+from study.analysis.notes import p_value, ratio
 from study.dashboard.board import Image
 from study.report.markdown import markdown_text
 from vae.recipe import Recipe
@@ -53,9 +52,8 @@ def verdict_table(comparison: Comparison) -> str:
         if row["kind"] == "baseline":
             cells += ["1x", "baseline", NONE, "1x", "baseline"]
         else:
-            p = _number(row, "p_adjusted")
-            shown = NONE if math.isnan(p) else f"{p:.3f}"
-            cells += [*_verdict(row, ""), shown, *_verdict(row, "_seconds")]
+            p = markdown_text(p_value(_number(row, "p_adjusted")))
+            cells += [*_verdict(row, ""), p, *_verdict(row, "_seconds")]
         rows.append(cells)
     return table(header, rows)
 

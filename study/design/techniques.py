@@ -55,6 +55,17 @@ class Technique(BaseModel):
     """One line: why it might speed training."""
     source: str = ""
 
+    @property
+    def change(self) -> str:
+        """What it changes and what is tuned with it, in a few words."""
+        parts = [f"{field} = {value}" for field, value in self.overrides.items()]
+        parts += [f"{field} x {factor:g}" for field, factor in self.scale.items()]
+        if self.add_layers:
+            parts.append(f"+{self.add_layers} hidden layer{'s' if self.add_layers > 1 else ''}")
+        if self.knobs:
+            parts.append(f"tunes {', '.join(self.knobs)}")
+        return ", ".join(parts) or "nothing"
+
     def in_place(self, shared: Space) -> Space:
         """The shared dimensions with this technique's own ranges in the place of the usual ones."""
         ranges = self.knobs | self.space

@@ -24,6 +24,7 @@ from study.figures.theme import (
     label_text,
     lines,
     mark,
+    numbers_below,
     plain,
     ratio_axis,
     rule,
@@ -34,7 +35,7 @@ from study.statistics.verdicts import Verdict
 Row = dict[Any, Any]
 
 #: Height of a row in pixels.
-ROW = 25
+ROW, NARROW_ROW = 25, 40
 
 
 def forest(arms: pd.DataFrame, unit: str = "", margin: float = 0.05) -> go.Figure:
@@ -83,9 +84,8 @@ def _one(figure: go.Figure, rows: int) -> None:
 
 
 def forest_narrow(figure: go.Figure) -> dict[str, Any]:
-    """The forest plot on a phone: without the numbers at its right, which the table below it has."""
-    kept = [note.to_plotly_json() for note in figure.layout.annotations if note.xref != "paper"]
-    return {"annotations": kept, "margin.r": 10, "yaxis.tickfont.size": 12}
+    """The forest plot on a phone: the numbers at its right stand below the arms' names."""
+    return numbers_below(figure, NARROW_ROW - ROW)
 
 
 def _held(row: Row, unit: str) -> tuple[list[float], list[float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from study.figures.theme import (
     small,
 )
 
-#: How a search trial is drawn, by its outcome; anything else as the last.
+#: How a search trial is drawn, by its outcome, and by any other.
 ENDS = {
     "completed": ("circle", BLUE),
     "stopped": ("square", BLUE),
@@ -37,12 +39,14 @@ ENDS = {
     "diverged": ("triangle-up-open", VERMILLION),
     "failed": ("cross-thin", VERMILLION),
 }
+ENDS_OTHERWISE = ("diamond-open", GREY)
 
 
 def history(found: pd.DataFrame) -> go.Figure:
     """Every trial's best loss in order, and the best complete one so far."""
     figure = blank(340, showlegend=True)
-    by_outcome(figure, found, found["number"].tolist(), found["best_valid_loss"])
+    axis = loss_axis(found)
+    by_outcome(figure, found, found["number"].tolist(), found["best_valid_loss"], down=axis)
     figure.add_scatter(
         x=found["number"].tolist(),
         y=plain(found["best"]),
@@ -53,34 +57,79 @@ def history(found: pd.DataFrame) -> go.Figure:
     )
     figure.update_layout(
         xaxis={"title": {"text": "trial"}},
-        yaxis={"title": {"text": "best validation loss, nats"}, "range": most(found["best_valid_loss"])},
+        yaxis={"title": {"text": "best validation loss, nats"}, "range": axis},
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
         margin={"t": 34, "b": 44},
     )
     return figure
 
 
-def by_outcome(figure: go.Figure, found: pd.DataFrame, x: list[Any], y: pd.Series, size: float = 8) -> None:
-    """One trace of markers an outcome."""
-    values = plain(y)
+Range = tuple[float, float]
+EVERYTHING: Range = (-np.inf, np.inf)
+
+
+def by_outcome(
+    figure: go.Figure,
+    found: pd.DataFrame,
+    x: Sequence[Any],
+    y: pd.Series,
+    size: float = 8,
+    *,
+    down: Range | None,
+    across: Range | None = None,
+) -> None:
+    """One trace of markers an outcome. What lies beyond the range `across` of the x axis or `down` of the y axis is
+    an arrow at the edge, so that no trial is out of sight."""
+    (left, right), (bottom, top) = across or EVERYTHING, down or EVERYTHING
+    points = [(x[i], value) for i, value in enumerate(plain(y))]
+    arrows = [_arrow(point, left, right, bottom, top) for point in points]
     for outcome in dict.fromkeys(found["outcome"]):
-        own = [i for i, other in enumerate(found["outcome"]) if other == outcome]
-        symbol, colour = ENDS.get(str(outcome), ("diamond-open", GREY))
+        within = [i for i, other in enumerate(found["outcome"]) if other == outcome and not arrows[i]]
+        symbol, colour = ENDS.get(str(outcome), ENDS_OTHERWISE)
+        thin = symbol.endswith(("open", "thin"))
+        line = {"width": 1.5 if thin else 0.8, "color": colour if thin else PAPER}
         figure.add_scatter(
-            x=[x[i] for i in own],
-            y=[values[i] for i in own],
+            x=[points[i][0] for i in within],
+            y=[points[i][1] for i in within],
             mode="markers",
             name=label_text(outcome),
-            marker={
-                "symbol": symbol,
-                "color": colour,
-                "size": size,
-                "line": {"width": 1.5 if symbol.endswith(("open", "thin")) else 0.8, "color": colour
-                         if symbol.endswith(("open", "thin")) else PAPER},
-            },
-            hovertext=[trial_hover(row) for row in found.iloc[own].to_dict("records")],
+            marker={"symbol": symbol, "color": colour, "size": size, "line": line},
+            hovertext=[trial_hover(row) for row in found.iloc[within].to_dict("records")],
             hoverinfo="text",
-        )  # fmt: skip
+        )
+    beyond = [i for i, arrow in enumerate(arrows) if arrow]
+    if not beyond:
+        return
+    worst = found["best_valid_loss"].iloc[beyond].max()
+    colours = [ENDS.get(str(outcome), ENDS_OTHERWISE)[1] for outcome in found["outcome"].iloc[beyond]]
+    figure.add_scatter(
+        x=[_held(points[i][0], left, right) for i in beyond],
+        y=[_held(points[i][1], bottom, top) for i in beyond],
+        mode="markers",
+        name=f"off the scale, up to {worst:.4g} nats",
+        marker={"symbol": [arrows[i] for i in beyond], "color": colours, "size": size},
+        hovertext=[trial_hover(row) for row in found.iloc[beyond].to_dict("records")],
+        hoverinfo="text",
+    )
+
+
+def _arrow(point: tuple[Any, float | None], left: float, right: float, bottom: float, top: float) -> str:
+    """The symbol of a point beyond the ranges, pointing to where it lies; "" within them."""
+    x, y = point
+    if y is None or x is None:
+        return ""
+    if y > top or y < bottom:
+        return "arrow-up" if y > top else "arrow-down"
+    if x > right or x < left:
+        return "arrow-right" if x > right else "arrow-left"
+    return ""
+
+
+def _held(value: float | None, low: float, high: float) -> float | None:
+    """The value, or the nearest one a little within the range that it lies beyond."""
+    if value is None or not math.isfinite(high - low):
+        return value
+    return min(max(value, low + 0.025 * (high - low)), high - 0.025 * (high - low))
 
 
 def trial_hover(row: dict[Any, Any]) -> str:
@@ -96,15 +145,31 @@ def trial_hover(row: dict[Any, Any]) -> str:
     )
 
 
-def most(losses: pd.Series) -> list[float] | None:
+def most(values: pd.Series) -> Range | None:
     """A range that a few bad trials don't stretch: up to 1.5 interquartile ranges above the third quartile."""
-    finite = losses[np.isfinite(losses.astype(float))]
+    finite = values[np.isfinite(values.astype(float))]
     if finite.empty:
         return None
     q1, q3 = float(finite.quantile(0.25)), float(finite.quantile(0.75))
-    low, high = float(finite.min()), min(float(finite.max()), q3 + 1.5 * (q3 - q1))
+    return _padded(float(finite.min()), min(float(finite.max()), q3 + 1.5 * (q3 - q1)))
+
+
+def loss_axis(found: pd.DataFrame) -> Range | None:
+    """A range of losses in which the better half of the complete trials has the lower half: where they differ, not
+    where the pruned and the bad ones are."""
+    losses = found["best_valid_loss"].astype(float)
+    finite = losses[np.isfinite(losses)]
+    if finite.empty:
+        return None
+    complete = finite[found["state"].loc[finite.index] == "COMPLETE"]
+    judged = complete if len(complete) else finite
+    low = float(finite.min())
+    return _padded(low, min(float(finite.max()), low + 2.0 * (float(judged.median()) - low)))
+
+
+def _padded(low: float, high: float) -> Range:
     pad = 0.06 * (high - low) or 1.0
-    return [low - pad, high + pad]
+    return low - pad, high + pad
 
 
 def importance(frame: pd.DataFrame) -> go.Figure:
@@ -148,6 +213,7 @@ def fields(found: pd.DataFrame, space: Space) -> list[str]:
 def slices(found: pd.DataFrame, space: Space) -> list[Panel]:
     """One panel a field: each trial's best loss against its value."""
     panels = []
+    losses = loss_axis(found)
     for field in fields(found, space):
         own = found[found[f"params_{field}"].notna()]
         values = own[f"params_{field}"]
@@ -162,8 +228,8 @@ def slices(found: pd.DataFrame, space: Space) -> list[Panel]:
             axis = {"nticks": 4}
             if kind == "log":
                 axis = log_ticks(float(min(values)), float(max(values)), pad=0.05)
-        by_outcome(figure, own, x, own["best_valid_loss"], size=6)
-        figure.update_layout(xaxis=axis, yaxis={"range": most(found["best_valid_loss"])})
+        by_outcome(figure, own, x, own["best_valid_loss"], size=6, down=losses)
+        figure.update_layout(xaxis=axis, yaxis={"range": losses})
         panels.append(Panel(f"slice-{field}", f"{field} (log)" if kind == "log" else field, figure))
     return panels
 

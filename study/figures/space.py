@@ -41,15 +41,18 @@ def parallel(found: pd.DataFrame, space: Space) -> go.Figure:
     names = fields(found, space)
     places = {field: _places(complete, space, field) for field in names}
     losses = complete.set_index("number")["best_valid_loss"]
-    span = float(losses.max() - losses.min()) or 1.0
-    places["loss"] = {int(str(n)): (float(loss) - float(losses.min())) / span for n, loss in losses.items()}
+    # The upper half of its axis would be the bad trials': they end where the others no longer differ.
+    least, most_shown = float(losses.min()), min(float(losses.max()), 2.0 * losses.median() - losses.min())
+    span = most_shown - least or 1.0
+    places["loss"] = {int(str(n)): min(1.0, (float(loss) - least) / span) for n, loss in losses.items()}
+    top = f"{most_shown:.3g}" if most_shown == losses.max() else f"≥ {most_shown:.3g}"
     best = max(1, min(len(complete), max(3, round(len(complete) / 10))))
     figure = blank(430, showlegend=True)
     _lines(figure, "other trials", complete.iloc[best:], places, GREY, 1.0, 0.5)
     _lines(figure, f"best {best}", complete.iloc[:best], places, VERMILLION, 2.2, 1.0)
     notes = []
     for i, field in enumerate(places):
-        low, high = (losses.min(), losses.max()) if field == "loss" else _ends(space, field)
+        low, high = (least, top) if field == "loss" else _ends(space, field)
         figure.add_shape(type="line", x0=i, x1=i, y0=0, y1=1, line={"color": RULE, "width": 1}, layer="below")
         for y, anchor, end in ((1.04, "bottom", high), (-0.04, "top", low)):
             notes.append(_label(i, y, anchor, shorten(_brief(end), 11), MUTED, 11))
@@ -137,7 +140,9 @@ def _places(found: pd.DataFrame, space: Space, field: str) -> dict[int, float]:
 def rate_distortion(frame: pd.DataFrame) -> go.Figure:
     """Rate against distortion at each trial's best evaluation, with lines of equal loss (Alemi et al. 2018)."""
     figure = blank(400, showlegend=True)
-    (left, right), (bottom, top) = (most(frame[key]) or [0.0, 1.0] for key in ("rate", "distortion"))
+    complete = frame[frame["state"] == "COMPLETE"]
+    judged = complete if len(complete) else frame
+    (left, right), (bottom, top) = (most(judged[key]) or (0.0, 1.0) for key in ("rate", "distortion"))
     for level in _levels(left + bottom, right + top):
         figure.add_scatter(
             x=plain([left, right]),
@@ -147,8 +152,8 @@ def rate_distortion(frame: pd.DataFrame) -> go.Figure:
             hoverinfo="skip",
             showlegend=False,
         )
-        # The label stands where the line leaves the plot at its right or its bottom.
-        x = min(right, level - bottom)
+        # The label stands where the line leaves the plot at its right, less room for arrows, or its bottom.
+        x = min(right - 0.04 * (right - left), level - bottom)
         figure.add_annotation(
             x=x,
             y=level - x,
@@ -160,7 +165,8 @@ def rate_distortion(frame: pd.DataFrame) -> go.Figure:
             font={"size": 11, "color": MUTED},
         )
     shown = frame.rename(columns={"loss": "best_valid_loss"})
-    by_outcome(figure, shown, plain(frame["rate"]), frame["distortion"])
+    across, down = (left, right), (bottom, top)
+    by_outcome(figure, shown, plain(frame["rate"]), frame["distortion"], across=across, down=down)
     figure.update_layout(
         xaxis={"title": {"text": "rate: KL, nats"}, "range": [left, right]},
         yaxis={"title": {"text": "distortion, nats"}, "range": [bottom, top]},

@@ -195,6 +195,23 @@ def lines(parts: Iterable[str | None]) -> str:
     return "<br>".join(label_text(part) for part in parts if part is not None)
 
 
+def numbers_below(figure: go.Figure, more: int) -> dict[str, Any]:
+    """Layout values for a narrow page, where nothing fits right of a plot with a row a name: the notes there, one a
+    row and in order, stand as second lines below the names. `more` is what that adds to a row's pixels."""
+    names, notes = figure.layout.yaxis.ticktext, figure.layout.annotations
+    told = [
+        f'{name}<br><span style="font-size:11px">{note.text}</span>'
+        for name, note in zip(names, notes, strict=True)
+    ]
+    return {
+        "annotations": [],
+        "height": figure.layout.height + more * len(told),
+        "margin.r": 10,
+        "yaxis.ticktext": told,
+        "yaxis.tickfont.size": 12,
+    }
+
+
 def plain(values: npt.ArrayLike, digits: int = 5) -> list[float | None]:
     """Numbers for a figure: rounded to significant digits, None (a gap) where they are not finite."""
     return [

@@ -22,12 +22,13 @@ from study.figures.theme import (
     label_text,
     lines,
     mark,
+    numbers_below,
     plain,
     shorten,
     small,
 )
 
-ROW = 22
+ROW, NARROW_ROW = 22, 36
 #: How an outcome is drawn: colour from COLOURS in this order, and a pattern, so that grey prints tell them apart.
 PATTERNS = ("", "/", ".", "x", "-", "\\", "|", "+")
 
@@ -169,6 +170,11 @@ def winners(frame: pd.DataFrame, family: Family) -> go.Figure:
         annotations=notes,
     )
     return figure
+
+
+def winners_narrow(figure: go.Figure) -> dict[str, Any]:
+    """The same on a phone: the ranges at its right stand below the names."""
+    return numbers_below(figure, NARROW_ROW - ROW)
 
 
 def _space_hover(row: dict[Any, Any]) -> str:

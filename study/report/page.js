@@ -28,9 +28,18 @@
     const dark = darkQuery.matches && !printing;
     const state = `${width} ${dark}`;
     if (graph.dataset.state === state) return;
-    const spec = JSON.parse(inColours(graph.nextElementSibling.textContent, dark));
+    const spec = JSON.parse(inColours(graph.parentElement.querySelector("script").textContent, dark));
     spec.layout.template = JSON.parse(inColours(JSON.stringify(theme.template), dark));
-    if (width < NARROW) for (const [path, value] of Object.entries(spec.narrow)) set(spec.layout, path, value);
+    const narrow = width < NARROW;
+    if (narrow) for (const [path, value] of Object.entries(spec.narrow)) set(spec.layout, path, value);
+    // Plotly breaks no lines: a narrow graph has its x axis's title below it, as text of the page.
+    const title = graph.parentElement.querySelector(".axis-title");
+    if (title) title.hidden = !narrow;
+    if (title && narrow) {
+      spec.layout.xaxis.title.text = "";
+      spec.layout.height -= spec.layout.margin.b - 24;
+      spec.layout.margin.b = 24;
+    }
     spec.layout.width = width;
     graph.style.height = `${spec.layout.height}px`;
     if (touch) spec.layout.dragmode = false;

@@ -27,7 +27,7 @@ def answer(evidence: Evidence) -> Section:
             "and read open symbols as censored."
         )
         blocks = [Figure("forest", "Speed-up over the tuned baseline", caption, panels, "pair")]
-        blocks.append(tables.arms_table(evidence))
+        blocks += [tables.arms_table(evidence), tables.explained_table(evidence)]
     elif not evidence.search.empty and evidence.search["best_valid_loss"].notna().any():
         blocks = [sections_search.history(evidence)]
     return Section("answer", words.title(evidence), blocks=blocks)
@@ -177,8 +177,7 @@ def _tuning(evidence: Evidence) -> Section:
             "A symbol in a shaded edge is a winner that a wider range might beat; ticks are the points tried."
         )
         figure = figures_tuning.winners(evidence.winners, evidence.family)
-        narrow = {"annotations": [], "margin.r": 10, "yaxis.tickfont.size": 11}
-        panel = Panel("winners", "", figure, narrow=narrow)
+        panel = Panel("winners", "", figure, narrow=figures_tuning.winners_narrow(figure))
         blocks.append(Figure("winners", "Where winners lie in their space", caption, [panel]))
     seeds = experiment.tune_seeds
     finals = f": of its best {FINALISTS} the better over {seeds} seeds" if experiment.has_finalists else ""

@@ -29,7 +29,8 @@ def sections(evidence: Evidence, artifacts: Path | None, data_dir: Path | None) 
 def history(evidence: Evidence) -> Figure:
     """Every search trial in order."""
     caption = (
-        "The line is the best complete trial so far: where it has gone flat, more trials would find little."
+        "The line is the best complete trial so far: where it has gone flat, more trials would find little. The axis "
+        "holds the better half of the complete trials; an arrow at its edge is a trial above it."
     )
     figure = figures_search.history(evidence.search)
     return Figure("history", "Every trial in order", caption, [Panel("history", "", figure)])
@@ -72,7 +73,7 @@ def _search_figures(evidence: Evidence) -> list[Block]:
     panels = figures_search.slices(found, space)
     if panels:
         caption = "Where points are dense and low the sampler found good values; an empty stretch is untested, not bad."
-        axes = "Best validation loss, nats, against each field; symbols as in the figure of all trials"
+        axes = "Best validation loss, nats, against each field; symbols and arrows as in the figure of all trials"
         blocks.append(Figure("slices", "Loss against each field", caption, panels, "grid", axes))
         complete = (found["state"] == "COMPLETE").sum()
         if complete > 1:

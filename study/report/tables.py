@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from study.analysis.evidence import Evidence
+from study.analysis.notes import p_value
 from study.cli.tables import sorted_arms
 from study.figures.panel import as_float
+from study.report import words
 from study.report.blocks import DASH, Cell, Table, interval, number
 from study.statistics.verdicts import Verdict
 
@@ -43,9 +45,28 @@ def arms_table(evidence: Evidence) -> Table:
     return Table("arms", caption, titles, rows, words=("arm", "verdict, examples", "verdict, seconds"))
 
 
+def explained_table(evidence: Evidence) -> Table:
+    """What each arm is: what it changes, and why that might help."""
+    titles = ("arm", "family", "changes", "why", "source")
+    rows = []
+    for row in _arms(evidence):
+        technique = evidence.experiment.technique(str(row["arm"]))
+        if technique is None:
+            changes, why = words.arm_without_technique(evidence, str(row["arm"]), row.get("recipe"))
+            source = ""
+        else:
+            changes, why, source = technique.change, technique.why, technique.source
+        if technique is not None and technique.different_model:
+            changes += "; another model"
+        told = (str(row["family"]), changes or DASH, why or DASH, source or DASH)
+        rows.append([_arm(row["arm"], row["family"]), *(Cell(text, text) for text in told)])
+    caption = "What each arm changes in the baseline's recipe; the techniques are tuned anew, and nothing else differs."
+    return Table("explained", caption, titles, rows, words=titles)
+
+
 def details_table(evidence: Evidence) -> Table:
     """What else was estimated of each arm."""
-    titles: tuple[str, ...] = ("arm", "family", "share of seeds that hit", "ratio on joint hits")
+    titles: tuple[str, ...] = ("arm", "share of seeds that hit", "ratio on joint hits")
     titles += ("truncated ratio (RMST)", "PAR2, tau", "ERT, tau", "speed-up with cold start", "cold start, s")
     titles += ("test loss at the hit, nats", "final loss, nats", "resolution, %", "winner on an edge")
     rows = []
@@ -54,7 +75,6 @@ def details_table(evidence: Evidence) -> Table:
         rows.append(
             [
                 _arm(row["arm"], row["family"]),
-                Cell(str(row["family"]), str(row["family"])),
                 Cell(f"{low:.2f} to {high:.2f}", low) if row["seeds"] else Cell(DASH),
                 _ratio(row, "conditional"),
                 _ratio(row, "rmst"),
@@ -72,7 +92,7 @@ def details_table(evidence: Evidence) -> Table:
         "More about each arm: censoring, penalised run times, cold start, and the test split at the hit "
         "(difference to the baseline; above 0 is worse)."
     )
-    return Table("details", caption, titles, rows, words=("arm", "family", "winner on an edge"))
+    return Table("details", caption, titles, rows, words=("arm", "winner on an edge"))
 
 
 def combined_table(evidence: Evidence) -> Table:
@@ -216,7 +236,7 @@ def _ratio(row: Row, name: str, unit: str = "") -> Cell:
 
 def _p(row: Row) -> Cell:
     p = as_float(row.get("p_adjusted"))
-    return Cell("< 0.001", p) if p < 0.001 else number(p, ".3f")
+    return Cell(DASH) if math.isnan(p) else Cell(p_value(p), p)
 
 
 def _difference(row: Row) -> Cell:

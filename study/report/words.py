@@ -10,15 +10,16 @@ import pandas as pd
 import tomli_w
 
 from study.analysis.evidence import Evidence
-from study.analysis.frames import brief
+from study.analysis.frames import brief, changes
 from study.design.phases import FINALISTS
 from study.report.blocks import Cell, Table
 from study.statistics.verdicts import Verdict
+from study.terms import ARTICLE, BASELINE, SEARCH_BEST
 from vae.recipe import Recipe
 
 #: Words for the recipe's likelihoods.
 LIKELIHOODS = {
-    "cross_entropy": "cross-entropy on grey pixels",
+    "cross_entropy": "cross-entropy on values from 0 to 1",
     "bernoulli": "Bernoulli, static binarisation",
     "dynamic_bernoulli": "Bernoulli, dynamic binarisation in training",
     "continuous_bernoulli": "continuous Bernoulli",
@@ -45,7 +46,7 @@ def workload(evidence: Evidence) -> str:
     """What every arm shares, in one line."""
     experiment, recipe = evidence.experiment, evidence.experiment.recipe
     parts = [
-        f"{experiment.data}, {evidence.workload.n_train:,} training images",
+        f"{experiment.data}, {evidence.workload.n_train:,} training examples",
         f"{brief(recipe.hidden)} hidden, {recipe.latent_size} latent",
         LIKELIHOODS[recipe.likelihood],
         f"budget {experiment.budget:g} epoch{'' if experiment.budget == 1 else 's'} "
@@ -95,6 +96,21 @@ def best_trial(evidence: Evidence) -> dict[Any, Any] | None:
     if done.empty:
         return None
     return done.sort_values(["best_valid_loss", "number"]).iloc[0].to_dict()
+
+
+def arm_without_technique(evidence: Evidence, arm: str, recipe: Any) -> tuple[str, str]:
+    """(what it changes, why it is there) of an arm that is no technique; `recipe` as the frame of arms has it."""
+    experiment = evidence.experiment
+    if arm == BASELINE:
+        fields = ", ".join(experiment.shared_fields)
+        return f"tunes {fields}" if fields else "nothing", "What every other arm is compared with."
+    told = changes(Recipe.from_json(recipe), experiment.recipe) if isinstance(recipe, str) else ""
+    why = {
+        ARTICLE: "The source article's recipe, untuned: what tuning alone is worth. Outside the family of tests.",
+        SEARCH_BEST: "The joint search's best recipe, as it was found: what changing everything at once finds. "
+        "Outside the family of tests.",
+    }
+    return told, why.get(arm, "")
 
 
 def how_sure(evidence: Evidence) -> list[str]:
@@ -219,15 +235,16 @@ def provenance(evidence: Evidence) -> Table:
     rows: list[tuple[str, str]] = [
         ("data", f"{evidence.experiment.data}, split with seed {evidence.experiment.seed}"),
         ("data SHA-256", evidence.fingerprint),
-        ("training images", f"{evidence.workload.n_train:,}"),
+        ("training examples", f"{evidence.workload.n_train:,}"),
     ]
-    versions = [json.loads(text) for text in dict.fromkeys(trials["versions"].dropna())]
-    for found in versions:
-        rows.append(("versions", ", ".join(f"{key} {value}" for key, value in found.items())))
+    versions = [_recorded(str(text)) for text in dict.fromkeys(trials["versions"].dropna())]
+    for found in dict.fromkeys(_named(each, machine=False) for each in versions):
+        rows.append(("versions", found))
     rows.append(("hosts", _listed(trials["host"])))
+    for found in dict.fromkeys(_named(each, machine=True) for each in versions):
+        rows.append(("processor", found or "not recorded, nor its cores and the threads of a worker"))
     rows.append(("devices", _listed(trials["device"])))
-    workers = trials["owner"].dropna().nunique()
-    rows.append(("worker processes", f"{workers} in all; the number of cores is not recorded"))
+    rows.append(("worker processes", f"{trials['owner'].dropna().nunique()} in all"))
     for phase, part in trials[trials["seed"].notna()].groupby("phase", sort=False):
         rows.append((f"seeds, {phase}", _ranges(sorted({int(seed) for seed in part["seed"]}))))
     ended = trials[trials["outcome"].notna()]
@@ -241,6 +258,31 @@ def provenance(evidence: Evidence) -> Table:
     caption = "Where these numbers come from, as recorded in the database."
     titles = ("what", "value")
     return Table("provenance-facts", caption, titles, cells, words=titles, sortable=False)
+
+
+#: What of a trial's versions is the machine it ran on, in words; trials of before have none of it.
+MACHINE = {
+    "processor": "{}",
+    "cores": "cores: {}",
+    "threads": "torch threads a worker: {}",
+    "accelerator": "{}",
+}
+
+
+def _recorded(text: str) -> dict[str, Any]:
+    """What a trial recorded of its versions and machine; the text as it is where another program wrote it."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"unreadable:": text[:200]}
+
+
+def _named(recorded: dict[str, Any], *, machine: bool) -> str:
+    """The versions that a trial was run with, or (`machine`) on what; "" where that is not recorded."""
+    if machine:
+        return ", ".join(form.format(recorded[key]) for key, form in MACHINE.items() if key in recorded)
+    return ", ".join(f"{key} {value}" for key, value in recorded.items() if key not in MACHINE)
 
 
 def _listed(values: pd.Series) -> str:

@@ -37,6 +37,7 @@ from study.workers.samplers import build_sampler
 from study.workers.worker import Interrupted
 from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset
+from vae.devices import machine
 from vae.errors import UserError
 from vae.grid import evaluation_grid
 from vae.recipe import Recipe
@@ -162,7 +163,7 @@ class Objective:
             recipe=recipe.to_json(),
             data_fingerprint=self.data.fingerprint,
             device=str(self.device),
-            versions=json.dumps(versions()),
+            versions=json.dumps(versions() | machine(self.device)),
             target=told.target,
         )
         self._show_recipe(trial, told, recipe)

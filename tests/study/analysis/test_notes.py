@@ -13,7 +13,7 @@ import pytest
 from fake_training import Finished
 
 from study.analysis.comparison import Comparison, estimate
-from study.analysis.notes import notes, ratio, sentences
+from study.analysis.notes import notes, p_value, ratio, sentences
 from study.protocol.selection import State
 from study.statistics.calibration import Calibration
 from vae.recipe import Recipe
@@ -219,6 +219,15 @@ def test_too_few_seeds_are_noted_with_how_many_would_do(comparison: Comparison) 
     assert found
     assert int(found[1]) > 50
     assert "are few" not in noted(changed(comparison, "same", **cells | {"se": 1e-4}))
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [(0.0, "< 0.001"), (0.0004, "< 0.001"), (0.0012, "0.001"), (0.5, "0.500"), (math.nan, "–")],
+)
+def test_no_p_value_is_zero(p: float, shown: str) -> None:
+    """A p-value too small for three decimals is said to be small, not zero."""
+    assert p_value(p) == shown
 
 
 def test_grey_pixels_are_no_likelihood(comparison: Comparison) -> None:

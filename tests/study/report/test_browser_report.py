@@ -27,22 +27,57 @@ pytest_plugins = ["tiny_study", "report_fixtures"]
 
 #: Milliseconds; a machine that does other things too is slow.
 PATIENCE = 120_000
-PHONE, DESKTOP = (390, 844), (1440, 900)
+PHONE, LAPTOP, DESKTOP = (390, 844), (1280, 800), (1440, 900)
+
+
+#: Where Debian has a wide and a usual sans-serif, and its package.
+FONTS = {
+    "DejaVu Sans": ("/usr/share/fonts/truetype/dejavu", "fonts-dejavu-core"),
+    "Liberation Sans": ("/usr/share/fonts/truetype/liberation", "fonts-liberation"),
+}
+
+
+def missing(what: str) -> None:
+    """Skip, but fail in CI, where everything is there."""
+    message = f"The tests in a browser need Debian's package {what}."
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@contextmanager
+def launched(**options: Any) -> Iterator[Browser]:
+    """The system's Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        missing("chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], **options)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium. Where it is missing: skip, but fail in CI."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        message = "The tests in a browser need Debian's package chromium."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    """Chromium with the fonts of this machine."""
+    with launched() as opened:
         yield opened
-        opened.close()
+
+
+@pytest.fixture(params=list(FONTS))
+def browser_with_one_font(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Browser]:
+    """Chromium on a machine that has one family of fonts."""
+    folder, package = FONTS[request.param]
+    if not Path(folder).is_dir():
+        missing(package)
+    cache = tmp_path / "fontconfig"
+    config = tmp_path / "fonts.conf"
+    config.write_text(
+        f"<fontconfig><dir>{folder}</dir><cachedir>{cache}</cachedir><match target='pattern'>"
+        f"<edit name='family' mode='append_last'><string>{request.param}</string></edit></match></fontconfig>"
+    )
+    with launched(env={**os.environ, "FONTCONFIG_FILE": str(config)}) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +173,42 @@ def test_opens_alone_and_draws_everything(
         assert page.evaluate("window.pwned") is None
         assert page.locator(".graph").count() > 20
         assert heard == []
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_every_text_has_room_in_any_font(
+    browser_with_one_font: Browser, hostile_file: Path, size: tuple[int, int]
+) -> None:
+    """With a wide and with a usual sans-serif nothing is cut, lies on its neighbour or makes the page scroll."""
+    with opened(browser_with_one_font, hostile_file, size) as (page, heard):
+        assert page.evaluate(CUT) == []
+        assert page.evaluate(OVERLAPPING) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        assert heard == []
+
+
+def test_graphs_of_a_row_line_up(browser: Browser, hostile_file: Path) -> None:
+    """However many lines its title takes, a graph begins where its neighbours do."""
+    for size in (PHONE, LAPTOP):
+        with opened(browser, hostile_file, size) as (page, _):
+            uneven = page.evaluate("""() => [...document.querySelectorAll('.grid .panels, .pair .panels')]
+                .flatMap(panels => {
+                    const boxes = [...panels.querySelectorAll('.panel')].map(panel =>
+                        [panel.getBoundingClientRect(), panel.querySelector('.graph').getBoundingClientRect()]);
+                    return boxes.filter(([panel, graph]) => panel.width && boxes.some(([other, its]) =>
+                        other.width && Math.abs(other.top - panel.top) < 1 && Math.abs(its.top - graph.top) > 1));
+                }).length""")
+            assert uneven == 0
+
+
+def test_tables_take_the_free_page(browser: Browser, hostile_file: Path) -> None:
+    """At 1280 px no table is cut while there is room right of it, and the page itself doesn't scroll."""
+    with opened(browser, hostile_file, LAPTOP) as (page, _):
+        cut = page.evaluate("""() => [...document.querySelectorAll('.scroll')]
+            .filter(box => box.scrollWidth > box.clientWidth + 1 && box.getBoundingClientRect().right < innerWidth - 60)
+            .map(box => box.firstElementChild.id)""")
+        assert cut == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP[0]
 
 
 def test_hostile_text_is_shown(page: Page) -> None:
@@ -272,13 +343,16 @@ def test_everything_is_reached_by_keyboard(browser: Browser, hostile_file: Path)
 
 
 def test_resizing_redraws(browser: Browser, hostile_file: Path) -> None:
-    """Turned from wide to narrow, graphs take the new width and the forest plot leaves its numbers to the table."""
+    """Turned from wide to narrow, graphs take the new width and the forest plot has its numbers below the names."""
     with opened(browser, hostile_file) as (page, _):
-        assert page.locator("#graph-forest .annotation-text").count() > 3
+        beside = page.locator("#graph-forest .annotation-text").all_text_contents()
+        assert len(beside) > 3
         page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
         page.wait_for_timeout(300)
         drawn(page)
         assert page.locator("#graph-forest .annotation-text").count() == 0
+        below = page.locator("#graph-forest .ytick tspan.line:last-child").all_text_contents()
+        assert below == beside
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
         assert page.evaluate(CUT) == []
 

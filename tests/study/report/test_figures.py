@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from report_data import (
 
 from study.analysis.evidence import Evidence
 from study.figures import arms as figures_arms
+from study.figures import search as figures_search
 from study.figures import theme
 from study.figures.compose import composite
 from study.figures.panel import Figure
@@ -30,6 +32,57 @@ from study.store.store import Store
 from vae.errors import UserError
 
 pytest_plugins = ["tiny_study", "report_fixtures"]
+
+
+def searched(losses: list[float], states: list[str]) -> pd.DataFrame:
+    """Search trials as `study.analysis.search.searched` gives them, as far as figures ask."""
+    outcomes = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}
+    return pd.DataFrame(
+        {
+            "number": range(len(losses)),
+            "seed": 0,
+            "state": states,
+            "outcome": [outcomes[state] for state in states],
+            "best_valid_loss": losses,
+            "best": losses,
+            "changes": "",
+        }
+    )
+
+
+class TestSearch:
+    def test_the_axis_shows_where_good_trials_differ(self) -> None:
+        """Complete trials from 24.7 to 35 among pruned ones near 45: the axis holds 24.7 to 26.7, and every other
+        trial is an arrow at its upper edge."""
+        losses = [24.7, 25.2, 25.6, 25.7, 26.0, 30.2, 35.3, *([44.0] * 8), math.inf, math.nan]
+        states = ["COMPLETE"] * 7 + ["PRUNED"] * 8 + ["FAIL"] * 2
+        figure = figures_search.history(searched(losses, states))
+        bottom, top = figure.layout.yaxis.range
+        assert bottom < 24.7
+        assert 26.6 < top < 27.0
+        (arrows,) = [trace for trace in figure.data if (trace.name or "").startswith("off the scale")]
+        assert sorted(arrows.x) == list(range(5, 15))
+        assert set(arrows.marker.symbol) == {"arrow-up"}
+        assert all(bottom < y < top for y in arrows.y)
+        seen = [x for trace in figure.data if trace.mode == "markers" for x, y in zip(trace.x, trace.y, strict=True)
+                if y is not None]  # fmt: skip
+        assert sorted(seen) == list(range(15))
+
+    @given(
+        st.lists(st.floats(-1e6, 1e6) | st.sampled_from([math.inf, math.nan]), min_size=1, max_size=30),
+        st.data(),
+    )
+    def test_no_trial_with_a_loss_is_out_of_sight(self, losses: list[float], data: st.DataObject) -> None:
+        """Whatever the losses, each finite one is drawn once and within the axis."""
+        states = [data.draw(st.sampled_from(["COMPLETE", "PRUNED", "FAIL"])) for _ in losses]
+        figure = figures_search.history(searched(losses, states))
+        drawn = [y for trace in figure.data if trace.mode == "markers" for y in trace.y if y is not None]
+        assert len(drawn) == sum(math.isfinite(loss) for loss in losses)
+        if drawn:
+            bottom, top = figure.layout.yaxis.range
+            # Losses are drawn with five digits.
+            slack = 1e-4 * max(abs(bottom), abs(top))
+            assert all(bottom - slack <= y <= top + slack for y in drawn)
 
 
 class TestImages:

@@ -29,7 +29,7 @@ from study.report.blocks import Section, Table
 from study.report.markdown import markdown_text
 from study.report.markdown import render as render_markdown
 from study.report.sections import sections
-from study.report.tables import arms_table, failures_table
+from study.report.tables import arms_table, explained_table, failures_table
 from study.statistics.speed_up import Estimate
 from study.store.store import Store
 
@@ -169,6 +169,41 @@ class TestWords:
     def test_seeds_are_listed_as_runs(self, seeds: list[int], shown: str) -> None:
         """Every seed that was used can be read off the list."""
         assert words._ranges(seeds) == shown
+
+    @pytest.mark.parametrize(
+        ("recorded", "versions", "processor"),
+        [
+            ('{"torch": "2.13"}', "torch 2.13", "not recorded, nor its cores and the threads of a worker"),
+            (
+                '{"torch": "2.13", "processor": "EPYC", "cores": 2, "threads": 1}',
+                "torch 2.13",
+                "EPYC, cores: 2, torch threads a worker: 1",
+            ),
+            ("[1", "unreadable: [1", "not recorded, nor its cores and the threads of a worker"),
+            ('"x"', 'unreadable: "x"', "not recorded, nor its cores and the threads of a worker"),
+        ],
+    )
+    def test_provenance_names_the_machine(
+        self, made_up: Evidence, recorded: str, versions: str, processor: str
+    ) -> None:
+        """Processor, cores and threads are told where trials recorded them, said to be missing where not; what another
+        program wrote there breaks nothing."""
+        evidence = replace(made_up, trials=made_up.trials.assign(versions=recorded))
+        told = {row[0].text: row[1].text for row in words.provenance(evidence).rows}
+        assert told["versions"] == versions
+        assert told["processor"] == processor
+
+    def test_every_arm_is_explained(self, made_up: Evidence) -> None:
+        """Beside each arm stand what it changes and the catalogue's why."""
+        rows = {row[0].text: [cell.text for cell in row] for row in explained_table(made_up).rows}
+        assert list(rows) == made_up.arms
+        for arm, (_, _, changes, why, _) in rows.items():
+            technique = made_up.experiment.technique(arm)
+            assert changes
+            assert why
+            if technique is not None:
+                assert changes.startswith(technique.change)
+                assert why == (technique.why or "–")
 
     def test_markdown_has_the_table_s_rows(self, made_up: Evidence) -> None:
         """The Markdown has every arm with the same numbers as the page, and nothing but text."""
