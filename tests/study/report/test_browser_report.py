@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,27 +46,33 @@ def missing(what: str) -> None:
     pytest.skip(message)
 
 
-@contextmanager
-def launched(**options: Any) -> Iterator[Browser]:
-    """The system's Chromium."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        missing("chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], **options)
-        yield opened
-        opened.close()
+Launch = Callable[..., Browser]
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def launch() -> Iterator[Launch]:
+    """Starts the system's Chromium; closed with the session if not before."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        missing("chromium")
+    # One for all browsers: a second one would not start beside it.
+    with sync_playwright() as playwright:
+        start = playwright.chromium.launch
+        yield functools.partial(start, executable_path=chromium, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Launch) -> Iterator[Browser]:
     """Chromium with the fonts of this machine."""
-    with launched() as opened:
-        yield opened
+    started = launch()
+    yield started
+    started.close()
 
 
 @pytest.fixture(params=list(FONTS))
-def browser_with_one_font(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Browser]:
+def browser_with_one_font(
+    launch: Launch, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Browser]:
     """Chromium on a machine that has one family of fonts."""
     folder, package = FONTS[request.param]
     if not Path(folder).is_dir():
@@ -76,8 +83,9 @@ def browser_with_one_font(request: pytest.FixtureRequest, tmp_path: Path) -> Ite
         f"<fontconfig><dir>{folder}</dir><cachedir>{cache}</cachedir><match target='pattern'>"
         f"<edit name='family' mode='append_last'><string>{request.param}</string></edit></match></fontconfig>"
     )
-    with launched(env={**os.environ, "FONTCONFIG_FILE": str(config)}) as opened:
-        yield opened
+    started = launch(env={**os.environ, "FONTCONFIG_FILE": str(config)})
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")
