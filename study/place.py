@@ -22,6 +22,11 @@ class Place:
     threads: int = 1
     """Threads of each worker."""
 
+    @property
+    def at_once(self) -> int:
+        """Workers that the cores let run at the same time."""
+        return min(self.workers, max(1, cores() // self.threads))
+
 
 def default_workers(device: str) -> int:
     """One worker a GPU where that is what the device means, else one a core. Raises UserError."""

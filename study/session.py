@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from study.protocol.planner import Planner
 from study.protocol.selection import winning_recipes
 from study.store.database import Database
 from study.store.owner import new_owner
+from study.store.records import counts
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.workers.launch import launch
@@ -183,6 +185,16 @@ def _peek(storage: str, name: str) -> dict[str, Any] | None:
         return None
     with Store.open(storage, read_only=True) as store:
         return store.load_experiment(name)
+
+
+def finished_trials(place: Place, name: str) -> Counter[str]:
+    """Finished trials of an experiment by phase; none where it or its database isn't there. Creates nothing."""
+    finished: Counter[str] = Counter()
+    if Database.parse(place.storage).check(create=True):
+        with Store.open(place.storage, read_only=True) as store:
+            for part in counts(store, name):
+                finished[part.phase] += part.finished
+    return finished
 
 
 def stored_experiment(store: Store, name: str, data: Dataset) -> Experiment | None:

@@ -37,8 +37,8 @@ def show(
             print_experiments(out, store)
             return
         name = pick_name(store, name)
-        print_search(out, store, name)
         print_comparison(out, store, name)
+        print_search(out, store, name)
 
 
 @grouped

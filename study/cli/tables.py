@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study.analysis.comparison import Comparison
-from study.analysis.export import best_recipe, comparison_of, experiment_of
+from study.analysis.export import comparison_of, experiment_of
 from study.analysis.notes import p_value, ratio
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
@@ -35,9 +36,19 @@ _SHORT = {
 }
 
 
-def print_plan(console: Console, experiment: Experiment, data: Dataset, place: Place, minutes: float) -> None:
-    """What will run, where, and for about how long."""
+def print_plan(
+    console: Console,
+    experiment: Experiment,
+    data: Dataset,
+    place: Place,
+    minutes: float,
+    finished: Counter[str],
+) -> None:
+    """What will run, where, and for about how long. `minutes` are those of the whole plan, `finished` the trials by
+    phase that an earlier run has done."""
     plan = describe_plan(experiment)
+    total = sum(plan.values())
+    left = total - sum(min(n, finished[phase]) for phase, n in plan.items())
     console.print(
         f"{experiment.name}: {data.name}, {len(data.train)} train / {len(data.valid)} validation / "
         f"{len(data.test)} test images of {data.size} pixels; tau {experiment.budget:g} epochs; "
@@ -55,8 +66,10 @@ def print_plan(console: Console, experiment: Experiment, data: Dataset, place: P
         )
     parts = ", ".join(f"{n} {phase}" for phase, n in plan.items() if n)
     parts += ", and then the combined arm" if experiment.combine else ""
+    done = f"; {total - left} of them are done, the others take" if left < total else ","
+    about = f"{done} at most about {max(minutes * left / max(total, 1), 0.1):.1f} minutes of training"
     console.print(
-        f"{sum(plan.values())} trials ({parts}), at most about {max(minutes, 0.1):.1f} minutes of training",
+        f"{total} trials ({parts}){about if left else '; all of them are done'}",
         soft_wrap=True,
     )
 
@@ -78,14 +91,14 @@ def print_experiments(console: Console, store: Store) -> None:
 
 
 def print_search(console: Console, store: Store, name: str) -> None:
-    """The search's outcomes, its best trials and the best recipe."""
+    """The search's outcomes, its best trials and how to have the best one's recipe."""
     trials = records.trials(store, name)
     searched = trials[trials["phase"] == "search"]
     if searched.empty:
         return
     counts = searched["outcome"].fillna("unfinished").value_counts()
     console.print(
-        f"\nSearch: {len(searched)} trials ({', '.join(f'{n} {word}' for word, n in counts.items())})"
+        f"\nSearch: {plural(len(searched), 'trial')} ({', '.join(f'{n} {word}' for word, n in counts.items())})"
     )
     for reason, n in searched["reason"].dropna().value_counts().head(3).items():
         console.print(f"{n} failed: {reason}")
@@ -98,10 +111,7 @@ def print_search(console: Console, store: Store, name: str) -> None:
         shown = (f"{c.removeprefix('params_')} {_cell(row[c])}" for c in params if _cell(row[c]) != "–")
         table.add_row(str(row["number"]), f"{row['best_valid_loss']:.3f}", ", ".join(shown))
     console.print(table)
-    recipe = best_recipe(trials)
-    if recipe is not None:
-        console.print("Best recipe:")
-        console.print(recipe.to_toml().strip())
+    console.print(f"Its best recipe as TOML: python -m study export --name {name}")
 
 
 def print_comparison(console: Console, store: Store, name: str) -> None:

@@ -26,7 +26,9 @@ from vae.errors import UserError
 
 if TYPE_CHECKING:
     from study.design.build import Request
+    from study.design.experiment import Experiment
     from study.place import Place
+    from vae.data.dataset import Dataset
 
 REPORTS = Path("reports")
 
@@ -157,8 +159,8 @@ def worker(
 def _execute(command: str, place: Place, request: Request, dry_run: bool) -> None:
     """Plan, run, time, report: the common course of run, search and compare."""
     quiet()
-    from study.cli.progress import Progress, estimated_minutes
-    from study.cli.tables import print_comparison, print_plan, print_search
+    from study.cli.progress import Progress
+    from study.cli.tables import print_comparison, print_search
     from study.dashboard.publisher import Publisher
     from study.place import cores, require_writable
     from study.report.page import write_report
@@ -169,16 +171,16 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
         say(
             f"Warning: {plural(place.workers, 'worker')} x {plural(place.threads, 'thread')} share "
             f"{plural(cores(), 'core')}: trainings wait for "
-            f"each other, and their seconds mean little. --workers {max(1, cores() // place.threads)} is as many as "
+            f"each other, and their seconds mean little. --workers {place.at_once} is as many as "
             "run at once."
         )
     if dry_run:
         experiment, dataset = check(place, request)
-        print_plan(out, experiment, dataset, place, estimated_minutes(experiment, dataset, place))
+        _print_plan(experiment, dataset, place)
         return
     session = Session.prepare(place, request)
     experiment = session.experiment
-    print_plan(out, experiment, session.data, place, estimated_minutes(experiment, session.data, place))
+    _print_plan(experiment, session.data, place)
     # Leaving the publisher's block publishes the final state, timings included.
     with Publisher(session.store, experiment.name, place.artifacts, place.data_dir, say) as publisher:
         with Progress(out, session.store, experiment) as progress:
@@ -195,10 +197,19 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
         if experiment.arms:
             session.time_arms(lambda arm: out.print(f"timing {arm} against the baseline", style="dim"))
         kept = session.keep_best_model()
-    print_search(out, session.store, experiment.name)
     print_comparison(out, session.store, experiment.name)
+    print_search(out, session.store, experiment.name)
     if kept is not None:
         out.print(f"Best model: {kept}", soft_wrap=True)
     path = REPORTS / f"{experiment.name}.html"
     written = write_report(session.store, experiment.name, path, place.artifacts, place.data_dir)
     out.print(f"Report: {written}", soft_wrap=True)
+
+
+def _print_plan(experiment: Experiment, data: Dataset, place: Place) -> None:
+    from study.cli.progress import estimated_minutes
+    from study.cli.tables import print_plan
+    from study.session import finished_trials
+
+    minutes = estimated_minutes(experiment, data, place)
+    print_plan(out, experiment, data, place, minutes, finished_trials(place, experiment.name))
