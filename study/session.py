@@ -18,6 +18,7 @@ from study.place import Place, require_writable
 from study.protocol.planner import Planner
 from study.protocol.selection import winning_recipes
 from study.store.database import Database
+from study.store.outage import patiently
 from study.store.owner import new_owner
 from study.store.records import counts
 from study.store.setup import setup_lock
@@ -72,7 +73,7 @@ class Session:
     @classmethod
     def join(cls, place: Place, name: str) -> Session:
         """The stored experiment of that name, for a worker. Raises UserError."""
-        store = Store.open(place.storage)
+        store = patiently(lambda: Store.open(place.storage))
         spec = store.load_experiment(name)
         if spec is None:
             known = ", ".join(store.experiments()) or "none"

@@ -100,8 +100,8 @@ def root(error: BaseException) -> BaseException:
 class Patience:
     """Waits for a database that is gone, RIDE_OUT seconds at most from its first failure to its next answer."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, disconnect: Callable[[], None] | None = None) -> None:
+        self._disconnect = disconnect
         self._since: float | None = None
 
     def answered(self) -> None:
@@ -117,17 +117,27 @@ class Patience:
                 _log.warning("%s Trying again for %.0f s.", outage, RIDE_OUT)
         if not outage.passing or now - self._since > RIDE_OUT:
             raise outage
-        self._store.disconnect()
+        if self._disconnect is not None:
+            self._disconnect()
         time.sleep(_POLL)
 
 
 def ride_out(store: Store, work: Callable[[], T]) -> T:
+    """The result of `work` on an open store, as `patiently`, without the connections that were cut."""
+
+    def explained() -> T:
+        with store.database.explained():
+            return work()
+
+    return patiently(explained, store.disconnect)
+
+
+def patiently(work: Callable[[], T], disconnect: Callable[[], None] | None = None) -> T:
     """The result of `work`, which may be done twice, asked until the database answers. Raises FailureError."""
-    patience = Patience(store)
+    patience = Patience(disconnect)
     while True:
         try:
-            with store.database.explained():
-                return work()
+            return work()
         except Outage as outage:
             patience.wait(outage)
 

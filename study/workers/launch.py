@@ -53,7 +53,7 @@ def launch(
         return WorkerProcess([*program, *arguments], store.url, threads)
 
     running = Workers(store, name, workers, start)
-    patience = Patience(store)
+    patience = Patience(store.disconnect)
     done = False
     with counted_signals() as signals:
         try:

@@ -55,7 +55,7 @@ def work(
             studies[study_name] = make_study(study_name)
         return studies[study_name]
 
-    patience = Patience(store)
+    patience = Patience(store.disconnect)
     finished = 0
     while not stop.is_set():
         try:

@@ -107,6 +107,34 @@ def test_a_failing_place_does_not_fail_the_trial(store: Store, error: Exception,
     assert (frame["state"][0], frame["died"][0], len(records.curves(store, "digits"))) == ("WAITING", 0, 1)
 
 
+def test_a_connection_cut_in_a_trial_does_not_fail_it(prepared_postgresql_url: str) -> None:
+    """The server ends the connection in the middle of a transaction, ours or Optuna's: the worker goes on with the same
+    trial, and nobody has died."""
+    with Store.open(prepared_postgresql_url) as store:
+        plan(store, "digits/a", 2)
+
+        def trial(claim: Claim, stop_requested: Callable[[], bool]) -> None:  # noqa: ARG001
+            claim.truncate(-1)
+            claim.record([row(0)])
+            if claim.attempt == 1 and claim.number == 0:
+                with store.engine.begin() as connection:
+                    connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+            if claim.attempt == 1 and claim.number == 1:
+                session = store.optuna.scoped_session()
+                session.connection().exec_driver_sql("SELECT 1")
+                with store.engine.connect() as connection:
+                    connection.exec_driver_sql(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+                    )
+                claim.trial.suggest_float("y", 0, 1)
+            finish(claim)
+
+        assert run(store, trial) == 2
+        frame = records.trials(store, "digits")
+        assert frame[["state", "attempt", "died"]].values.tolist() == [["COMPLETE", 2, 0]] * 2
+
+
 def test_a_mistake_of_ours_fails_the_trial(store: Store) -> None:
     """Rows recorded twice or a column that doesn't exist are the trial's fault, not the database's."""
     plan(store, "digits/a", 2)
