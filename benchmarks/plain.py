@@ -71,7 +71,7 @@ def suggest(trial: optuna.Trial, params: dict[str, Any], choices: dict[str, list
 def run(trial: optuna.Trial, recipe: Recipe, data: Dataset, tau: int, examples: int) -> float:
     """Train a recipe for that many examples; its lowest validation loss."""
     torch.manual_seed(recipe.seed)
-    model = build(recipe, data.size, data.pixel_mean() if recipe.output_bias_from_mean else None)
+    model = build(recipe, data.size, data.pixel_moments() if recipe.output_bias_from_mean else None)
     assert isinstance(model, VAE)
     of = likelihood(recipe.likelihood)
     optimizers = build_optimizers(model, recipe)

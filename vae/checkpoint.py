@@ -63,7 +63,8 @@ def load_model(path: Path) -> TrainedModel:
         recipe = Recipe.from_json(metadata["recipe"], source=f"the recipe in {path}")
         shape = tuple(int(n) for n in json.loads(metadata["shape"]))
         size = int(torch.tensor(shape).prod())
-        model = build(recipe, size, None)
+        # The weights come from the file, the output's bias too: it needs no mean image here.
+        model = build(recipe.replace(output_bias_from_mean=False), size)
         model.load_state_dict(weights)
     except FileNotFoundError:
         raise UserError(

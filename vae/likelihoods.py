@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,17 @@ _MEAN_RANGE = (0.001, 0.999)
 _MAX_CONTINUOUS_LOGIT = 50.0
 #: Smallest log variance of the Gaussian: a standard deviation of one grey level of an 8-bit image.
 _MIN_LOG_VAR = -2.0 * math.log(255.0)
-#: Smallest variance that the Gaussian's output bias starts from.
+#: Smallest variance that the Gaussian's output bias starts from: a pixel that hardly varies would give first gradients
+#: far beyond the others'. Where all vary little, a tenth of their average; always clear of _MIN_LOG_VAR.
 _MIN_INITIAL_VARIANCE = 0.01
+_MIN_INITIAL_SHARE = 0.1
+
+
+class PixelMoments(NamedTuple):
+    """What an output bias starts from: of each pixel, over the training examples."""
+
+    mean: Tensor  # (D,)
+    variance: Tensor  # (D,)
 
 
 class Likelihood(Protocol):
@@ -68,8 +77,8 @@ class Likelihood(Protocol):
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         """x ~ p(x|z): (B, P * D) -> (B, D). `generator` is on the device of `parameters`."""
 
-    def initial_bias(self, pixel_mean: Tensor) -> Tensor:
-        """(D,) mean of the training pixels -> (P * D,) output bias under which E[x|z] is that mean."""
+    def initial_bias(self, pixels: PixelMoments) -> Tensor:
+        """(P * D,): the output bias under which E[x|z] is the mean of the training pixels."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,9 @@ class Bernoulli:
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(self.mean(parameters), generator=generator)
 
-    def initial_bias(self, pixel_mean: Tensor) -> Tensor:
+    def initial_bias(self, pixels: PixelMoments) -> Tensor:
         """The logit of the mean, which is first moved into [0.001, 0.999] (the code of Burda et al. 2016)."""
-        return torch.logit(pixel_mean.clamp(*_MEAN_RANGE))
+        return torch.logit(pixels.mean.clamp(*_MEAN_RANGE))
 
 
 @dataclass(frozen=True)
@@ -163,15 +172,15 @@ class ContinuousBernoulli:
         upper = (1.0 + torch.log1p((1.0 - u) * torch.expm1(-a)) / a).clamp(0.0, 1.0)
         return torch.where(logits < 0, 1.0 - upper, upper)
 
-    def initial_bias(self, pixel_mean: Tensor) -> Tensor:
+    def initial_bias(self, pixels: PixelMoments) -> Tensor:
         """By bisection of `mean`; |logit| at most 50, so means are reproduced between 0.02 and 0.98."""
-        low = torch.full_like(pixel_mean, -_MAX_CONTINUOUS_LOGIT, dtype=torch.float64)
+        low = torch.full_like(pixels.mean, -_MAX_CONTINUOUS_LOGIT, dtype=torch.float64)
         high = -low
         for _ in range(60):
             middle = (low + high) / 2
-            below = self.mean(middle) < pixel_mean
+            below = self.mean(middle) < pixels.mean
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return ((low + high) / 2).to(pixel_mean.dtype)
+        return ((low + high) / 2).to(pixels.mean.dtype)
 
 
 @dataclass(frozen=True)
@@ -222,13 +231,15 @@ class Gaussian:
         noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         return mean + torch.exp(0.5 * log_var) * noise
 
-    def initial_bias(self, pixel_mean: Tensor) -> Tensor:
-        """The mean, and the variance m (1 - m): the largest that a pixel in [0, 1] of mean m can have
-        (Bhatia & Davis 2000), at least 0.01 so that the first gradients stay of the size of the pixels."""
-        variance = (pixel_mean * (1.0 - pixel_mean)).clamp(min=_MIN_INITIAL_VARIANCE)
-        above = variance.log() - _MIN_LOG_VAR
+    def initial_bias(self, pixels: PixelMoments) -> Tensor:
+        """Mean and variance of the data, under which it has the entropy of Gaussian noise, whatever its units."""
+        least = max(
+            2.0 * math.exp(_MIN_LOG_VAR),
+            min(_MIN_INITIAL_VARIANCE, _MIN_INITIAL_SHARE * float(pixels.variance.mean())),
+        )
+        above = pixels.variance.clamp(min=least).log() - _MIN_LOG_VAR
         raw = _MIN_LOG_VAR + above + torch.log(-torch.expm1(-above))  # the inverse of the soft clip
-        return torch.cat([pixel_mean, raw])
+        return torch.cat([pixels.mean, raw])
 
 
 _LIKELIHOODS: dict[str, Likelihood] = {

@@ -70,10 +70,10 @@ class Training:
         init_seed, step_seed, order_seed = streams(recipe.seed)
 
         if model is None:
-            pixel_mean = data.pixel_mean() if recipe.output_bias_from_mean else None
+            pixels = data.pixel_moments() if recipe.output_bias_from_mean else None
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(init_seed)
-                model = build(recipe, data.size, pixel_mean)
+                model = build(recipe, data.size, pixels)
         self.model: nn.Module = model.to(self.device)
         # A gradient made by hand has no use for a module's mode, and changing it takes longer than a small step.
         self._has_mode = not Backprop.covers(self.model)

@@ -41,7 +41,14 @@ def part_run(data: Dataset, **changes: Any) -> Training:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"ema_decay": 0.9}, {"optimizer": "schedule_free_adamw"}, {"residual": True}]
+    "changes",
+    [
+        {},
+        {"ema_decay": 0.9},
+        {"optimizer": "schedule_free_adamw"},
+        {"residual": True},
+        {"output_bias_from_mean": True},
+    ],
 )
 def test_a_model_comes_back_whole(tmp_path: Path, digits: Dataset, changes: dict[str, Any]) -> None:
     """The loaded model gives bitwise the outputs of the evaluated one (not of the one in training), and brings

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae.binarise import binarise
 from vae.errors import UserError
-from vae.likelihoods import Gaussian, likelihood
+from vae.likelihoods import Gaussian, PixelMoments, likelihood
 
 NAMES = ["cross_entropy", "bernoulli", "dynamic_bernoulli", "continuous_bernoulli", "gaussian"]
 LOGITS = [-40.0, -3.0, -0.26, -0.24, -1e-4, 0.0, 1e-9, 1e-3, 0.24, 0.26, 1.0, 40.0]
@@ -116,7 +116,7 @@ def test_initial_bias_reproduces_the_mean(name: str) -> None:
     """A decoder whose weights are 0 and whose bias is the initial bias predicts the mean training image."""
     pixel_mean = torch.linspace(0.03, 0.97, 40)
     p = likelihood(name)
-    bias = p.initial_bias(pixel_mean)
+    bias = p.initial_bias(PixelMoments(pixel_mean, torch.full((40,), 0.1)))
     assert bias.shape == (40 * p.parameters_per_pixel,)
     torch.testing.assert_close(p.mean(bias.unsqueeze(0))[0], pixel_mean, rtol=0, atol=1e-5)
 
@@ -126,16 +126,27 @@ def test_initial_bias_of_constant_pixels(name: str) -> None:
     """A pixel that is always 0 or always 1 gets a finite bias within 0.021 of its mean."""
     pixel_mean = torch.tensor([0.0, 1.0])
     p = likelihood(name)
-    bias = p.initial_bias(pixel_mean)
+    bias = p.initial_bias(PixelMoments(pixel_mean, torch.zeros(2)))
     assert bias.abs().max() <= 50
     torch.testing.assert_close(p.mean(bias.unsqueeze(0))[0], pixel_mean, rtol=0, atol=0.021)
 
 
-def test_initial_variance_of_the_gaussian() -> None:
-    """Its output bias starts at the variance m (1 - m) of a binary pixel, and not below 0.01."""
-    pixel_mean = torch.tensor([0.0, 0.1, 0.5])
-    _, log_var = Gaussian().moments(Gaussian().initial_bias(pixel_mean).unsqueeze(0))
-    torch.testing.assert_close(log_var.exp()[0], torch.tensor([0.01, 0.09, 0.25]))
+@pytest.mark.parametrize(
+    ("variance", "expected"),
+    [
+        ([1.0, 2.0, 0.09], [1.0, 2.0, 0.09]),  # as it is, and not m (1 - m) of a pixel in [0, 1]
+        ([1e6, 1.0, 0.25], [1e6, 1.0, 0.25]),  # whatever the units of the others
+        ([0.0, 0.001, 1.0], [0.01, 0.01, 1.0]),  # what hardly varies
+        ([0.0, 0.03, 0.03], [0.002, 0.03, 0.03]),  # among others that vary little: a tenth of the average
+        ([0.0, 0.0, 0.0], [2 / 255**2] * 3),  # twice the least variance that the likelihood has
+    ],
+)
+def test_initial_variance_of_the_gaussian(variance: list[float], expected: list[float]) -> None:
+    """Its output bias starts at the data's own mean and variance; where that is next to nothing, above it."""
+    pixels = PixelMoments(torch.tensor([-40.0, 0.1, 7.0]), torch.tensor(variance))
+    mean, log_var = Gaussian().moments(Gaussian().initial_bias(pixels).unsqueeze(0))
+    torch.testing.assert_close(mean[0], pixels.mean)
+    torch.testing.assert_close(log_var.exp()[0], torch.tensor(expected), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -362,3 +362,21 @@ def test_a_batch_larger_than_the_data_is_refused(digits: Dataset) -> None:
     """Before anything is built."""
     with pytest.raises(UserError, match="batch_size 5000 is more than the"):
         train(recipe_of(batch_size=5_000), digits, TAU)
+
+
+@pytest.mark.parametrize("units", [[1.0] * 16, [1e-1, 1.0, 1e1, 1e2] * 4])
+def test_output_bias_starts_a_table_at_the_entropy_of_noise(tmp_path: Path, units: list[float]) -> None:
+    """Under the Gaussian, untrained weights with the output bias cost what independent noise of the data's mean and
+    variance has: a table's, standardised or in any units, and not that of pixels in [0, 1]."""
+    table = np.random.default_rng(0).normal(3.0, 1.0, (2_000, 16)) * units
+    np.save(tmp_path / "table.npy", table.astype(np.float32))
+    data = load(str(tmp_path / "table.npy"), likelihood="gaussian")
+    entropy = 0.5 * sum(math.log(2 * math.pi * math.e * unit**2) for unit in units)
+    recipe = Recipe(
+        hidden=(16,),
+        latent_size=2,
+        init="truncated_normal",
+        likelihood="gaussian",
+        output_bias_from_mean=True,
+    )
+    assert train(recipe, data, 10_000).evaluate(data.valid).distortion == pytest.approx(entropy, abs=1.0)

@@ -15,7 +15,7 @@ from vae.data import sources
 from vae.data.checks import Survey
 from vae.data.sources import Array
 from vae.errors import UserError
-from vae.likelihoods import Likelihood
+from vae.likelihoods import Likelihood, PixelMoments
 from vae.likelihoods import likelihood as known_likelihood
 
 #: What is read, checked, hashed or moved at a time, so that a memory map never becomes a copy in memory.
@@ -98,17 +98,26 @@ class Dataset:
         """D, the number of pixels of one example."""
         return self.train.base.shape[1]
 
-    def pixel_mean(self) -> torch.Tensor:
-        """The mean training pixel, (D,) float32 on the CPU; summed in float64 once and kept."""
-        return self._pixel_mean.clone()
+    def pixel_moments(self) -> PixelMoments:
+        """Mean and variance of each training pixel, (D,) float32 on the CPU; summed in float64 once and kept."""
+        mean, variance = self._pixel_moments
+        return PixelMoments(mean.clone(), variance.clone())
 
     @cached_property
-    def _pixel_mean(self) -> torch.Tensor:
-        total = torch.zeros(self.size, dtype=torch.float64)
+    def _pixel_moments(self) -> PixelMoments:
+        n = len(self.train)
+        mean = torch.zeros(self.size, dtype=torch.float64)
+        for pixels in self._train_pixels():
+            mean += pixels.sum(0, dtype=torch.float64)
+        mean /= n
+        variance = torch.zeros_like(mean)
+        for pixels in self._train_pixels():  # a second pass: a difference of squares would cancel far from 0
+            variance += (pixels - mean).square_().sum(0)
+        return PixelMoments(mean.to(torch.float32), variance.div_(n).to(torch.float32))
+
+    def _train_pixels(self) -> Iterator[torch.Tensor]:
         for rows in self.train._chunks():
-            index = torch.arange(rows.start, min(rows.stop, len(self.train)))
-            total += self.train.batch(index, "cpu").sum(0, dtype=torch.float64)
-        return (total / len(self.train)).to(torch.float32)
+            yield self.train.batch(torch.arange(rows.start, min(rows.stop, len(self.train))), "cpu")
 
     def require_batch(self, batch_size: int) -> None:
         """Refuse (UserError) a batch with more examples than there are to train on."""

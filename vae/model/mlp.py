@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vae.errors import UserError
 from vae.gaussian import reparameterise
-from vae.likelihoods import at_least_fp32, likelihood
+from vae.likelihoods import PixelMoments, at_least_fp32, likelihood
 from vae.model.init import initialise
 from vae.model.linear import Linear
 from vae.recipe import Recipe
@@ -123,11 +123,11 @@ class VAE(nn.Module):
         return self.decode(reparameterise(mean, log_var, noise)), mean, log_var
 
 
-def build(recipe: Recipe, data_size: int, pixel_mean: Tensor | None = None) -> VAE:
+def build(recipe: Recipe, data_size: int, pixels: PixelMoments | None = None) -> VAE:
     """The recipe's VAE for examples of D = data_size pixels, initialised; draws from torch's global RNG.
 
-    pixel_mean: (D,) mean of the training pixels. Where `output_bias_from_mean` is set, the decoder's output
-    bias starts from it. Raises UserError if it is missing then, or of another size.
+    pixels: mean and variance of the training pixels, (D,) each. Where `output_bias_from_mean` is set, the
+    decoder's output bias starts from them. Raises UserError if they are missing then, or of another size.
     """
     p_x = likelihood(recipe.likelihood)
     model = VAE(
@@ -141,9 +141,9 @@ def build(recipe: Recipe, data_size: int, pixel_mean: Tensor | None = None) -> V
     )
     initialise(model, model.not_activated, recipe.init, recipe.activation)
     if recipe.output_bias_from_mean:
-        if pixel_mean is None or pixel_mean.shape != (data_size,):
-            found = "none was given" if pixel_mean is None else f"its shape is {tuple(pixel_mean.shape)}"
+        if pixels is None or pixels.mean.shape != (data_size,):
+            found = "none was given" if pixels is None else f"its shape is {tuple(pixels.mean.shape)}"
             raise UserError(f"output_bias_from_mean needs the mean training image, ({data_size},); {found}.")
         with torch.no_grad():
-            model.output.bias.copy_(p_x.initial_bias(pixel_mean))
+            model.output.bias.copy_(p_x.initial_bias(pixels))
     return model

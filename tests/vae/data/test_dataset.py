@@ -80,7 +80,7 @@ def test_fashion_mnist_keeps_its_test_file() -> None:
     assert labels.bincount().tolist() == [6_000] * 10
     assert dataset.train.base.dtype == torch.uint8
     # The mean that users of torchvision normalise Fashion-MNIST with.
-    assert dataset.pixel_mean().mean().item() == pytest.approx(0.2860, abs=5e-4)
+    assert dataset.pixel_moments().mean.mean().item() == pytest.approx(0.2860, abs=5e-4)
 
 
 # ---- splits ----
@@ -211,18 +211,23 @@ def test_to_the_cpu_copies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("chunk", [1, 100, 2**24])
-def test_pixel_mean_is_the_mean_of_the_training_pixels(
+def test_pixel_moments_are_those_of_the_training_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    """The mean over train alone, whatever the chunk; a caller may write to what it gets."""
+    """Mean and variance over train alone, whatever the chunk and however far from 0; a caller may write to what it
+    gets."""
     monkeypatch.setattr(data, "CHUNK_BYTES", chunk)
-    images = grey(200)
-    dataset = load(save(tmp_path / "x.npy", images))
     rows = data.split_rows(200, 20, 20, seed=0)[0]
-    expected = images[rows].reshape(160, 6).mean(0) / 255
-    np.testing.assert_allclose(dataset.pixel_mean().numpy(), expected, rtol=1e-6)
-    dataset.pixel_mean().zero_()
-    np.testing.assert_allclose(dataset.pixel_mean().numpy(), expected, rtol=1e-6)
+    far = np.random.default_rng(0).normal(1e4, 2.0, (200, 3, 2)).astype(np.float32)
+    for images, likelihood, scale in ((grey(200), "cross_entropy", 255), (far, "gaussian", 1)):
+        dataset = load(save(tmp_path / "x.npy", images), likelihood=likelihood)
+        pixels = images[rows].reshape(160, 6).astype(np.float64) / scale
+        for _ in range(2):
+            mean, variance = dataset.pixel_moments()
+            np.testing.assert_allclose(mean.numpy(), pixels.mean(0), rtol=1e-6)
+            np.testing.assert_allclose(variance.numpy(), pixels.var(0), rtol=1e-6)
+            mean.zero_()
+            variance.zero_()
 
 
 def test_batch_larger_than_the_training_set_is_refused() -> None:

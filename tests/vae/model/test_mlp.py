@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vae.elbo import elbo_terms, objective
 from vae.errors import UserError
 from vae.gaussian import kl_divergence
-from vae.likelihoods import likelihood
+from vae.likelihoods import PixelMoments, likelihood
 from vae.model.mlp import ACTIVATIONS, VAE, Network, build
 from vae.recipe import Recipe
 
@@ -202,7 +202,7 @@ def test_output_bias_starts_at_the_mean_image(name: str) -> None:
             likelihood=name,
             output_bias_from_mean=output_bias_from_mean,
         )
-        model = build(recipe, 200, pixel_mean)
+        model = build(recipe, 200, PixelMoments(pixel_mean, torch.full((200,), 0.1)))
         decoded = p.mean(model.decode(randn(50, 3))).detach()
         errors.append(float((decoded - pixel_mean).abs().max()))
     assert errors[0] < 0.02
@@ -215,7 +215,7 @@ def test_output_bias_needs_the_mean_image() -> None:
     with pytest.raises(UserError, match=r"needs the mean training image, \(12,\); none was given"):
         build(recipe, 12)
     with pytest.raises(UserError, match=r"its shape is \(11,\)"):
-        build(recipe, 12, torch.zeros(11))
+        build(recipe, 12, PixelMoments(torch.zeros(11), torch.ones(11)))
 
 
 def test_unknown_activation() -> None:
