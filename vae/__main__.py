@@ -12,6 +12,7 @@ import typer
 
 from vae.checkpoint import TrainedModel, load_model, save_model
 from vae.command import command_line, run
+from vae.data.checks import scaling_hint
 from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.elbo import iwae_bound
@@ -70,7 +71,8 @@ def train_command(
             )
     if training.outcome == "diverged":
         raise FailureError(
-            "The training diverged: its loss became NaN or infinite. Try a smaller lr, or clip_norm."
+            "The training diverged: its loss became NaN or infinite. "
+            + (scaling_hint(dataset.pixel_moments()) or "Try a smaller lr, or clip_norm.")
         )
     scores = training.evaluate(dataset.test)
     save_model(out, training, dataset)

@@ -8,10 +8,12 @@ import numpy as np
 
 from vae.data.sources import WHITES, Array
 from vae.errors import UserError
-from vae.likelihoods import Likelihood
+from vae.likelihoods import Likelihood, PixelMoments
 
 #: Pixels that are out of [0, 1] by no more than this are there by rounding.
 ROUNDING = 1e-3
+#: Root mean square of pixels up to which nothing about their scale hinders training; standardised data has 1.
+LARGEST_SCALE = 10.0
 
 
 class Survey:
@@ -90,3 +92,15 @@ class _Tally:
             row, *rest = np.unravel_index(int(marked.argmax()), marked.shape)
             self.first = (start + int(row), *(int(i) for i in rest))
         self.count += int(marked.sum())
+
+
+def scaling_hint(pixels: PixelMoments) -> str:
+    """What helps a training that diverged because its data is far from the scale that networks start from; "" where
+    the data is of that scale."""
+    scale = float((pixels.mean.square() + pixels.variance).double().mean().sqrt())
+    if scale <= LARGEST_SCALE:
+        return ""
+    return (
+        f"The data has a root mean square of {scale:.3g}: subtract its mean and divide by its standard deviation. "
+        "Without that no lr helps."
+    )

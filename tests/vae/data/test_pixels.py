@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vae.data import dataset as data
+from vae.data.checks import scaling_hint
 from vae.data.dataset import load
 from vae.errors import UserError
 
@@ -140,3 +141,18 @@ def test_unknown_likelihood_and_seed_out_of_range_are_refused() -> None:
     assert "There are: cross_entropy" in refusal("digits", likelihood="zzz")
     assert "seed = -1" in refusal("digits", seed=-1)
     assert "seed = 4294967296" in refusal("digits", seed=2**32)
+
+
+def test_what_diverges_by_its_scale_is_told_to_be_scaled(tmp_path: Path) -> None:
+    """A table in its own units is told its scale, which no learning rate makes up for; standardised data and pixels
+    aren't."""
+    table = np.random.default_rng(0).normal(0.0, 1.0, (40, 4))
+    for factor, shift, words in (
+        (1.0, 0.0, ""),
+        (300.0, 0.0, "mean square of"),
+        (1.0, 500.0, "mean square of 500"),
+    ):
+        table_data = load(save(tmp_path / "x.npy", table * factor + shift), likelihood="gaussian")
+        assert words in scaling_hint(table_data.pixel_moments())
+        assert bool(scaling_hint(table_data.pixel_moments())) == bool(words)
+    assert not scaling_hint(load("digits").pixel_moments())
