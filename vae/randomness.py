@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from vae.states import require_like
 
 
 def streams(seed: int) -> tuple[int, int, int]:
@@ -56,5 +59,15 @@ class RandomState:
     def state_dict(self) -> list[Tensor]:
         return self._state
 
+    def check(self, state: Any) -> None:
+        """ValueError unless torch's generators take it; changes nothing."""
+        require_like(state, self._state, "random")
+        for part, device in zip(state, ("cpu", self._cuda), strict=False):
+            try:
+                torch.Generator(device).set_state(part.cpu())
+            except RuntimeError as error:
+                raise ValueError(f"random: {error}") from None
+
     def load_state_dict(self, state: list[Tensor]) -> None:
+        """Takes over a state that `check` lets pass."""
         self._state = [part.cpu() for part in state]

@@ -25,12 +25,15 @@ from vae.model.mlp import build
 from vae.optim.schedules import lr_factor
 from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
+from vae.states import require_like
 from vae.step.allocator import keep_freed_memory
 from vae.step.backprop import Backprop
 from vae.step.step import TINY_EVERY, build_step
 
 #: Nats per example of KL below which a finished model is called collapsed: z carries no information.
 COLLAPSED_RATE = 0.1
+#: What a training's `outcome` may be.
+OUTCOMES = ("running", "completed", "collapsed", "diverged")
 
 
 class _Steps(NamedTuple):
@@ -134,7 +137,7 @@ class Training:
                 lr, beta = self.lr, self.beta
                 self.steps += 1
                 self.examples += self.batch_size
-                loss, norm = self._step(x, noise, lr, beta, with_norm=self.steps == last)
+                loss, norm = self._step.take(x, noise, lr, beta, with_norm=self.steps == last)
                 total += loss
                 if self.steps % TINY_EVERY == 0:
                     self._step.remove_tiny()
@@ -221,10 +224,11 @@ class Training:
             "number": self._number,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises ValueError for another recipe's or tau's state."""
-        if state["recipe"] != self.recipe.to_json() or state["tau"] != self.tau:
-            raise ValueError("The saved state belongs to another recipe or budget; start without it.")
+    def load_state_dict(self, state: Any) -> None:
+        """Continue where `state_dict` was taken. All of it is looked at before anything is changed: ValueError for
+        another recipe's or budget's state and for one that doesn't fit (a missing or further key, another shape or
+        type, counts that disagree), and then this training is as it was."""
+        self._check(state)
         self.model.load_state_dict(state["model"])
         self._step.load_state_dict(state["step"])
         self._random.load_state_dict(state["random"])
@@ -233,6 +237,26 @@ class Training:
         self.examples = state["examples"]
         self.train_seconds = state["train_seconds"]
         self._number = state["number"]
+
+    def _check(self, state: Any) -> None:
+        own = self.state_dict()
+        deeper = {"step": None, "random": None}  # looked at by their own
+        if isinstance(state, dict):
+            deeper = {key: state.get(key) for key in deeper}
+        require_like(state, own | deeper, "state")
+        if (state["recipe"], state["tau"]) != (own["recipe"], own["tau"]):
+            raise ValueError("The saved state belongs to another recipe or budget; start without it.")
+        steps, seconds = state["steps"], state["train_seconds"]
+        if not (
+            steps >= 0
+            and state["examples"] == steps * self.batch_size
+            and 0.0 <= seconds < math.inf
+            and -1 <= state["number"] < len(self._grid)
+            and state["outcome"] in OUTCOMES
+        ):
+            raise ValueError("The saved state's counts disagree; start without it.")
+        self._step.check(state["step"], steps)
+        self._random.check(state["random"])
 
 
 def train(

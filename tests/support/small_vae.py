@@ -47,5 +47,5 @@ def take(step: Step, n: int, start: int = 0) -> list[tuple[float, float]]:
     for i in range(start, start + n):
         x, noise = batch_of(i)
         torch.manual_seed(i)
-        taken.append(tuple(float(t) for t in step(x, noise, 0.01 / (1 + i), min(1.0, i / 4))))
+        taken.append(tuple(float(t) for t in step.take(x, noise, 0.01 / (1 + i), min(1.0, i / 4))))
     return taken

@@ -23,7 +23,7 @@ from vae.grid import evaluation_grid
 from vae.model.mlp import VAE, build
 from vae.optim.schedules import lr_factor
 from vae.recipe import Recipe
-from vae.step.step import EagerStep, Taken
+from vae.step.step import Taken
 from vae.training import COLLAPSED_RATE, Training, train
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -181,7 +181,8 @@ def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest
     """By a clock that a step moves by 1 and an evaluation by 1000."""
     now = 0.0
     monkeypatch.setattr(training.time, "perf_counter", lambda: now)
-    step, evaluate = EagerStep.__call__, training.scores
+    run, evaluate = train(recipe_of(), digits, TAU), training.scores
+    step = run._step.take
 
     def slow_step(*arguments: Any, **named: Any) -> Taken:
         nonlocal now
@@ -193,9 +194,8 @@ def test_train_seconds_leave_evaluation_out(digits: Dataset, monkeypatch: pytest
         now += 1000.0
         return evaluate(*arguments)
 
-    monkeypatch.setattr(EagerStep, "__call__", slow_step)
+    monkeypatch.setattr(run._step, "take", slow_step)
     monkeypatch.setattr(training, "scores", slow_scores)
-    run = train(recipe_of(), digits, TAU)
     for evaluation in run:
         assert evaluation.train_seconds == evaluation.steps
     assert now > 1000.0
@@ -211,15 +211,15 @@ def test_no_moment_stays_subnormal(digits: Dataset, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(training, "TINY_EVERY", every)
         run = train(recipe_of(optimizer=optimizer), digits, TAU)
         run.advance(8)
-        for moment in run._step._moments():
+        for moment in run._step.rule.moments():
             # As if the pixel in the corner, black in every image, had once been lit.
             moment.view(-1)[:: digits.size][:4] = 1.2e-38
         run.advance(192)
         runs.append(run)
     clean, faded = runs
     assert torch.equal(clean._step.flat.values, faded._step.flat.values)
-    assert sum(_subnormal(moment) for moment in faded._step._moments()) > 0
-    assert sum(_subnormal(moment) for moment in clean._step._moments()) == 0
+    assert sum(_subnormal(moment) for moment in faded._step.rule.moments()) > 0
+    assert sum(_subnormal(moment) for moment in clean._step.rule.moments()) == 0
 
 
 def _subnormal(x: Tensor) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vae.optim.adamw import AdamW
 from vae.optim.muon import Muon
 from vae.recipe import OptimizerName, Recipe
+from vae.states import require_like
 
 #: Adam's, torch's defaults (Kingma & Ba 2015); of every rule here that has them.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -61,6 +62,7 @@ class Optimizer:
     def __init__(self, groups: Groups, recipe: Recipe) -> None:
         name: OptimizerName = recipe.optimizer
         self._name = name
+        self._groups, self._recipe = groups, recipe
         self._parameters = [*groups.hidden, *groups.matrices, *groups.vectors]
         matrices, vectors = [*groups.hidden, *groups.matrices], groups.vectors
         lr, decay = recipe.lr, recipe.weight_decay
@@ -97,22 +99,14 @@ class Optimizer:
         else:
             assert_never(name)
 
-    @property
-    def lr(self) -> float:
-        """The learning rate that the next step uses."""
-        return self._lr
-
     def set_lr(self, lr: float) -> None:
+        """The learning rate of the next steps."""
         if lr == self._lr:
             return
         self._lr = lr
         for rule in self._rules:
             for group in rule.param_groups:
                 group["lr"] = lr
-
-    def zero_grad(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
@@ -157,10 +151,28 @@ class Optimizer:
             "training_weights": self._training_weights,
         }
 
+    def check(self, state: Any, steps: int) -> None:
+        """ValueError unless it is a state of this rule for these parameters after so many steps; changes nothing."""
+        if not isinstance(state, dict) or state.get("optimizer") != self._name:
+            name = state.get("optimizer") if isinstance(state, dict) else None
+            raise ValueError(f"state of the optimizer '{name}', not of '{self._name}'")
+        like = self.state_dict() if steps == 0 else self._state_after_a_step()
+        if state.get("training_weights") is not None:  # it was taken while another weight set was evaluated
+            like["training_weights"] = [p.detach() for p in self._parameters]
+        require_like(state, like, "rule")
+
+    def _state_after_a_step(self) -> dict[str, Any]:
+        """What `state_dict` gives once a step was taken: rules make their tensors with the first. Of other parameters
+        of the same shapes, so that nothing changes here."""
+        scratch = Groups(*([nn.Parameter(torch.zeros_like(p)) for p in group] for group in self._groups))
+        for parameter in [p for group in scratch for p in group]:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer = Optimizer(scratch, self._recipe)
+        optimizer.step()
+        return optimizer.state_dict()
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a copy of what `state_dict` gave. ValueError if its rule or parameters differ."""
-        if state["optimizer"] != self._name:
-            raise ValueError(f"state of the optimizer '{state['optimizer']}', not of '{self._name}'")
+        """Takes over a copy of a state that `check` lets pass."""
         for rule, saved in zip(self._rules, state["rules"], strict=True):
             rule.load_state_dict(copy.deepcopy(saved))  # torch's own would share its tensors
         kept = state["training_weights"]
@@ -168,11 +180,6 @@ class Optimizer:
             kept = [w.to(p.device, copy=True) for p, w in zip(self._parameters, kept, strict=True)]
         self._training_weights = kept
         self.set_lr(state["lr"])
-
-
-def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimizer over the model's parameters, which must already be on their device."""
-    return Optimizer(Groups.of(model), recipe)
 
 
 @functools.cache

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +14,19 @@ from vae.gaussian import kl_divergence, reparameterise
 from vae.likelihoods import Likelihood, at_least_fp32
 from vae.optim.optimizer import BETA1, BETA2, Optimizer
 from vae.recipe import Recipe
+from vae.states import require_like
 from vae.step.backprop import Backprop, Knobs, Objective
 from vae.step.compilation import StepKnobs, compiled, gradient_graph, step_graph
 from vae.step.flat import Flat, views
-
-#: (x, noise, beta) -> the objective, a scalar; its gradient is left in the flat tensor.
-Gradient = Callable[[Tensor, Tensor, float], Tensor]
-
 
 #: Below it an optimizer's moment or momentum moves no weight by as much as a rounding; yet from here 64 steps, each
 #: of which keeps at least 0.9 of it, don't lead below the smallest normal float32.
 TINY = 1e-33
 #: Steps between two removals of what is tiny.
 TINY_EVERY = 64
+
+#: (x, noise, beta) -> the objective, a scalar; its gradient is left in the flat tensor.
+Gradient = Callable[[Tensor, Tensor, float], Tensor]
 
 
 class Taken(NamedTuple):
@@ -37,18 +36,47 @@ class Taken(NamedTuple):
     grad_norm: Tensor | None  # global L2 norm, before clipping; may be None where it wasn't asked for
 
 
-class Step(ABC):
-    """Trains a model in place, a batch a call. The model's parameters become views of one flat tensor."""
+class Take(Protocol):
+    """Takes one step."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.flat = Flat(model)
-        self.average = self.flat.values.clone() if recipe.ema_decay else None
-
-    @abstractmethod
     def __call__(self, x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:
         """x: (B, D), prepared. noise: (B, L), standard normal. Autograd's mode is left as it was. The norm takes
         a twentieth of a step: with_norm says whether it is wanted."""
+
+
+class Rule(Protocol):
+    """What a step keeps from one to the next, beside the weights: an optimizer, or what stands for it in a graph."""
+
+    def moments(self) -> Iterable[Tensor]:
+        """Its tensors with a number for each weight."""
+
+    def eval(self) -> None:
+        """Change the weights to those that the rule would have evaluated."""
+
+    def train(self) -> None:
+        """Change them back, bitwise."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps depend on. Tensors are shared, not copied."""
+
+    def check(self, state: Any, steps: int) -> None:
+        """ValueError unless it is a state of this rule for these weights after so many steps; changes nothing."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a copy of a state that `check` lets pass."""
+
+
+class Step:
+    """Trains a model in place, a batch a call of `take`. The model's parameters are views of one flat tensor.
+
+    average: of the weights, which is evaluated in their stead; or None.
+    """
+
+    def __init__(self, flat: Flat, average: Tensor | None, rule: Rule, take: Take) -> None:
+        self.flat = flat
+        self.average = average
+        self.take = take
+        self.rule = rule
 
     @torch.no_grad()
     def remove_tiny(self) -> None:
@@ -60,14 +88,14 @@ class Step(ABC):
         update of 784-500-30 ten times as slow after 500 steps. Other frameworks have the processor round them to
         0, which torch can ask for in the calling thread only.
         """
-        for moment in self._moments():
+        for moment in self.rule.moments():
             torch.hardshrink(moment, TINY, out=moment)
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
         """Within it the model has the one weight set that its recipe declares: the average where there is an
         EMA, schedule-free's evaluation weights, else the current ones. Afterwards all is bitwise as before."""
-        self._rule_eval()
+        self.rule.eval()
         kept = None if self.average is None else self.flat.values.clone()
         if self.average is not None:
             self.flat.values.copy_(self.average)
@@ -76,101 +104,79 @@ class Step(ABC):
         finally:
             if kept is not None:
                 self.flat.values.copy_(kept)
-            self._rule_train()
+            self.rule.train()
 
     def state_dict(self) -> dict[str, Any]:
         """What the next steps depend on beside the model's weights. Tensors are shared, not copied."""
-        return {"rule": self._rule_state(), "average": self.average}
+        return {"rule": self.rule.state_dict(), "average": self.average}
+
+    def check(self, state: Any, steps: int) -> None:
+        """ValueError unless it is a state of this step after so many were taken; changes nothing."""
+        rule = state.get("rule") if isinstance(state, dict) else None
+        require_like(state, {"rule": rule, "average": self.average}, "step")
+        self.rule.check(rule, steps)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a copy of what `state_dict` gave. ValueError if it is of another rule."""
-        self._load_rule_state(state["rule"])
+        """Takes over a copy of a state that `check` lets pass."""
+        self.rule.load_state_dict(state["rule"])
         if self.average is not None:
             self.average.copy_(state["average"])
-
-    @abstractmethod
-    def _moments(self) -> Iterable[Tensor]:
-        """The tensors that the update rule keeps."""
-
-    @abstractmethod
-    def _rule_state(self) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def _load_rule_state(self, state: dict[str, Any]) -> None: ...
-
-    @abstractmethod
-    def _rule_eval(self) -> None:
-        """Change the weights to those that the update rule would have evaluated."""
-
-    @abstractmethod
-    def _rule_train(self) -> None:
-        """Change them back."""
 
 
 def build_step(model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> Step:
     """The recipe's step for a model that is on its device already. Raises UserError for parameters that
     differ in dtype or device."""
-    if recipe.compile and recipe.optimizer in ("adam", "adamw") and Backprop.covers(model):
-        return CompiledStep(model, likelihood, recipe)
-    return EagerStep(model, likelihood, recipe)
+    flat = Flat(model)
+    average = flat.values.clone() if recipe.ema_decay else None
+    by_hand = Backprop.covers(model)
+    if by_hand and recipe.compile and recipe.optimizer in ("adam", "adamw"):
+        adam = CompiledAdam(flat, average, likelihood, recipe)
+        return Step(flat, average, adam, adam.take)
+    optimizer = Optimizer(flat.groups(recipe), recipe)
+    gradient = (
+        gradient_by_hand(flat, likelihood, recipe)
+        if by_hand
+        else gradient_by_autograd(model, flat, likelihood, recipe)
+    )
+    return Step(flat, average, optimizer, operation_by_operation(flat, average, optimizer, gradient, recipe))
 
 
-class EagerStep(Step):
-    """Operation by operation, for every model and rule. With `recipe.compile` the gradient is a graph.
+def operation_by_operation(
+    flat: Flat, average: Tensor | None, optimizer: Optimizer, gradient: Gradient, recipe: Recipe
+) -> Take:
+    """A step in its parts, for every model and rule: the gradient, clipping, the update, the average."""
+    clip_norm, average_step = recipe.clip_norm, 1.0 - recipe.ema_decay
 
-    The gradient of a `VAE` is made by hand (`vae.step.backprop`), that of any other model by autograd.
-    """
-
-    def __init__(self, model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> None:
-        super().__init__(model, recipe)
-        self._optimizer = Optimizer(self.flat.groups(recipe), recipe)
-        if Backprop.covers(model):
-            self._gradient = by_hand(self.flat, likelihood, recipe)
-        else:
-            self._gradient = by_autograd(model, self.flat, likelihood, recipe)
-
-    def __call__(self, x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:
-        loss = self._gradient(x, noise, beta)
-        gradient, recipe = self.flat.gradient, self.recipe
+    def take(x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:
+        loss = gradient(x, noise, beta)
         norm = None
-        if with_norm or recipe.clip_norm is not None:
-            norm = torch.linalg.vector_norm(gradient)
-        if norm is not None and recipe.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
-            gradient.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        self._optimizer.set_lr(lr)
-        self._optimizer.step()
-        if self.average is not None:
-            self.average.lerp_(self.flat.values, 1.0 - recipe.ema_decay)
+        if with_norm or clip_norm is not None:
+            norm = torch.linalg.vector_norm(flat.gradient)
+        if norm is not None and clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
+            flat.gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        optimizer.set_lr(lr)
+        optimizer.step()
+        if average is not None:
+            average.lerp_(flat.values, average_step)
         return Taken(loss, norm)
 
-    def _moments(self) -> Iterable[Tensor]:
-        return self._optimizer.moments()
-
-    def _rule_state(self) -> dict[str, Any]:
-        return self._optimizer.state_dict()
-
-    def _load_rule_state(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state)
-
-    def _rule_eval(self) -> None:
-        self._optimizer.eval()
-
-    def _rule_train(self) -> None:
-        self._optimizer.train()
+    return take
 
 
-class CompiledStep(Step):
-    """A `VAE` and Adam as one graph: forward, backward, clipping, update and average."""
+class CompiledAdam:
+    """Adam for a `VAE` as one graph with everything else that a step does: forward, backward, clipping, update and
+    average."""
 
-    def __init__(self, model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> None:
-        super().__init__(model, recipe)
-        self._objective = Objective.of(recipe, likelihood, self.flat.values.dtype)
-        self._first_moment = torch.zeros_like(self.flat.values)
-        self._second_moment = torch.zeros_like(self.flat.values)
+    def __init__(self, flat: Flat, average: Tensor | None, likelihood: Likelihood, recipe: Recipe) -> None:
+        self._flat, self._average, self._recipe = flat, average, recipe
+        self._objective = Objective.of(recipe, likelihood, flat.values.dtype)
+        self._first_moment = torch.zeros_like(flat.values)
+        self._second_moment = torch.zeros_like(flat.values)
         self._steps = 0
 
-    def __call__(self, x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:  # noqa: ARG002 - it is part of the graph
-        recipe, flat = self.recipe, self.flat
+    def take(self, x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:  # noqa: ARG002 - it is part of the graph
+        """As `Take` says; the norm is always there."""
+        recipe, flat = self._recipe, self._flat
         n_decayed = flat.n_matrices if recipe.weight_decay > 0 else 0
         clips = recipe.clip_norm is not None
         graph = step_graph(self._objective, flat.layout, n_decayed, clips, tuple(x.shape), x.device)
@@ -190,35 +196,45 @@ class CompiledStep(Step):
                 flat.values,
                 self._first_moment,
                 self._second_moment,
-                self.average,
+                self._average,
                 x,
                 noise,
                 torch.tensor(knobs, device=x.device),
             )
         return Taken(loss, norm)
 
-    def _moments(self) -> Iterable[Tensor]:
+    def moments(self) -> Iterable[Tensor]:
+        """Its first and second moments."""
         return (self._first_moment, self._second_moment)
 
-    def _rule_state(self) -> dict[str, Any]:
+    def eval(self) -> None:
+        """Adam evaluates the weights it trains."""
+
+    def train(self) -> None:
+        """They are the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Rule` says."""
         moments = {"first_moment": self._first_moment, "second_moment": self._second_moment}
         return {"optimizer": "compiled adam", "steps": self._steps} | moments
 
-    def _load_rule_state(self, state: dict[str, Any]) -> None:
-        if state["optimizer"] != "compiled adam":
-            raise ValueError(f"state of the optimizer '{state['optimizer']}', not of 'compiled adam'")
+    def check(self, state: Any, steps: int) -> None:
+        """As `Rule` says."""
+        require_like(state, self.state_dict(), "rule")
+        if (state["optimizer"], state["steps"]) != ("compiled adam", steps):
+            raise ValueError(
+                f"state of the optimizer '{state['optimizer']}' after {state['steps']} steps, not of "
+                f"'compiled adam' after {steps}"
+            )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `Rule` says."""
         self._first_moment.copy_(state["first_moment"])
         self._second_moment.copy_(state["second_moment"])
         self._steps = state["steps"]
 
-    def _rule_eval(self) -> None:
-        """Adam evaluates the weights it trains."""
 
-    def _rule_train(self) -> None:
-        """They are the same."""
-
-
-def by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
+def gradient_by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
     """The gradient of a `VAE` without autograd; in bfloat16 on a copy of the weights in it."""
     of = Objective.of(recipe, likelihood, flat.values.dtype)
     if recipe.compile:
@@ -249,7 +265,7 @@ def by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
     return eager_gradient
 
 
-def by_autograd(model: nn.Module, flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
+def gradient_by_autograd(model: nn.Module, flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
     """The gradient of any model with `encode` and `decode` (`vae.elbo.Model`); bfloat16 by autocast."""
     network = cast(Model, model)
 

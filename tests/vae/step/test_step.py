@@ -15,7 +15,7 @@ from vae.errors import UserError
 from vae.likelihoods import likelihood
 from vae.model.mlp import VAE
 from vae.optim.adamw import AdamW
-from vae.optim.optimizer import build_optimizer
+from vae.optim.optimizer import Groups, Optimizer
 from vae.recipe import OptimizerName
 from vae.step.flat import Flat
 from vae.step.step import build_step
@@ -54,9 +54,9 @@ def test_steps_on_the_flat_tensor_are_steps_on_the_parameters(name: str) -> None
     step = build_step(model_of(recipe), p_x, recipe)
     take(step, 8)
     model = model_of(recipe)
-    optimizer = build_optimizer(model, recipe)
+    optimizer = Optimizer(Groups.of(model), recipe)
     for i in range(8):
-        optimizer.zero_grad()
+        model.zero_grad()
         terms = elbo_terms(model, p_x, *batch_of(i))
         objective(terms.distortion, terms.kl, min(1.0, i / 4)).backward()
         optimizer.set_lr(0.01 / (1 + i))
