@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,14 @@ def save_state(path: Path, training: Training, **extra: Any) -> None:
 def load_state(path: Path) -> dict[str, Any] | None:
     """{"training", "extra"} as `save_state` wrote them, or None where there is no file. Never unpickles code.
 
-    Raises UserError for a file that is no state."""
+    Raises UserError for a file that is no state, or no longer the one that was written."""
     try:
+        if path.exists() and not path.is_file():  # a pipe that nobody writes to would be waited for
+            raise TypeError("not a regular file")
+        with zipfile.ZipFile(path) as archive:  # torch doesn't look at its own checksums: a bit flipped is another curve
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not (isinstance(state, dict) and state.keys() >= {"training", "extra"}):
             raise TypeError("neither a training nor its extra values in it")

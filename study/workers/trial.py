@@ -41,6 +41,7 @@ from vae.devices import machine
 from vae.errors import UserError
 from vae.grid import evaluation_grid
 from vae.recipe import Recipe
+from vae.states import require_like
 from vae.training import Training, train
 
 Train = Callable[[Recipe, Dataset, int, torch.device], Training]
@@ -343,20 +344,31 @@ class Objective:
         try:
             state = load_state(path)
             if state is not None:
-                number = state["training"]["number"]
+                number, extra = state["training"].get("number"), state["extra"]
+                require_like(number, 0, "number")
+                _check_extra(extra, training)
                 table = records.curves(self.store, self.experiment.name, [claim.trial_id])
                 rows: list[dict[str, Any]] = table[table["number"] <= number].to_dict("records")
-                # The same artifacts folder may hold the state of a trial of another database.
-                if len(rows) == state["extra"]["evaluations"]:
-                    training.load_state_dict(state["training"])
-                    claim.truncate(number)
-                    extra = state["extra"]
-                    return _Curve(rows, extra["test_loss"], extra["weights"])
-        except (UserError, ValueError, KeyError):
-            # A damaged state, or another recipe's: the trial runs again from its start, to the same curve.
+                if len(rows) != extra["evaluations"]:
+                    raise ValueError("a state of another database's trial")
+                training.load_state_dict(state["training"])  # the whole of it, or nothing
+                claim.truncate(number)
+                return _Curve(rows, extra["test_loss"], extra["weights"])
+        except (UserError, ValueError):
+            # A damaged state, or one that doesn't fit: the trial runs again from its start, to the same curve.
             path.unlink(missing_ok=True)
         claim.truncate(-1)
         return _Curve()
+
+
+def _check_extra(extra: dict[str, Any], training: Training) -> None:
+    """ValueError unless it is what `_save` puts beside a training's state."""
+    like = {"evaluations": 0, "test_loss": None, "weights": None}
+    if extra.get("test_loss") is not None:
+        like |= {"test_loss": 0.0}
+    if extra.get("weights") is not None:
+        like |= {"weights": training.model.state_dict()}
+    require_like(extra, like, "extra")
 
 
 def model_path(artifacts: Path, study_name: str, number: int) -> Path:
