@@ -363,7 +363,7 @@ class Objective:
 
 def _check_extra(extra: dict[str, Any], training: Training) -> None:
     """ValueError unless it is what `_save` puts beside a training's state."""
-    like = {"evaluations": 0, "test_loss": None, "weights": None}
+    like: dict[str, Any] = {"evaluations": 0, "test_loss": None, "weights": None}
     if extra.get("test_loss") is not None:
         like |= {"test_loss": 0.0}
     if extra.get("weights") is not None:

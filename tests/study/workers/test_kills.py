@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -227,6 +228,80 @@ def real(folder: Path) -> Iterator[Session]:
     with session.store:
         yield session
     torch.set_num_threads(threads)
+
+
+class StopAfter(threading.Event):
+    """Asked to stop from the n-th time on that somebody looks."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self._left = n
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+def without(state: dict[str, Any], *path: Any) -> None:
+    for key in path[:-1]:
+        state = state[key]
+    del state[path[-1]]
+
+
+def put(state: dict[str, Any], value: Any, *path: Any) -> None:
+    for key in path[:-1]:
+        state = state[key]
+    state[path[-1]] = value
+
+
+#: What may be wrong with a state that loads: a change to {"training", "extra"}, or to the file's bytes.
+UNFITTING: dict[str, Callable[[Any], object]] = {
+    "nothing": lambda state: None,  # noqa: ARG005
+    "step missing": lambda state: without(state, "training", "step"),
+    "random missing": lambda state: without(state, "training", "random"),
+    "number missing": lambda state: without(state, "training", "number"),
+    "extra key": lambda state: put(state, 1, "training", "more"),
+    "weights' shape": lambda state: put(state, torch.zeros(3), "training", "model", "output.bias"),
+    "moments' shape": lambda state: put(
+        state, torch.zeros(3), "training", "step", "rule", "rules", 0, "state", 0, "exp_avg"
+    ),
+    "steps' type": lambda state: put(state, "7", "training", "steps"),
+    "average missing": lambda state: put(state, None, "training", "step", "average"),
+    "another optimizer": lambda state: put(state, "muon", "training", "step", "rule", "optimizer"),
+    "another grid": lambda state: put(state, 3, "training", "number"),
+    "test loss' type": lambda state: put(state, "low", "extra", "test_loss"),
+    "evaluations missing": lambda state: without(state, "extra", "evaluations"),
+    "a bit": lambda content: content.__setitem__(len(content) // 2, content[len(content) // 2] ^ 1),
+}
+
+
+def test_an_unfitting_state_is_the_undisturbed_curve(tmp_path: Path) -> None:
+    """A state that can't be used, whatever is wrong with it, is thrown away and its trial runs from fresh weights: bit
+    for bit the curve of one that nothing interrupted. One that fits is gone on from."""
+    curves = {}
+    for name, change in {"undisturbed": None, **UNFITTING}.items():
+        folder = tmp_path / name.replace(" ", "-").replace("'", "")
+        with real(folder) as session:
+            session.planner.advance()
+            if change is not None:
+                session.work(StopAfter(25), sampler_seed=0)
+                (path,) = (folder / "artifacts").rglob("trial-*.pt")
+                if name == "a bit":
+                    content = bytearray(path.read_bytes())
+                    change(content)
+                    path.write_bytes(content)
+                else:
+                    state = torch.load(path, weights_only=True)
+                    change(state)
+                    torch.save(state, path)
+            runs = records.trials(session.store, "digits")
+            trial = int(runs["trial_id"].min())
+            session.work(StopAfter(10**9), sampler_seed=0)
+            assert not list((folder / "artifacts").rglob("trial-*.pt"))
+            rows = records.curves(session.store, "digits", [trial])
+            curves[name] = rows.drop(columns=["train_seconds"])
+    for name, rows in curves.items():
+        pd.testing.assert_frame_equal(curves["undisturbed"], rows, check_exact=True, obj=name)
 
 
 def table(session: Session) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
