@@ -97,9 +97,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     try:
         if path.exists() and not path.is_file():  # a pipe that nobody writes to would be waited for
             raise TypeError("not a regular file")
-        with zipfile.ZipFile(
-            path
-        ) as archive:  # torch doesn't look at its own checksums: a bit flipped is another curve
+        with zipfile.ZipFile(path) as archive:  # torch passes over its own checksums
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
