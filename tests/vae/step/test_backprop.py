@@ -131,7 +131,7 @@ def test_bf16_by_hand_is_autocast() -> None:
         step = build_step(
             model, likelihood(recipe.likelihood), recipe.replace(precision=precision, optimizer="sgd")
         )
-        step(x, noise, 0.0, 1.0)
+        step.take(x, noise, 0.0, 1.0)
         assert step.flat.values.dtype == torch.float32
         gradients[kind, precision] = step.flat.gradient.clone()
     exact = gradients[VAE, "fp32"]
