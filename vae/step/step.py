@@ -128,16 +128,12 @@ def build_step(model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> Step
     differ in dtype or device."""
     flat = Flat(model)
     average = flat.values.clone() if recipe.ema_decay else None
-    by_hand = Backprop.covers(model)
-    if by_hand and recipe.compile and recipe.optimizer in ("adam", "adamw"):
+    known = Backprop.covers(model)
+    if known and recipe.compile and recipe.optimizer in ("adam", "adamw"):
         adam = CompiledAdam(flat, average, likelihood, recipe)
         return Step(flat, average, adam, adam.take)
     optimizer = Optimizer(flat.groups(recipe), recipe)
-    gradient = (
-        gradient_by_hand(flat, likelihood, recipe)
-        if by_hand
-        else gradient_by_autograd(model, flat, likelihood, recipe)
-    )
+    gradient = by_hand(flat, likelihood, recipe) if known else by_autograd(model, flat, likelihood, recipe)
     return Step(flat, average, optimizer, operation_by_operation(flat, average, optimizer, gradient, recipe))
 
 
@@ -234,7 +230,7 @@ class CompiledAdam:
         self._steps = state["steps"]
 
 
-def gradient_by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
+def by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
     """The gradient of a `VAE` without autograd; in bfloat16 on a copy of the weights in it."""
     of = Objective.of(recipe, likelihood, flat.values.dtype)
     if recipe.compile:
@@ -265,7 +261,7 @@ def gradient_by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Grad
     return eager_gradient
 
 
-def gradient_by_autograd(model: nn.Module, flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
+def by_autograd(model: nn.Module, flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
     """The gradient of any model with `encode` and `decode` (`vae.elbo.Model`); bfloat16 by autocast."""
     network = cast(Model, model)
 
