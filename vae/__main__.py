@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import numpy as np
-import torch
 import typer
 
-from vae.checkpoint import TrainedModel, load_model, save_model
-from vae.command import command_line, run
-from vae.data.checks import scaling_hint
-from vae.data.dataset import Dataset, load
-from vae.devices import pick_device
-from vae.elbo import iwae_bound
+from vae.command import Debug, command_line, run
 from vae.errors import FailureError, UserError
-from vae.evaluation import EVALUATION_SEED, evaluation_generator, evaluation_inputs, scores
-from vae.likelihoods import likelihood
-from vae.model.mlp import VAE
-from vae.recipe import Recipe, parse_value
-from vae.training import train
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vae.checkpoint import TrainedModel
+    from vae.data.dataset import Dataset
+
+# torch and all that imports it come with the command that needs them: --help is quick.
 
 app = command_line("vae", "Train one recipe, then evaluate it, compress with it and generate from it.")
 
 Data = Annotated[str, typer.Option("--data", metavar="NAME|PATH", help="Data set or .npy/.npz file.")]
+OtherData = Annotated[
+    str | None,
+    typer.Option("--data", metavar="NAME|PATH", help="Default: what the model was trained on."),
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A .safetensors file of this project.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed.")]
 Out = Annotated[Path, typer.Option("--out", help="File to write.")]
-Part = Annotated[str, typer.Option("--split", help="train, valid or test.")]
+SplitSeed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Seed of the split; default: the one that the model was trained with."),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option("--shape", metavar="H,W[,3]", help="Shape of an image, where the model knows none: 28,28."),
+]
 
-BATCH = 1_000
+#: Images of a sheet, at most: they are all in memory at once.
+SHEET_IMAGES = 10_000
 
 
 @app.command("train")
@@ -46,9 +55,20 @@ def train_command(
     budget: Annotated[float, typer.Option("--budget", min=0.0, help="Epochs.")] = 10.0,
     data_dir: DataDir = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    seed: Seed = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of the split (--set seed=N is the training's).")
+    ] = 0,
+    debug: Debug = False,
 ) -> None:
     """Train one recipe on one data set and write the model."""
+    from vae.checkpoint import save_model
+    from vae.data.checks import scaling_hint
+    from vae.data.dataset import load
+    from vae.devices import pick_device
+    from vae.files import require_writable
+    from vae.recipe import Recipe, parse_value
+    from vae.training import train
+
     on = pick_device(device)
     chosen = Recipe.load(recipe) if recipe else Recipe()
     for assignment in fix or []:
@@ -56,15 +76,18 @@ def train_command(
         if not equals:
             raise UserError(f"--set {assignment}: write FIELD=VALUE, for example --set lr=3e-4.")
         chosen = chosen.replace(**{field: parse_value(field, text)})
+    require_writable(out)
     dataset = load(data, seed=seed, likelihood=chosen.likelihood, data_dir=data_dir)
-    tau = max(1, round(budget * len(dataset.train)))
-    training = train(chosen, dataset, tau, on)
+    n_train = len(dataset.train)
+    if not budget * n_train < 2**53:
+        raise UserError(f"--budget {budget:g}: at most {2**53 / n_train:.3g} epochs of {n_train} examples.")
+    training = train(chosen, dataset, max(1, round(budget * n_train)), on)
     last = -10
     for evaluation in training:
         if evaluation.number - last >= 10 or training.outcome != "running":
             last = evaluation.number
             print(
-                f"epoch {evaluation.examples / len(dataset.train):7.2f}  valid {evaluation.valid_loss:9.3f}  "
+                f"epoch {evaluation.examples / n_train:7.2f}  valid {evaluation.valid_loss:9.3f}  "
                 f"rate {evaluation.rate:7.3f}  distortion {evaluation.distortion:9.3f}  "
                 f"active units {evaluation.active_units:3d}  {evaluation.train_seconds:7.1f} s",
                 flush=True,
@@ -76,42 +99,38 @@ def train_command(
         )
     scores = training.evaluate(dataset.test)
     save_model(out, training, dataset)
-    typer.echo(f"{training.outcome}; test {scores.loss:.3f} nats per example; model: {out}")
+    print(f"{training.outcome}; test {scores.loss:.3f} nats per example; model: {out}")
 
 
 @app.command()
 def evaluate(
     model: Model,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Default: what the model was trained on.")
-    ] = None,
-    split: Part = "test",
+    data: OtherData = None,
+    split: Annotated[str, typer.Option("--split", help="train, valid or test.")] = "test",
     k: Annotated[int, typer.Option("--k", min=1, help="Importance samples of the IWAE bound.")] = 64,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Images to look at, at most.")] = 2_000,
     data_dir: DataDir = None,
-    seed: Seed = 0,
+    seed: SplitSeed = None,
+    debug: Debug = False,
 ) -> None:
     """ELBO, rate, distortion and the IWAE bound of a model."""
+    from vae import use
+    from vae.checkpoint import load_model
+
     trained = load_model(model)
-    x, _ = _images(trained, data, split, data_dir, seed, limit)
-    kind = likelihood(trained.recipe.likelihood)
-    generator = evaluation_generator()
-    x, noise = evaluation_inputs(kind, trained.recipe.latent_size, x, generator)
-    found = scores(_vae(trained), kind, x, noise)
-    with torch.inference_mode():
-        parts = torch.split(x, BATCH)
-        bound = sum(float(iwae_bound(_vae(trained), kind, part, k, generator).sum()) for part in parts)
-    n = len(x)
-    typer.echo(
-        f"{n} images of {split}: negative ELBO {found.loss:.3f} nats "
-        f"(rate {found.rate:.3f} + {found.distortion:.3f})"
+    _require_one_of(split, use.SPLITS)
+    dataset = _data(trained, data, data_dir, seed)
+    found = use.evaluate(trained, getattr(dataset, split), k=k, limit=limit)
+    scores = found.scores
+    print(
+        f"{found.n} images of {split}: negative ELBO {scores.loss:.3f} nats "
+        f"(rate {scores.rate:.3f} + {scores.distortion:.3f})"
     )
-    typer.echo(
-        f"IWAE bound, k = {k}: {-bound / n:.3f} nats, {-bound / n / x.shape[1] / math.log(2):.4f} bits per dim"
-    )
-    if not kind.is_likelihood:
-        typer.echo(
-            f"{kind.name} on grey pixels is no likelihood: compare these figures with its own kind only."
+    print(f"IWAE bound, k = {k}: {found.iwae:.3f} nats, {found.bits_per_dim:.4f} bits per dim")
+    if not found.is_likelihood:
+        print(
+            f"{trained.recipe.likelihood} on grey pixels is no likelihood: compare these figures with its own kind "
+            "only."
         )
 
 
@@ -119,40 +138,65 @@ def evaluate(
 def encode(
     model: Model,
     out: Out,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Default: what the model was trained on.")
+    data: OtherData = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", help="train, valid, test, or all; default: all of a file named by --data, else test."
+        ),
     ] = None,
-    split: Part = "test",
     data_dir: DataDir = None,
-    seed: Seed = 0,
+    seed: SplitSeed = None,
+    debug: Debug = False,
 ) -> None:
-    """Compress images to posterior means and log variances: an .npz with mean, log_var and, if known, labels."""
+    """Compress images to posterior means and log variances: an .npz with mean, log_var, rows (where in its file each
+    image stands) and, if known, labels. A file named by --data is encoded whole, in its order."""
+    import numpy as np
+
+    from vae import use
+    from vae.checkpoint import load_model
+    from vae.data.dataset import load_whole
+    from vae.data.sources import NAMES
+    from vae.files import require_writable, write_whole
+
     trained = load_model(model)
-    x, labels = _images(trained, data, split, data_dir, seed, None)
-    kind = likelihood(trained.recipe.likelihood)
-    x = kind.prepare_eval(x, torch.Generator().manual_seed(EVALUATION_SEED))
-    with torch.inference_mode():
-        parts = [_vae(trained).encode(part) for part in torch.split(x, BATCH)]
-    arrays = {
-        "mean": _numpy([mean for mean, _ in parts]),
-        "log_var": _numpy([log_var for _, log_var in parts]),
-    }
-    if labels is not None:
-        arrays["labels"] = labels.numpy()
-    _write_npz(out, arrays)
-    typer.echo(f"{len(x)} images of {x.shape[1]} pixels -> {arrays['mean'].shape[1]} numbers each: {out}")
+    require_writable(out)
+    chosen = split or ("all" if data is not None and data not in NAMES else "test")
+    _require_one_of(chosen, (*use.SPLITS, "all"))
+    if chosen == "all":
+        source = data or use.training_data(trained, data_dir, seed).source
+        part, shape = load_whole(source, likelihood=trained.recipe.likelihood, data_dir=data_dir)
+        if shape != trained.shape:
+            raise UserError(f"The model takes images of shape {trained.shape}; {source} has {shape}.")
+    else:
+        part = getattr(_data(trained, data, data_dir, seed), chosen)
+    codes = use.codes_of(trained, part)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, numpy would add .npz to it
+            np.savez(file, **codes)
+
+    write_whole(out, write)
+    n, size = codes["mean"].shape
+    print(f"{n} images of {math.prod(trained.shape)} pixels -> {size} numbers each: {out}")
 
 
 @app.command()
 def decode(
-    model: Model, codes: Annotated[Path, typer.Argument(help="From encode, or .npy (N, latent).")], out: Out
+    model: Model,
+    codes: Annotated[Path, typer.Argument(help="From encode, or .npy (N, latent).")],
+    out: Out,
+    shape: Shape = None,
+    debug: Debug = False,
 ) -> None:
-    """Images from codes: the expected pixels as .npy (N, ...), float32 in [0, 1]."""
+    """Images from codes: the expected pixels, an .npy (N, ...) of float32 or a .png sheet."""
+    from vae import use
+    from vae.checkpoint import load_model
+
     trained = load_model(model)
-    z = _read_codes(codes, trained.recipe.latent_size)
-    images = _decode(trained, z)
-    np.save(out, images)
-    typer.echo(f"{len(images)} images of shape {images.shape[1:]}: {out}")
+    z = use.read_codes(codes, trained.recipe.latent_size)
+    shown = _write_images(out, trained, use.decoded_batches(trained, z), len(z), shape)
+    print(f"{len(z)} images of shape {shown}: {out}")
 
 
 @app.command()
@@ -160,96 +204,107 @@ def sample(
     model: Model,
     out: Out,
     n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 64,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
+    shape: Shape = None,
+    debug: Debug = False,
 ) -> None:
     """Generate new images from the prior: a .png sheet or an .npy array of expected pixels."""
+    from vae import use
+    from vae.checkpoint import load_model
+
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"--seed {seed}: a whole number of 64 bits, for example one from 0 to 2^64 - 1.")
     trained = load_model(model)
-    z = torch.randn(n, trained.recipe.latent_size, generator=torch.Generator().manual_seed(seed))
-    images = _decode(trained, z)
+    shown = _write_images(out, trained, use.draws(trained, n, seed), n, shape)
+    print(f"{n} samples of shape {shown}: {out}")
+
+
+def _data(trained: TrainedModel, source: str | None, data_dir: Path | None, seed: int | None) -> Dataset:
+    """The data that a command means. What may be misread is said on stderr."""
+    from vae import use
+
+    if source is None:
+        dataset = use.training_data(trained, data_dir, seed)
+    else:
+        dataset = use.same_split(trained, source, data_dir, seed)
+    if dataset.name == trained.data_name and not use.is_training_data(trained, dataset):
+        reason = "though it has its name"
+        if trained.split_seed is None:
+            reason = (
+                "or it is split by another seed (--seed), and then its test images may have been trained on"
+            )
+        typer.echo(f"Note: {dataset.name} is not the data that the model was trained on, {reason}.", err=True)
+    return dataset
+
+
+def _require_one_of(split: str, splits: tuple[str, ...]) -> None:
+    if split not in splits:
+        raise UserError(f"--split {split}: choose {', '.join(splits[:-1])} or {splits[-1]}.")
+
+
+def _write_images(
+    out: Path, trained: TrainedModel, batches: Iterator[np.ndarray[Any, Any]], n: int, shape: str | None
+) -> tuple[int, ...]:
+    """Write n images, given as batches (B, D), as .npy or as a sheet; the shape that an image has there."""
+    import numpy as np
+
+    from vae.files import require_writable, write_bytes, write_whole
+    from vae.pictures import enlarged, image_shape, limits, sheet
+
+    stored = _shape_of(shape, math.prod(trained.shape)) or trained.shape
+    require_writable(out)
     if out.suffix == ".npy":
-        np.save(out, images)
+        _require_space(out, 4 * n * math.prod(stored))
+
+        def write(temporary: Path) -> None:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (n, *stored)}
+            with temporary.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for batch in batches:
+                    file.write(batch.astype("<f4").tobytes())
+
+        write_whole(out, write)
     elif out.suffix == ".png":
-        _sheet(images, out)
+        if image_shape(stored) is None:
+            raise UserError(
+                f"Examples of shape {stored} are no images that can be drawn: say how by --shape 28,28, or use "
+                f"--out {out.with_suffix('.npy')}."
+            )
+        if n > SHEET_IMAGES:
+            raise UserError(
+                f"A sheet has at most {SHEET_IMAGES} images, not {n}: use --out {out.with_suffix('.npy')}."
+            )
+        pixels = np.concatenate(list(batches))
+        columns = math.ceil(math.sqrt(n))
+        write_bytes(out, enlarged(sheet(pixels, columns, stored, limits(pixels, trained.recipe.likelihood))))
     else:
         raise UserError(f"--out {out}: end it with .png or .npy.")
-    typer.echo(f"{n} samples of shape {images.shape[1:]}: {out}")
+    return stored
 
 
-def _vae(trained: TrainedModel) -> VAE:
-    assert isinstance(trained.model, VAE)
-    return trained.model
-
-
-def _images(
-    trained: TrainedModel, source: str | None, split: str, data_dir: Path | None, seed: int, limit: int | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Images (n, D) of a split and their labels. Raises UserError where they don't fit the model."""
-    name = source or trained.data_name
-    dataset: Dataset = load(name, seed=seed, likelihood=trained.recipe.likelihood, data_dir=data_dir)
-    if split not in ("train", "valid", "test"):
-        raise UserError(f"--split {split}: choose train, valid or test.")
-    if dataset.shape != trained.shape:
-        raise UserError(f"The model takes images of shape {trained.shape}; {name} has {dataset.shape}.")
-    part = getattr(dataset, split)
-    labels = part.labels[:limit] if part.labels is not None else None
-    return part.all(limit), labels
-
-
-def _read_codes(path: Path, latent_size: int) -> torch.Tensor:
-    try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            array = loaded
-        else:  # a file of several arrays, read as they are asked for
-            with loaded:
-                array = loaded["mean"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} holds no codes ({error}): give an .npz of `encode` or an .npy.") from None
-    if array.ndim != 2 or array.shape[1] != latent_size or not np.isfinite(array).all():
+def _shape_of(text: str | None, size: int) -> tuple[int, ...] | None:
+    """The value of --shape, for examples of that many pixels."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    shape = tuple(int(part) for part in parts if part.strip().isdecimal() and len(part) < 10)
+    if len(shape) != len(parts) or len(shape) not in (2, 3) or math.prod(shape) != size:
         raise UserError(
-            f"{path} has shape {array.shape}; this model's codes are finite numbers of shape (N, {latent_size})."
+            f"--shape {text}: height and width (28,28), or with colours 28,28,3, of {size} numbers in all."
         )
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return shape
 
 
-def _decode(trained: TrainedModel, z: torch.Tensor) -> np.ndarray[Any, Any]:
-    kind = likelihood(trained.recipe.likelihood)
-    with torch.inference_mode():
-        images = _numpy([kind.mean(_vae(trained).decode(part)) for part in torch.split(z, BATCH)])
-    return images.reshape(len(z), *trained.shape)
-
-
-def _numpy(parts: list[torch.Tensor]) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = torch.cat(parts).numpy().astype(np.float32)
-    return array
-
-
-def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    try:
-        with path.open("wb") as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise FailureError(f"{path} can't be written: {error.strerror}") from None
-
-
-def _sheet(images: np.ndarray[Any, Any], path: Path) -> None:
-    """A square sheet of grey images."""
-    from PIL import Image
-
-    if images.ndim == 2:
-        raise UserError("These examples are vectors, not images: use --out samples.npy.")
-    flat = images.reshape(len(images), images.shape[1], -1).clip(0.0, 1.0)
-    columns = math.ceil(math.sqrt(len(flat)))
-    rows = math.ceil(len(flat) / columns)
-    height, width = flat.shape[1:]
-    sheet = np.zeros((rows * height, columns * width), dtype=np.uint8)
-    for i, image in enumerate(flat):
-        top, left = divmod(i, columns)
-        sheet[top * height : (top + 1) * height, left * width : (left + 1) * width] = np.round(image * 255)
-    scale = max(1, 400 // sheet.shape[1])
-    Image.fromarray(sheet).resize(
-        (sheet.shape[1] * scale, sheet.shape[0] * scale), Image.Resampling.NEAREST
-    ).save(path)
+def _require_space(out: Path, n_bytes: int) -> None:
+    """Refuse what the disk has no room for before it is full."""
+    there = out.absolute().parent
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if n_bytes > free:
+        raise FailureError(
+            f"{out} would be {n_bytes / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free: ask for fewer images."
+        )
 
 
 def main() -> NoReturn:

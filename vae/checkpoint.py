@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import nn
 from vae.data.dataset import Dataset
 from vae.errors import UserError
 from vae.files import write_whole
-from vae.model.mlp import build
+from vae.model.mlp import VAE, build
 from vae.recipe import Recipe
 from vae.training import Training
 
@@ -32,6 +33,10 @@ class TrainedModel:
     """Shape of one example, e.g. (28, 28)."""
     data_name: str
     data_fingerprint: str
+    data_source: str | None = None
+    """The name of a set or the absolute path of a file; None in model files of before."""
+    split_seed: int | None = None
+    """The seed that split the data; None in model files of before."""
 
 
 def weights_of(training: Training) -> dict[str, torch.Tensor]:
@@ -51,35 +56,59 @@ def save_model(
         "data_name": data.name,
         "data_fingerprint": data.fingerprint,
     }
+    if type(training.model) is not VAE:
+        metadata["network"] = f"{type(training.model).__module__}.{type(training.model).__qualname__}"
+    if data.source:
+        metadata["data_source"] = data.source
+    if data.seed is not None:
+        metadata["split_seed"] = str(data.seed)
     kept = weights_of(training) if weights is None else weights
     _write(path, lambda temporary: save_file(kept, temporary, metadata=metadata))
 
 
-def load_model(path: Path) -> TrainedModel:
-    """The model that `save_model` wrote, in evaluation mode on the CPU. Raises UserError."""
+def load_model(path: Path, network: nn.Module | None = None) -> TrainedModel:
+    """The model that `save_model` wrote, in evaluation mode on the CPU.
+
+    network: where a network of one's own was trained, one built in the same way, whose weights are overwritten.
+    Raises UserError."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         recipe = Recipe.from_json(metadata["recipe"], source=f"the recipe in {path}")
         shape = tuple(int(n) for n in json.loads(metadata["shape"]))
-        size = int(torch.tensor(shape).prod())
-        # The weights come from the file, the output's bias too: it needs no mean image here.
-        model = build(recipe.replace(output_bias_from_mean=False), size)
-        model.load_state_dict(weights)
+        seed = metadata.get("split_seed")
+        split_seed = None if seed is None else int(seed)
     except FileNotFoundError:
         raise UserError(
             f"No model at {path}. `python -m study search` and `python -m vae train` write one."
         ) from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no model written by this project: {reason}") from None
+    except KeyError as error:
+        raise UserError(f"{path} is no model written by this project: it has no {error} in it.") from None
+    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is no model written by this project: {_one_line(error)}") from None
+    wrote = metadata.get("network")
+    if network is None and wrote is not None:
+        raise UserError(
+            f"{path} holds the weights of a network of your own, {wrote}, which only Python can build: "
+            f"load_model(path, {wrote.rpartition('.')[2]}(...))."
+        )
+    try:
+        # The weights come from the file, not from the mean training image, which isn't here.
+        plain = recipe.replace(output_bias_from_mean=False)
+        model = build(plain, math.prod(shape)) if network is None else network
+        model.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError, UserError) as error:
+        what = "are not its recipe's" if network is None else f"don't fit {type(network).__name__}"
+        raise UserError(f"The weights in {path} {what}: {_one_line(error)}") from None
     return TrainedModel(
-        model=model.eval(),
+        model=model.to("cpu").eval(),
         recipe=recipe,
         shape=shape,
         data_name=metadata.get("data_name", ""),
         data_fingerprint=metadata.get("data_fingerprint", ""),
+        data_source=metadata.get("data_source"),
+        split_seed=split_seed,
     )
 
 
@@ -115,6 +144,10 @@ def load_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """`write_whole`, where torch and safetensors have their own errors for a full disk."""
 
@@ -122,6 +155,6 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         try:
             write(temporary)
         except (RuntimeError, SafetensorError) as error:
-            raise OSError(str(error).partition("\n")[0]) from error
+            raise OSError(_one_line(error)) from error
 
     write_whole(path, fill)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +21,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name[:200]}-{secrets.token_hex(4)}")
     try:
-        if target.exists() and not target.is_file():
-            # A rename would put a file in the place of a device.
-            raise OSError("it is a directory" if target.is_dir() else "it is no regular file")
+        _require_file(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
         try:
@@ -39,3 +38,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 def write_bytes(path: Path, content: bytes) -> Path:
     """`write_whole` of bytes. Raises FailureError."""
     return write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def require_writable(path: Path) -> None:
+    """Raises FailureError where `write_whole` could write no `path`; tried with a file that leaves nothing."""
+    target = Path(os.path.realpath(path))
+    try:
+        _require_file(target)
+        there = target.parent
+        while not there.exists():
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise FailureError(f"{path} can't be written: {error.strerror or error}.") from None
+
+
+def _require_file(target: Path) -> None:
+    # A rename would put a file in the place of a device.
+    if target.exists() and not target.is_file():
+        raise OSError("it is a directory" if target.is_dir() else "it is no regular file")

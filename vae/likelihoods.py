@@ -38,7 +38,9 @@ class PixelMoments(NamedTuple):
 
 
 class Likelihood(Protocol):
-    """p(x|z): what the decoder's output means. Another likelihood plugs in by having these members."""
+    """p(x|z): what the decoder's output means.
+
+    What the training, the ELBO and the pictures ask of one; a recipe names the built-in ones only."""
 
     @property
     def name(self) -> str: ...

@@ -21,13 +21,13 @@ from vae.elbo import Model
 from vae.evaluation import GRID_IMAGES, Evaluation, Scores, evaluation_inputs, scores
 from vae.grid import evaluation_grid
 from vae.likelihoods import likelihood
+from vae.model.bring import require_fit
 from vae.model.mlp import build
 from vae.optim.schedules import lr_factor
 from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
 from vae.states import require_like
 from vae.step.allocator import keep_freed_memory
-from vae.step.backprop import Backprop
 from vae.step.step import TINY_EVERY, build_step
 
 #: Nats per example of KL below which a finished model is called collapsed: z carries no information.
@@ -77,11 +77,12 @@ class Training:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(init_seed)
                 model = build(recipe, data.size, pixels)
+        else:
+            few, _ = self._inputs(data.valid, 2)
+            require_fit(model.to(self.device), self.likelihood, few, recipe.latent_size)
         self.model: nn.Module = model.to(self.device)
-        # A gradient made by hand has no use for a module's mode, and changing it takes longer than a small step.
-        self._has_mode = not Backprop.covers(self.model)
-        self.model.train(self._has_mode)
         self._step = build_step(self.model, self.likelihood, recipe)
+        self.model.train(self._step.has_mode)
         self._random = RandomState(step_seed, self.device)
 
         self.batches = Batches(
@@ -194,13 +195,13 @@ class Training:
     def evaluated_weights(self) -> Iterator[nn.Module]:
         """The model in evaluation mode with the one weight set the recipe declares: the average where
         there is an EMA, schedule-free's evaluation weights, else the current ones."""
-        if self._has_mode:
+        if self._step.has_mode:
             self.model.eval()
         try:
             with self._step.evaluated():
                 yield self.model
         finally:
-            if self._has_mode:
+            if self._step.has_mode:
                 self.model.train()
 
     def _synchronise(self) -> None:
@@ -270,6 +271,7 @@ def train(
 
     tau is the budget in examples seen. model: a network of your own with `encode` and `decode`
     (`vae.elbo.Model`), which is trained in place; the recipe's architecture and init then say nothing, but
-    its latent_size must be the network's. Raises UserError when the data has fewer examples than a batch.
+    its latent_size must be the network's. Raises UserError for a network that doesn't fit, and when the data has fewer
+    examples than a batch.
     """
     return Training(recipe, data, tau, device, model)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from PIL import Image as Pillow
 
 from study.dashboard.board import Image, images_folder
 from study.design.experiment import Experiment
@@ -20,8 +17,6 @@ TITLES = {
     "reconstructions.png": "Test images, and below each what the model makes of it",
     "samples.png": "Samples from the prior",
 }
-#: A browser blurs small pixels: they are enlarged to about this width.
-WIDTH = 640
 _NAMESPACE = uuid.UUID("5f0f4c0e-7c5f-4c0b-9a43-0d1d5d8f2a11")
 
 
@@ -43,6 +38,7 @@ def images(
     if all((folder / image.artifact_id).exists() for image in found):
         return found, ""
     from study.report.model import best_model, gallery
+    from vae.pictures import enlarged
 
     path = best_model(artifacts, experiment.name, int(best["number"]))
     if path is None:
@@ -59,16 +55,6 @@ def images(
         if png is not None:
             _store(folder, image.artifact_id, enlarged(png))
     return [image for image in found if pictures[image.filename] is not None], "; ".join(drawn.missing)
-
-
-def enlarged(png: bytes) -> bytes:
-    """The picture with every pixel drawn as a square of pixels, about WIDTH wide."""
-    with Pillow.open(io.BytesIO(png)) as picture:
-        factor = max(1, round(WIDTH / picture.width))
-        file = io.BytesIO()
-        size = (picture.width * factor, picture.height * factor)
-        picture.resize(size, Pillow.Resampling.NEAREST).save(file, format="PNG")
-        return file.getvalue()
 
 
 def _image(best: Mapping[str, Any], study_id: int, filename: str) -> Image:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from vae import checkpoint
 from vae.checkpoint import load_model, load_state, save_model, save_state
@@ -18,6 +21,7 @@ from vae.data.dataset import Dataset, load
 from vae.errors import FailureError, UserError
 from vae.recipe import Recipe
 from vae.training import Training, train
+from vae.use import evaluate
 
 TAU = 3_000
 
@@ -69,6 +73,61 @@ def test_a_model_comes_back_whole(tmp_path: Path, digits: Dataset, changes: dict
         assert all(torch.equal(a, b) for a, b in zip(found.model(x, noise), expected, strict=True))
         if changes.keys() & {"ema_decay", "optimizer"}:
             assert not torch.equal(run.model(x, noise)[0], expected[0])
+
+
+class Own(nn.Module):
+    """A network that no recipe describes."""
+
+    def __init__(self, size: int, latent_size: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(size, 2 * latent_size), nn.Linear(latent_size, size)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.encoder(x).chunk(2, dim=-1)
+        return mean, log_var
+
+    def decode(self, z: Tensor) -> Tensor:
+        parameters: Tensor = self.decoder(z)
+        return parameters
+
+
+def test_an_own_network_comes_back(tmp_path: Path, digits: Dataset) -> None:
+    """Into a network that the caller gives; without one the message says whose it is and how it is loaded, and with
+    another one which weights don't fit, whole."""
+    run = train(recipe_of(), digits, 500, model=Own(64, 4))
+    assert len(list(run)) > 3
+    path = tmp_path / "own.safetensors"
+    save_model(path, run, digits)
+    found = load_model(path, Own(64, 4))
+    assert evaluate(found, digits.test, k=2).scores.loss == pytest.approx(
+        run.evaluate(digits.test).loss, rel=1e-6
+    )
+    with pytest.raises(
+        UserError, match=r"network of your own, .*\bOwn, which only Python can build: load_model"
+    ):
+        load_model(path)
+    with pytest.raises(UserError, match=r"don't fit Own: .*encoder.*decoder") as error:
+        load_model(path, Own(64, 3))
+    assert "\n" not in str(error.value)
+
+
+def test_the_data_is_known_by_where_it_is(tmp_path: Path) -> None:
+    """The model file says by what path or name its data is found, and which seed split it."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (200, 4, 4), dtype=np.uint8))
+    for source, seed in (("digits", 0), (os.path.relpath(tmp_path / "x.npy"), 7)):
+        data = load(source, seed=seed)
+        save_model(tmp_path / "m.safetensors", train(recipe_of(), data, TAU), data)
+        found = load_model(tmp_path / "m.safetensors")
+        expected = source if source == "digits" else str(tmp_path / "x.npy")
+        assert (found.data_source, found.split_seed) == (expected, seed)
+
+
+def test_a_model_that_began_at_the_mean_image(tmp_path: Path, digits: Dataset) -> None:
+    """Its weights are all there is to load: the mean image isn't needed again."""
+    run = part_run(digits, output_bias_from_mean=True)
+    save_model(tmp_path / "m.safetensors", run, digits)
+    found = load_model(tmp_path / "m.safetensors")
+    assert found.recipe == run.recipe
 
 
 @pytest.mark.parametrize("changes", [{"ema_decay": 0.9, "dropout": 0.1}, {"optimizer": "muon"}])

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from vae.__main__ import main
+from vae.checkpoint import load_model
 from vae.recipe import Recipe
+from vae.use import evaluate
 
 SMALL = ["--set", "hidden=[16]", "--set", "latent_size=3", "--set", "batch_size=64", "--set", "lr=0.01"]
 SMALL += ["--budget", "10"]
@@ -100,6 +104,12 @@ def test_trains_an_exported_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["train", "--out", "m", "--set", "lr=-1"], "lr = -1: must be greater than 0", 2),
         (["train", "--out", "m", "--recipe", "none.toml"], "none.toml can't be read", 2),
         (["train", "--out", "m", *SMALL, "--set", "optimizer=sgd", "--set", "lr=100"], "diverged", 1),
+        (["train", "--out", "m", "--budget", "inf"], "--budget inf: at most", 2),
+        (["train", "--out", "m", "--budget", "1e300"], "--budget 1e+300: at most", 2),
+        (["train", "--out", "m", "--budget", "nan"], "--budget", 2),
+        (["train", "--out", "m", "--seed", "-3"], "seed = -3", 2),
+        (["train", "--out", "."], "can't be written: it is a directory", 1),
+        (["train", "--out", "/proc/m"], "/proc/m can't be written", 1),
     ],
 )
 def test_refuses_in_one_line(
@@ -130,3 +140,195 @@ def test_refuses_codes_and_data_that_do_not_fit(
     np.save(tmp_path / "other.npy", np.random.default_rng(0).integers(0, 255, (50, 4, 4), dtype=np.uint8))
     assert call(monkeypatch, "evaluate", str(model), "--data", str(tmp_path / "other.npy")) == 2
     assert "(8, 8)" in capsys.readouterr().err
+
+
+# Which data
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file of a user's own and a model trained on it, split by seed 5."""
+    folder = tmp_path_factory.mktemp("own")
+    images = np.random.default_rng(0).integers(0, 256, (200, 4, 4), dtype=np.uint8)
+    np.savez(folder / "digits.npz", images=images, labels=np.arange(200))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        args = ["train", "--data", "digits.npz", "--seed", "5", "--out", "m.safetensors", *SMALL]
+        assert call(patch, *args) == 0
+    return folder
+
+
+def judged(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out.split("negative ELBO ")[1].split()[0]
+
+
+def test_the_split_is_the_trainings(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model is judged by the test images of its training without a word of where they are, from any folder, although
+    a built-in set has the file's name; another seed, which would judge it by what it was trained on, is refused."""
+    monkeypatch.chdir(tmp_path)
+    model, data = str(own / "m.safetensors"), str(own / "digits.npz")
+    from vae.data.dataset import load
+
+    trained = load_model(own / "m.safetensors")
+    expected = evaluate(trained, load(data, seed=5).test).scores.loss
+    assert call(monkeypatch, "evaluate", model) == 0
+    assert judged(capsys) == f"{expected:.3f}"
+    assert call(monkeypatch, "evaluate", model, "--data", data, "--seed", "5") == 0
+    assert judged(capsys) == f"{expected:.3f}"
+    for named in ([], ["--data", data]):
+        assert call(monkeypatch, "evaluate", model, "--seed", "0", *named) == 2
+        assert (
+            "the model was trained on most of its test images: leave --seed away" in capsys.readouterr().err
+        )
+
+
+def test_data_that_is_not_there_is_said(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that was moved is named; found in --data-dir it is taken; one that has changed is not, unless it is
+    named, and then that is said."""
+    monkeypatch.chdir(tmp_path)
+    model, data = str(own / "m.safetensors"), own / "digits.npz"
+    moved = data.rename(tmp_path / "digits.npz")
+    try:
+        assert call(monkeypatch, "evaluate", model) == 2
+        assert f"{data}, which is not there" in capsys.readouterr().err
+        assert call(monkeypatch, "evaluate", model, "--data-dir", str(tmp_path)) == 0
+        capsys.readouterr()
+        np.savez(data, images=np.zeros((50, 4, 4), dtype=np.float32))
+        assert call(monkeypatch, "evaluate", model) == 2
+        assert "is not what the model was trained on any more" in capsys.readouterr().err
+        assert call(monkeypatch, "evaluate", model, "--data", str(data)) == 0
+        assert capsys.readouterr().err.startswith(
+            "Note: digits is not the data that the model was trained on"
+        )
+    finally:
+        moved.rename(data)
+
+
+def test_model_files_of_before_are_read(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They say neither where their data is nor how it was split: the file must be named, and where the split isn't the
+    training's that is said."""
+    with safe_open(own / "m.safetensors", framework="pt") as file:
+        kept = {
+            key: value for key, value in file.metadata().items() if key not in ("data_source", "split_seed")
+        }
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    model, data = str(tmp_path / "m.safetensors"), str(own / "digits.npz")
+    save_file(weights, model, metadata=kept)
+    monkeypatch.chdir(own)
+    assert call(monkeypatch, "evaluate", model, "--data", data, "--seed", "5") == 0
+    assert capsys.readouterr().err == ""
+    assert call(monkeypatch, "evaluate", model, "--data", data) == 0
+    assert "its test images may have been trained on" in capsys.readouterr().err
+
+
+def test_a_file_is_encoded_whole_and_in_order(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every image of a file that the user names has its code, however few they are; with --split, and of the training's
+    own data, only that part, and `rows` says which images those are."""
+    model, out = str(own / "m.safetensors"), str(tmp_path / "codes.npz")
+
+    def codes(*args: str) -> dict[str, np.ndarray]:
+        assert call(monkeypatch, "encode", model, "--out", out, *args) == 0
+        with np.load(out) as stored:
+            return dict(stored)
+
+    data = str(own / "digits.npz")
+    whole = codes("--data", data)
+    assert whole["rows"].tolist() == whole["labels"].tolist() == list(range(200))
+    test = codes("--data", data, "--split", "test")
+    assert len(test["rows"]) == 20
+    assert test["rows"].tolist() == test["labels"].tolist() == codes()["rows"].tolist()
+    assert np.allclose(whole["mean"][test["rows"]], test["mean"], atol=1e-6)
+    np.save(tmp_path / "one.npy", np.zeros((1, 4, 4), dtype=np.uint8))
+    assert codes("--data", str(tmp_path / "one.npy"))["mean"].shape == (1, 3)
+    capsys.readouterr()
+    np.save(tmp_path / "nan.npy", np.full((3, 4, 4), np.nan, dtype=np.float32))
+    assert call(monkeypatch, "encode", model, "--out", out, "--data", str(tmp_path / "nan.npy")) == 2
+    assert "NaN" in capsys.readouterr().err
+
+
+# What is written
+
+
+def test_colour_and_flat_data_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sheet of colour images is in colour, whichever way round they are stored; flat ones need --shape, and have it
+    in an array too."""
+    monkeypatch.chdir(tmp_path)
+    for name, shape in (("last", (5, 6, 3)), ("first", (3, 5, 6)), ("flat", (30,))):
+        images = np.random.default_rng(0).integers(0, 256, (60, *shape), dtype=np.uint8)
+        np.save(f"{name}.npy", images)
+        small = [*SMALL[:-2], "--set", "batch_size=16", "--budget", "1"]
+        assert (
+            call(monkeypatch, "train", "--data", f"{name}.npy", "--out", f"{name}.safetensors", *small) == 0
+        )
+        flags = ["--n", "4"] if name != "flat" else ["--n", "4", "--shape", "5,6"]
+        for suffix in ("png", "npy"):
+            assert (
+                call(monkeypatch, "sample", f"{name}.safetensors", "--out", f"{name}.{suffix}", *flags) == 0
+            )
+        drawn = np.load(f"{name}.npy")
+        assert drawn.shape == (4, *(shape if name != "flat" else (5, 6)))
+        if name == "first":
+            drawn = drawn.transpose(0, 2, 3, 1)
+        with Image.open(f"{name}.png") as sheet:
+            assert sheet.mode == ("LA" if name == "flat" else "RGBA")
+            factor = sheet.width // 13  # two images of six pixels and a gap
+            first = np.asarray(sheet)[: 5 * factor : factor, : 6 * factor : factor, :-1]
+        assert (first == np.rint(drawn[0].reshape(5, 6, -1).astype(np.float64) * 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("args", "words", "code"),
+    [
+        (["sample", "--out", "x.gif"], "end it with .png or .npy", 2),
+        (["sample", "--out", "taken/x.png"], "taken/x.png can't be written", 1),
+        (["sample", "--out", "x.npy", "--seed", "99999999999999999999999"], "whole number of 64 bits", 2),
+        (["sample", "--out", "x.npy", "--n", "999999999999"], "GiB are free: ask for fewer images", 1),
+        (["sample", "--out", "x.png", "--n", "999999999999"], "A sheet has at most 10000 images", 2),
+        (["sample", "--out", "x.png", "--shape", "9,9"], "--shape 9,9: height and width", 2),
+        (["sample", "--out", "x.png", "--shape", "-8,-8"], "--shape -8,-8: height and width", 2),
+        (["decode", "zip.npz", "--out", "x.npy"], "zip.npz holds no codes (it is a damaged .npz file)", 2),
+        (["decode", "text.npz", "--out", "x.npy"], "text.npz holds no codes (it is no .npz and no .npy)", 2),
+        (["decode", "none.npz", "--out", "x.npy"], "none.npz holds no codes (No such file or directory)", 2),
+        (["decode", "other.npz", "--out", "x.npy"], "other.npz holds no codes", 2),
+        (["decode", "words.npy", "--out", "x.npy"], "this model's codes are numbers of shape (N, 3)", 2),
+        (["decode", "short.npy", "--out", "x.npy"], "short.npy holds no codes", 2),
+        (["decode", "nan.npy", "--out", "x.npy"], "NaN, infinite or too large", 2),
+        (["encode", "--out", "x.npz", "--split", "tset"], "choose train, valid, test or all", 2),
+        (["encode", "--out", "taken/x.npz"], "taken/x.npz can't be written", 1),
+        (["evaluate", "--split", "all"], "choose train, valid or test", 2),
+        (["evaluate", "--data", "no.npy"], "No file no.npy", 2),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    model: Path,
+    args: list[str],
+    words: str,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In using a model: a file that is no code, a place that can't be written, a number beyond the machine."""
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("")
+    Path("zip.npz").write_bytes(b"PK\x03\x04 and no zip")
+    Path("text.npz").write_text("1, 2, 3")
+    np.savez("other.npz", codes=np.zeros((2, 3)))
+    np.save("words.npy", np.array([["a", "b", "c"]]))
+    np.save("nan.npy", np.full((2, 3), np.nan))
+    np.save("short.npy", np.zeros((1000, 3)))
+    Path("short.npy").write_bytes(Path("short.npy").read_bytes()[:200])
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert call(monkeypatch, args[0], str(model), *args[1:]) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os.path
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,12 +32,19 @@ class Split:
     rows: (n,) int64, which rows of base belong to the split, in the split's order.
     labels: (n,) int64, or None.
     scale: stored value / scale = pixel.
+    source_rows: (n,) int64 on the CPU, which rows of the source these are; None where it is `rows`.
     """
 
     base: torch.Tensor
     rows: torch.Tensor
     labels: torch.Tensor | None
     scale: float
+    source_rows: torch.Tensor | None = None
+
+    @property
+    def numbers(self) -> torch.Tensor:
+        """Which rows of the source the examples are, (n,) int64 on the CPU."""
+        return self.rows.cpu() if self.source_rows is None else self.source_rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,7 +79,7 @@ class Split:
         for rows in self._chunks():
             base[rows] = self.base.index_select(0, self.rows[rows]).to(dtype).to(device)
         labels = None if self.labels is None else self.labels.to(device)
-        return Split(base, torch.arange(len(self), device=device), labels, self.scale)
+        return Split(base, torch.arange(len(self), device=device), labels, self.scale, self.numbers)
 
     def _chunks(self) -> Iterator[slice]:
         step = max(1, CHUNK_BYTES // max(1, self.base.shape[1] * self.base.element_size()))
@@ -92,6 +100,10 @@ class Dataset:
     test: Split
     shape: tuple[int, ...]
     fingerprint: str
+    source: str = ""
+    """What `load` finds it by: the name of a set, or a file's absolute path."""
+    seed: int | None = None
+    """The seed of the split; None where no seed made it."""
 
     @property
     def size(self) -> int:
@@ -177,7 +189,23 @@ def load(
         test=test_splits(test),
         shape=arrays.images.shape[1:],
         fingerprint=digest.hexdigest(),
+        source=source if source in sources.NAMES else os.path.abspath(arrays.origin),
+        seed=seed,
     )
+
+
+def load_whole(
+    source: str, *, likelihood: str = "cross_entropy", data_dir: Path | None = None
+) -> tuple[Split, tuple[int, ...]]:
+    """All images of a source in their order, however few, and the shape of one: to encode, not to train on.
+
+    Checked as `load` checks them; a test part of its own (`x_test`) is not among them. Raises as `load` does.
+    """
+    p_x = known_likelihood(likelihood)
+    arrays = sources.read(source, data_dir=data_dir)
+    _read_through(arrays.images, arrays.origin, p_x, lambda _: None)
+    whole = _splits(arrays.images, arrays.labels, arrays.scale)(np.arange(len(arrays.images)))
+    return whole, arrays.images.shape[1:]
 
 
 def split_rows(n: int, n_valid: int, n_test: int, seed: int) -> tuple[Array, Array, Array]:
@@ -202,7 +230,7 @@ def _splits(images: Array, labels: Array | None, scale: float) -> Callable[[Arra
         # A batch is float32, so float64 would cost its conversion at every step and twice the memory.
         dtype = np.float32 if flat.dtype == np.float64 else flat.dtype
         base = torch.from_numpy(flat[rows].astype(dtype, copy=False))
-        return Split(base, torch.arange(len(rows)), of_rows, scale)
+        return Split(base, torch.arange(len(rows)), of_rows, scale, torch.from_numpy(rows))
 
     return split
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from report_data import (
     NAME,
 )
@@ -25,7 +22,6 @@ from study.figures import search as figures_search
 from study.figures import theme
 from study.figures.compose import composite
 from study.figures.panel import Figure
-from study.report import model as images
 from study.report.files import write_figures
 from study.report.sections import sections
 from study.store.store import Store
@@ -83,57 +79,6 @@ class TestSearch:
             # Losses are drawn with five digits.
             slack = 1e-4 * max(abs(bottom), abs(top))
             assert all(bottom - slack <= y <= top + slack for y in drawn)
-
-
-class TestImages:
-    @pytest.mark.parametrize(
-        ("stored", "shape"),
-        [
-            ((8, 8), (8, 8, 1)),
-            ((28, 28, 1), (28, 28, 1)),
-            ((32, 32, 3), (32, 32, 3)),
-            ((3, 32, 32), (32, 32, 3)),
-            ((64,), None),
-            ((2, 5, 7), None),
-        ],
-    )
-    def test_shapes_that_are_images(
-        self, stored: tuple[int, ...], shape: tuple[int, int, int] | None
-    ) -> None:
-        """Grey and colour images are recognised with channels first or last; anything else is no image."""
-        assert images.image_shape(stored) == shape
-
-    @pytest.mark.parametrize("stored", [(4, 6), (4, 6, 3), (3, 4, 6)])
-    def test_sheet_keeps_every_pixel(self, stored: tuple[int, ...]) -> None:
-        """A sheet has each image's pixels where they belong, and nothing between them."""
-        shape = images.image_shape(stored)
-        assert shape is not None
-        pixels = np.linspace(0, 1, 3 * int(np.prod(stored))).reshape(3, -1)
-        sheet = np.asarray(Image.open(io.BytesIO(images.sheet(pixels, 2, stored, shape, (0.0, 1.0)))))
-        assert sheet.shape == (4 + 1 + 4, 6 + 1 + 6, shape[2] + 1)
-        third = pixels[2].reshape(stored)
-        third = third.transpose(1, 2, 0) if stored[0] == 3 else third.reshape(4, 6, shape[2])
-        assert (sheet[5:, :6, :-1] == np.rint(third * 255)).all()
-        assert (sheet[4, :, -1] == 0).all()
-        assert (sheet[5:, 7:, -1] == 0).all()
-
-    @given(st.integers(3, 6), st.integers(0, 2**16))
-    def test_latent_map_does_not_flip(self, size: int, seed: int) -> None:
-        """The axes' signs don't hang on the order of the images: a map is the same every time."""
-        z = torch.from_numpy(np.random.default_rng(seed).normal(size=(40, size)) * np.arange(1, size + 1))
-        frame, names = images.latent_map(z, np.arange(40))
-        mirrored, _ = images.latent_map(z.flip(0), np.arange(40)[::-1].copy())
-        assert np.allclose(frame[["x", "y"]], mirrored[["x", "y"]][::-1])
-        assert "principal" in names[0]
-
-    def test_small_latent_spaces_are_their_own_map(self) -> None:
-        """With two latent dimensions the map is z itself; with one, a line."""
-        z = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
-        frame, names = images.latent_map(z, None)
-        assert frame["x"].tolist() == [1.0, 3.0]
-        assert names == ("z 1", "z 2")
-        assert frame["label"].isna().all()
-        assert images.latent_map(z[:, :1], None)[0]["y"].tolist() == [0.0, 0.0]
 
 
 class TestFigures:
