@@ -133,11 +133,13 @@ def smallest_n(
     family: int,
     margin: float = 0.05,
     effect: float | None = None,
+    tuning_variance: float = 0.0,
     level: float = 0.95,
     limit: int = 10_000,
 ) -> int | None:
-    """How many units an arm needs for a verdict: the least n at which the half-width t sd / sqrt(n) of the
-    simultaneous interval fits between the effect and the margin; None if above `limit` or never.
+    """How many units an arm needs for a verdict: the least n at which the half-width t sqrt(sd^2 / n + tuning
+    variance) of the simultaneous interval fits between the effect and the margin; None if above `limit` or never,
+    for more units don't lessen the luck of tuning (the sum of the baseline's and the arm's).
 
     `sd` is that of one unit's log ratio: se * sqrt(n) of an Estimate. `effect` is the log ratio to be
     decided, sign ignored; by default 2 ln(1 + margin), so that the half-width is the margin itself.
@@ -146,7 +148,7 @@ def smallest_n(
     room = (2.0 * math.log1p(margin) if effect is None else abs(effect)) - math.log1p(margin)
 
     def enough(n: int) -> bool:
-        return t_quantile(level, n - 1.0, family) * sd / math.sqrt(n) < room
+        return t_quantile(level, n - 1.0, family) * math.sqrt(sd * sd / n + tuning_variance) < room
 
     n = 2 + bisect_left(range(2, limit + 1), True, key=enough)
     return n if n <= limit else None

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from study.statistics.curves import Curve
 from study.statistics.response import Axis, Response, behind, losses_at, reference
@@ -106,6 +108,20 @@ def test_the_gaussian_process_by_the_joint_normal():
     weight = joint[:2, 2:] @ np.linalg.inv(joint[2:, 2:])
     np.testing.assert_allclose(fitted.mean(at), y.mean() + weight @ (y - y.mean()), atol=1e-8)
     np.testing.assert_allclose(fitted.covariance(at), joint[:2, :2] - weight @ joint[2:, :2], atol=1e-7)
+
+
+def test_scikit_learn_draws_the_same_curve():
+    """Where no seed is shared (every run's own luck is then independent noise) scikit-learn's regressor with the same
+    fixed kernel has the same mean and standard deviation. It has no noise that some runs share, so it isn't used."""
+    rng = np.random.default_rng(2)
+    points, y = rng.uniform(LR.low, LR.high, (12, 1)), rng.uniform(0, 1, 12)
+    at = np.linspace(LR.low, LR.high, 30)[:, None]
+    ours = response(points, y, seeds=np.arange(12))
+    kernel = ConstantKernel(25.0, "fixed") + ConstantKernel(0.16, "fixed") * RBF(0.35, "fixed")
+    peer = GaussianProcessRegressor(kernel, alpha=0.02, optimizer=None).fit(points, y - y.mean())
+    mean, sd = peer.predict(at, return_std=True)
+    np.testing.assert_allclose(ours.mean(at), mean + y.mean(), atol=1e-8)
+    np.testing.assert_allclose(np.sqrt(np.diag(ours.covariance(at))), sd, rtol=1e-5)
 
 
 def test_the_vertex_is_the_lowest_point_of_81():

@@ -161,6 +161,19 @@ def test_some_effects_are_never_decided():
     assert smallest_n(0.0, family=5) == 2
 
 
+def test_tuning_luck_cannot_be_averaged_away():
+    """With a variance v of tuning the half-width never falls below 1.96 sqrt(v): more units are needed, or none
+    suffice. By hand: one arm, effect 0.2, sd 0.1, v = 0.04^2: 0.1512 is room for t_{n-1} sqrt(0.01 / n + 0.0016)."""
+    room = 0.2 - math.log(1.05)
+    n = smallest_n(0.1, family=1, effect=0.2, tuning_variance=0.0016)
+    assert n is not None
+    for units, fits in ((n, True), (n - 1, False)):
+        half = stats.t.ppf(0.975, units - 1) * math.sqrt(0.01 / units + 0.0016)
+        assert bool(half < room) is fits
+    assert n > smallest_n(0.1, family=1, effect=0.2)
+    assert smallest_n(0.1, family=1, effect=0.2, tuning_variance=(room / 1.95) ** 2) is None
+
+
 @settings(deadline=None)
 @given(st.floats(0.01, 1.0), st.floats(1.0, 2.0), st.integers(1, 30))
 def test_more_noise_or_arms_need_more_units(sd, times, family):
