@@ -19,6 +19,7 @@ import typer
 
 from benchmarks.verdict_world import BASELINE, OUTPUT_BIAS, Rows, World, world
 from study.design.space import Dimension, sobol_points
+from study.protocol.selection import judge
 from study.statistics.calibration import Calibration, calibrate_target
 from study.statistics.curves import MISS, Array, Curve, Hits, best_points, targets_reached, tuning_score
 from study.statistics.family import decide, interval_over_looks, over_looks, p_beyond, with_tuning
@@ -62,8 +63,11 @@ class Protocol:
     name: str
     seeds: int
     tune: Callable[[World, Calibration, np.random.Generator], Tuned]
-    judge: Callable[[Confirmed], tuple[list[Verdict], Limits]]
+    conclude: Callable[[Confirmed], tuple[list[Verdict], Limits]]
+    finalists: bool = False
+    """The point that is calibrated on is chosen over more seeds than one."""
     spare: int = 0
+    """Calibration seeds that may miss the target."""
 
 
 @dataclass(frozen=True)
@@ -118,19 +122,34 @@ def capped_cost(E: Array, keep: int) -> float:
     return cost
 
 
+def best_finalist(
+    at: World,
+    lrs: Array,
+    curves: Sequence[Curve],
+    score: Callable[[Curve], float],
+    miss: float,
+    rng: np.random.Generator,
+) -> tuple[float, list[Curve]]:
+    """The better of the two best points over two more seeds each, and the runs that this took."""
+    finalists = best_points([score(curve) for curve in curves], 2)
+    seeds = at.draw_rows(2, rng)
+    reruns = [at.train_all(float(lrs[i]), seeds, rng) for i in finalists]
+    scores = [
+        np.array([score(curve) for curve in (curves[i], *again)])
+        for i, again in zip(finalists, reruns, strict=True)
+    ]
+    return float(lrs[finalists[judge(scores, miss)]]), [curve for again in reruns for curve in again]
+
+
 def tune_finalists(at: World, calibration: Calibration, rng: np.random.Generator) -> Tuned:
-    """The best two points on two more seeds; fewest misses, then the lowest mean score."""
+    """Coarse points, the best two on two more seeds: fewest misses, then the lowest mean score."""
     target = calibration.tuning_target
     lrs, curves = coarse(at, rng)
-    cost = capped_cost(at.examples(curves, target), keep=2)
-    judged = []
-    seeds = at.draw_rows(2, rng)
-    for i in best_points([tuning_score(curve, target, at.tau) for curve in curves], 2):
-        again = at.train_all(float(lrs[i]), seeds, rng)
-        cost += float(at.examples(again, target).sum())
-        scores = np.array([tuning_score(curve, target, at.tau) for curve in (curves[i], *again)])
-        judged.append((int((scores >= MISS).sum()), float(scores.mean()), float(lrs[i])))
-    return Tuned(min(judged)[2], 0.0, cost)
+    lr, reruns = best_finalist(
+        at, lrs, curves, lambda curve: tuning_score(curve, target, at.tau), miss=MISS, rng=rng
+    )
+    cost = capped_cost(at.examples(curves, target), keep=2) + float(at.examples(reruns, target).sum())
+    return Tuned(lr, 0.0, cost)
 
 
 def tune_guided(
@@ -183,14 +202,17 @@ def judge_guided(arms: Confirmed) -> tuple[list[Verdict], Limits]:
 
 
 def calibrate(base: World, protocol: Protocol, rng: np.random.Generator) -> Calibration:
-    """The target of one study: the baseline's points by final loss, the best on five fresh seeds."""
+    """The target of one study: the baseline's best point by final loss, on five fresh seeds."""
     lrs, curves = coarse(base, rng)
 
     def final(curve: Curve) -> float:
         # A training that was stopped ahead of tau got there with less: the earlier, the better.
         return float(curve.valid_loss[-1]) + 0.01 * float(np.log(curve.examples[-1] / base.tau))
 
-    best = float(lrs[int(np.argmin([final(curve) for curve in curves]))])
+    if protocol.finalists:
+        best, _ = best_finalist(base, lrs, curves, final, miss=np.inf, rng=rng)
+    else:
+        best = float(lrs[best_points([final(curve) for curve in curves], 1)[0]])
     runs = base.train_all(best, base.draw_rows(CALIBRATION_SEEDS, rng), rng)
     return calibrate_target(runs, base.tau, TARGET_AT, spare=protocol.spare)
 
@@ -208,7 +230,7 @@ def simulate(protocol: Protocol, scenario: Scenario, of: Table, rng: np.random.G
         runs.append(at.train_all(arm.lr, rows, rng))
     E = [at.examples(curves, calibration.target) for at, curves in zip((base, *arms), runs, strict=True)]
     hits = [targets_reached(curves, calibration.target)[1] for curves in runs]
-    verdicts, limits = protocol.judge(Confirmed(E, hits, tuned))
+    verdicts, limits = protocol.conclude(Confirmed(E, hits, tuned))
     limits = [pair if word.judged else (np.nan, np.nan) for pair, word in zip(limits, verdicts, strict=True)]
     cost = (sum(arm.cost for arm in tuned) + sum(float(e.sum()) for e in E)) / base.tau / len(tuned)
     expected = {at: expected_log_examples(at, calibration.target) for at in {base, *arms}}
@@ -229,7 +251,7 @@ def expected_log_examples(at: World, target: float) -> Array:
 
 
 PROTOCOLS = {
-    "before": Protocol("before", 10, tune_finalists, judge_before),
+    "before": Protocol("before", 10, tune_finalists, judge_before, finalists=True),
     "guided": Protocol("guided", 20, tune_guided, judge_guided, spare=1),
 }
 SCENARIOS = (
