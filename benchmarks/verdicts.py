@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,7 +24,7 @@ from study.statistics.calibration import Calibration, calibrate_target
 from study.statistics.curves import MISS, Array, Curve, Hits, best_points, targets_reached, tuning_score
 from study.statistics.family import decide, interval_over_looks, over_looks, p_beyond, with_tuning
 from study.statistics.nulls import null_shares
-from study.statistics.response import Axis, Response, behind, losses_at, reference
+from study.statistics.response import Axis, losses_at, reference, respond
 from study.statistics.speed_up import simultaneous_interval, speed_up
 from study.statistics.verdicts import Rate, Verdict, holm, rate, verdict
 
@@ -157,22 +157,21 @@ def tune_guided(
 ) -> Tuned:
     """Coarse points of a range that ends at `high`, two guided rounds, the vertex."""
     lrs, curves = coarse(at, rng, high)
-    points = np.log10(lrs)[:, None]
     compared = reference(curves, calibration.tuning_target, at.tau, -calibration.slope / np.log(2.0))
     cost = capped_cost(at.examples(curves, calibration.tuning_target), keep=1)
-    seeds = np.zeros(K, dtype=np.int64)
-    losses = losses_at(curves, compared.examples)
-    response = Response((Axis.lr(LOW, high),), points, behind(losses, compared.slope), seeds)
-    for seed in (1, 2):
-        response = response.widened() if widen else response
-        more = response.next_points()
+    axis = Axis.lr(LOW, high)
+    axes = (axis if widen else replace(axis, spare_low=0.0, spare_high=0.0),)
+    points, losses = np.log10(lrs)[:, None], losses_at(curves, compared.examples)
+    rounds = np.zeros(K, dtype=np.int64)
+    for number in (1, 2):
+        more = respond(axes, points, losses, compared.slope, rounds).widened().next_points()
         row = int(rng.integers(at.rows))
         runs = [at.train(float(10.0**lr), row, rng) for (lr,) in more]
-        losses = np.concatenate([losses, losses_at(runs, compared.examples)])
         points = np.concatenate([points, more])
-        seeds = np.concatenate([seeds, np.full(len(more), seed)])
+        losses = np.concatenate([losses, losses_at(runs, compared.examples)])
+        rounds = np.concatenate([rounds, np.full(len(more), number)])
         cost += len(more) * compared.examples
-        response = Response(response.axes, points, behind(losses, compared.slope), seeds)
+    response = respond(axes, points, losses, compared.slope, rounds)
     return Tuned(float(10.0 ** response.vertex[0]), response.tuning_variance(rng), cost)
 
 

@@ -251,3 +251,19 @@ class Response:
         factor = np.linalg.cholesky(spread + 1e-6 * CURVE_SD**2 * np.eye(len(at)))
         draws = self.mean(at)[:, None] + factor @ rng.standard_normal((len(at), DRAWS))
         return float((draws[0] - draws.min(axis=0)).var(ddof=1))
+
+
+def respond(
+    axes: tuple[Axis, ...], points: Array, losses: Array, slope: float, rounds: npt.NDArray[np.int64]
+) -> Response:
+    """The response to all of an arm's tuning runs so far, its ranges widened as they were before each guided round.
+
+    points (n, d), losses (n,) of `losses_at` and the round (n,) of each run: 0 for the coarse points, one seed a
+    round. Nothing else decides, so whoever has the runs has the ranges, the vertex and the next points:
+    `respond(...).widened().next_points()`.
+    """
+    for last in range(int(rounds.max()) + 1):
+        known = rounds <= last
+        response = Response(axes, points[known], behind(losses[known], slope), rounds[known])
+        axes = response.widened().axes
+    return response

@@ -8,7 +8,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from study.statistics.curves import Curve
-from study.statistics.response import Axis, Response, behind, losses_at, reference
+from study.statistics.response import Axis, Response, behind, losses_at, reference, respond
 
 NAN = float("nan")
 INF = float("inf")
@@ -205,17 +205,54 @@ def test_a_vertex_on_the_edge_widens_the_range_once():
     assert knob.widened() is knob
 
 
+def guided(loss, n_rounds: int):
+    """Coarse points and guided rounds as the planner has them: each from nothing but the runs so far."""
+    points, rounds = np.linspace(LR.low + 0.1, LR.high - 0.1, 8)[:, None], np.zeros(8, dtype=int)
+    for number in range(1, n_rounds + 1):
+        more = respond((LR,), points, loss(points), 1.0, rounds).widened().next_points()
+        points, rounds = np.concatenate([points, more]), np.concatenate([rounds, np.full(len(more), number)])
+    return points, rounds
+
+
 def test_an_optimum_beyond_the_range_is_found():
-    """Range, widening and two rounds as the planner has them: an optimum a third of a decade below the range is
-    reached to within a tenth of an e-fold, and the runs from which it is planned are the only thing that decides."""
-    points = np.linspace(LR.low + 0.1, LR.high - 0.1, 8)[:, None]
-    axes, seeds = (LR,), np.zeros(8, dtype=int)
-    for seed in (1, 2):
-        fitted = response(points, parabola(points, best=LR.low - 0.33), seeds, axes=axes).widened()
-        axes, more = fitted.axes, fitted.next_points()
-        points, seeds = np.concatenate([points, more]), np.concatenate([seeds, np.full(4, seed)])
-    found = response(points, parabola(points, best=LR.low - 0.33), seeds, axes=axes).vertex
-    assert 1.5 * (found[0] - (LR.low - 0.33)) ** 2 < 0.1
+    """An optimum a third of a decade below the range is reached to within a tenth of an e-fold in two rounds."""
+    best = LR.low - 0.33
+
+    def loss(points):
+        return 24.0 + 1.5 * (points[:, 0] - best) ** 2
+
+    points, rounds = guided(loss, 2)
+    found = respond((LR,), points, loss(points), 1.0, rounds)
+    assert found.axes[0].low == pytest.approx(LR.low - 1.0)
+    assert loss(found.vertex[None])[0] - 24.0 < 0.1
+
+
+def test_the_order_of_runs_decides_nothing():
+    """The ranges and the vertex follow from the runs and their rounds, in whatever order they ended."""
+
+    def loss(points):
+        return 24.0 + 1.5 * (points[:, 0] - LR.low + 0.2) ** 2 + 0.05 * np.sin(40 * points[:, 0])
+
+    points, rounds = guided(loss, 2)
+    plain = respond((LR,), points, loss(points), 1.0, rounds)
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(points))
+        again = respond((LR,), points[order], loss(points[order]), 1.0, rounds[order])
+        assert again.axes == plain.axes
+        assert again.vertex == pytest.approx(plain.vertex)
+
+
+def test_a_round_that_failed_widens_nothing_twice():
+    """A round without a run that could be used leaves ranges and vertex as the earlier rounds have them."""
+
+    def loss(points):
+        return 24.0 + 1.5 * (points[:, 0] - LR.low + 0.2) ** 2
+
+    points, rounds = guided(loss, 1)
+    plain = respond((LR,), points, loss(points), 1.0, rounds)
+    skipped = respond((LR,), points, loss(points), 1.0, np.where(rounds == 1, 2, 0))
+    assert skipped.axes == plain.axes
+    assert skipped.vertex == pytest.approx(plain.vertex)
 
 
 # how sure
