@@ -110,18 +110,17 @@ def _one(place: Place, request: Request) -> AA:
     import optuna
     import torch
 
-    from study.analysis.comparison import estimate
+    from study.analysis.arm import find
+    from study.analysis.evidence import read
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
     session = Session.prepare(place, request)
     with session.store:
         session.run_here()
-        comparison = estimate(session.store, session.experiment.name, len(session.data.train))
-    (row,) = comparison.arms[comparison.arms["arm"] == NULL_ARM].to_dict("records")
-    return AA(
-        session.experiment.seed,
-        float(row["speed_up"]),
-        float(row["p"]),
-        Verdict(row["verdict"].split(" (")[0]),
-    )
+        comparison = read(session.store, session.experiment.name).comparison
+    assert comparison is not None
+    null = find(comparison.arms, NULL_ARM)
+    assert null is not None
+    assert null.examples is not None
+    return AA(session.experiment.seed, null.examples.ratio, null.examples.estimate.p, null.examples.verdict)

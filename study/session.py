@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from study.design.workload import SMALL_DATA
 from study.place import Place, require_writable
 from study.protocol.planner import Planner
 from study.protocol.selection import winning_recipes
+from study.protocol.stored import Stored, find_stored, stored
 from study.store.database import Database
 from study.store.outage import patiently
 from study.store.owner import new_owner
@@ -60,13 +60,9 @@ class Session:
         store = Store.open(place.storage, create=True)
         with setup_lock(store):
             # Read again under the lock: another command of this name may have come first.
-            stored = stored_experiment(store, experiment.name, data)
-            experiment = build(request, len(data.train), stored)
-            spec = {
-                "experiment": experiment.to_json(),
-                "data_fingerprint": data.fingerprint,
-                "n_train": len(data.train),
-            }
+            before = stored_experiment(store, experiment.name, data)
+            experiment = build(request, len(data.train), before)
+            spec = Stored(experiment, data.fingerprint, len(data.train)).to_spec()
             store.save_experiment(experiment.name, spec)
         return cls(place, store, experiment, data, trainer)
 
@@ -74,18 +70,15 @@ class Session:
     def join(cls, place: Place, name: str) -> Session:
         """The stored experiment of that name, for a worker. Raises UserError."""
         store = patiently(lambda: Store.open(place.storage))
-        spec = store.load_experiment(name)
-        if spec is None:
-            known = ", ".join(store.experiments()) or "none"
-            raise UserError(f"No experiment '{name}' in {place.storage}. Experiments: {known}.")
-        experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+        kept = stored(store, name)
+        experiment = kept.experiment
         data = load(
             experiment.data,
             seed=experiment.seed,
             likelihood=experiment.recipe.likelihood,
             data_dir=place.data_dir,
         )
-        stored_experiment(store, name, data)
+        _require_same_data(kept, data)
         return cls(place, store, experiment, data)
 
     def launch(self, on_progress: Callable[[], None]) -> bool:
@@ -160,14 +153,14 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     pick_device(place.device)
     require_writable(place.artifacts, "--artifacts")
     name, source = request.name, request.source
-    spec = _peek(place.storage, name)
-    stored = None if spec is None else Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+    kept = _peek(place.storage, name)
+    before = None if kept is None else kept.experiment
     # Once before the data is there, which may be a download, and once with what the data decides.
-    experiment = build(request, SMALL_DATA - 1, stored)
+    experiment = build(request, SMALL_DATA - 1, before)
     likelihood = experiment.recipe.likelihood
     data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
-    experiment = build(request, len(data.train), stored)
-    _require_same_data(spec, name, data)
+    experiment = build(request, len(data.train), before)
+    _require_same_data(kept, data)
     for recipe in (experiment.recipe, *map(experiment.base_recipe, experiment.arms)):
         data.require_batch(recipe.batch(len(data.train)))
     least = least_loss(data, likelihood)
@@ -179,13 +172,13 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     return experiment, data
 
 
-def _peek(storage: str, name: str) -> dict[str, Any] | None:
+def _peek(storage: str, name: str) -> Stored | None:
     """What is stored under a name, if its database is there; nothing is created."""
     database = Database.parse(storage)
     if not database.check(create=True):
         return None
     with Store.open(storage, read_only=True) as store:
-        return store.load_experiment(name)
+        return find_stored(store, name)
 
 
 def finished_trials(place: Place, name: str) -> Counter[str]:
@@ -200,16 +193,14 @@ def finished_trials(place: Place, name: str) -> Counter[str]:
 
 def stored_experiment(store: Store, name: str, data: Dataset) -> Experiment | None:
     """The stored experiment of that name; None where there is none. Raises UserError for other data."""
-    spec = store.load_experiment(name)
-    if spec is None:
-        return None
-    _require_same_data(spec, name, data)
-    return Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+    kept = find_stored(store, name)
+    _require_same_data(kept, data)
+    return None if kept is None else kept.experiment
 
 
-def _require_same_data(spec: dict[str, Any] | None, name: str, data: Dataset) -> None:
-    if spec is not None and spec["data_fingerprint"] != data.fingerprint:
+def _require_same_data(kept: Stored | None, data: Dataset) -> None:
+    if kept is not None and kept.fingerprint != data.fingerprint:
         raise UserError(
-            f"Experiment '{name}' was started with data of SHA-256 {spec['data_fingerprint'][:12]}..., not "
+            f"Experiment '{kept.experiment.name}' was started with data of SHA-256 {kept.fingerprint[:12]}..., not "
             f"{data.fingerprint[:12]}... ({data.name}): bring the same file and seed, or use another --name."
         )

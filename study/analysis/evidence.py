@@ -1,59 +1,46 @@
-"""Everything one report shows, computed once: frames that `export` can write too, and the facts beside them."""
+"""One experiment's evidence: read once a command, computed once, and only what is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from study.analysis import frames as tables
-from study.analysis import search as tables_search
-from study.analysis.comparison import Comparison, estimate
-from study.cli.tables import sorted_arms
+from study.analysis import frames
+from study.analysis import search as searches
+from study.analysis.arm import family_of, sorted_arms
+from study.analysis.comparison import Comparison, compare
 from study.design.experiment import Experiment
 from study.design.workload import Workload
 from study.protocol.history import Run
 from study.protocol.plan import describe_plan
 from study.protocol.selection import State
+from study.protocol.stored import stored
 from study.statistics.curves import Curve
 from study.store import records
 from study.store.store import Store
-from study.terms import REFERENCE_ARMS
-
-#: Families in the order of the catalogue come from the arms themselves; these arms have none.
-NO_FAMILY = {"baseline": "baseline", "search": "reference", "combined": "reference"}
+from study.terms import BASELINE, COMBINED, REFERENCE_ARMS, SEARCH, WITHOUT, Phase, StudyName
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One experiment's evidence. Frames are empty where there is nothing yet; none has a row of a study that is
-    not the experiment's own."""
+    """What the terminal, the report, the dashboard and the export share. The estimates are there; a frame is read
+    and computed when it is first asked for, so the database stays open as long. Frames are empty where there is
+    nothing yet; none but `table` has a row of a study that is not the experiment's own."""
 
+    store: Store = field(repr=False)
     name: str
     experiment: Experiment
     fingerprint: str
-    state: State
+    state: State = field(repr=False)
+    throughput: pd.DataFrame = field(repr=False)
+    """The timings, as `records.throughput` gives them."""
     comparison: Comparison | None
     """None where no comparison was asked for."""
-    trials: pd.DataFrame
-    speeds: dict[str, float]
-    """Examples per second of the arms that were timed."""
-    bands: pd.DataFrame
-    seeds: pd.DataFrame
-    survival: pd.DataFrame
-    by_target: pd.DataFrame
-    tuning: pd.DataFrame
-    winners: pd.DataFrame
-    savings: pd.DataFrame
-    outcomes: pd.DataFrame
-    failures: pd.DataFrame
-    search: pd.DataFrame
-    importance: pd.DataFrame
-    importance_note: str
-    rate_distortion: pd.DataFrame
 
     @property
     def workload(self) -> Workload:
@@ -63,14 +50,11 @@ class Evidence:
     @property
     def arms(self) -> list[str]:
         """The comparison's arms in the order of the forest plot, the baseline first."""
-        if self.comparison is None or self.comparison.arms.empty:
-            return []
-        return [str(arm) for arm in sorted_arms(self.comparison.arms)["arm"]]
+        return [] if self.comparison is None else [arm.arm for arm in sorted_arms(self.comparison.arms)]
 
     def family(self, arm: str) -> str:
-        """The arm's family; "reference" for what is no technique."""
-        technique = self.experiment.technique(arm)
-        return technique.family if technique else NO_FAMILY.get(arm, "reference")
+        """The arm's family; "baseline" or "reference" for what is no technique."""
+        return family_of(self.experiment, arm)
 
     @property
     def planned(self) -> dict[str, tuple[int, int]]:
@@ -78,69 +62,142 @@ class Evidence:
         done = self.trials[self.trials["outcome"].notna()].groupby("phase").size()
         plan = describe_plan(self.experiment)
         planned = {phase: (int(done.get(phase, 0)), n) for phase, n in plan.items() if n}
-        return planned | ({"final": self.state.reruns} if "final" in planned else {})
+        return planned | ({Phase.FINAL: self.state.reruns} if Phase.FINAL in planned else {})
 
     @property
     def complete(self) -> bool:
         """Everything that was planned has been run."""
         return all(done >= n for done, n in self.planned.values())
 
-    def frames(self) -> dict[str, pd.DataFrame]:
-        """The computed tables by name, those that are empty left out."""
-        found = {
-            "bands": self.bands,
-            "seeds": self.seeds,
-            "survival": self.survival,
-            "by-target": self.by_target,
-            "tuning": self.tuning,
-            "winners": self.winners,
-            "savings": self.savings,
-            "outcomes": self.outcomes,
-            "failures": self.failures,
-            "importance": self.importance,
-            "rate-distortion": self.rate_distortion,
-        }
-        return {key: frame for key, frame in found.items() if not frame.empty}
+    @property
+    def best_search(self) -> Run | None:
+        """The joint search's best trial so far; None before one has ended well."""
+        return self.state.search_best
+
+    # The trials and what became of them.
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Every trial of the studies NAME/..., as `records.trials` gives them."""
+        return records.trials(self.store, self.name)
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """The experiment's own trials."""
+        return own_trials(self.table, self.experiment)
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """How many trials ended how."""
+        return frames.outcomes(self.trials)
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """The trials that went wrong, with reasons."""
+        return frames.failures(self.trials)
+
+    @cached_property
+    def savings(self) -> pd.DataFrame:
+        """What stopping early saved."""
+        return frames.savings(self.state)
+
+    # The comparison's curves and seeds.
+
+    @cached_property
+    def curve_rows(self) -> pd.DataFrame:
+        """Every recorded evaluation, as `records.curves` gives them."""
+        return records.curves(self.store, self.name)
+
+    @cached_property
+    def curves(self) -> dict[int, Curve]:
+        """Trial id -> its recorded curve, for trials that have a point."""
+        return curves_of(self.curve_rows)
+
+    @cached_property
+    def confirmed(self) -> dict[str, list[Run]]:
+        """arm -> its finished confirmation runs, for arms that have some, in the order of `arms`."""
+        found = {arm: frames.confirmed(self.state, arm) for arm in self.arms}
+        return {arm: runs for arm, runs in found.items() if runs}
+
+    @cached_property
+    def speeds(self) -> dict[str, float]:
+        """Examples per second of the arms that were timed."""
+        return frames.speeds(self.throughput)
+
+    @cached_property
+    def bands(self) -> pd.DataFrame:
+        """Learning curves: median and middle 80 % over seeds."""
+        return frames.bands(self.confirmed, self.curves, self.speeds)
+
+    @cached_property
+    def seeds(self) -> pd.DataFrame:
+        """One row a confirmation run."""
+        return frames.seeds(self.state, self.confirmed, self.speeds)
+
+    @cached_property
+    def survival(self) -> pd.DataFrame:
+        """Kaplan-Meier curves."""
+        return frames.survival(self.seeds)
+
+    @cached_property
+    def by_target(self) -> pd.DataFrame:
+        """The speed-ups at other targets."""
+        return frames.by_target(self.state, self.confirmed, self.curves)
+
+    @cached_property
+    def tuning(self) -> pd.DataFrame:
+        """One row a tuning trial."""
+        return frames.tuning(self.state, self._tuned, self.curves)
+
+    @cached_property
+    def winners(self) -> pd.DataFrame:
+        """Where tuning points lie in their space."""
+        return frames.winners(self.state, self._tuned)
+
+    @property
+    def _tuned(self) -> list[str]:
+        return [arm for arm in self.arms if arm not in REFERENCE_ARMS]
+
+    # The joint search.
+
+    @cached_property
+    def search(self) -> pd.DataFrame:
+        """The search's trials that have ended."""
+        return searches.searched(self.trials, self.name, self.experiment.recipe)
+
+    @cached_property
+    def _importance(self) -> tuple[pd.DataFrame, str]:
+        return searches.importance(self.store, self.name, self.search)
+
+    @property
+    def importance(self) -> pd.DataFrame:
+        """What mattered in the search, by field."""
+        return self._importance[0]
+
+    @property
+    def importance_note(self) -> str:
+        """Why there is none, or what is left out of it."""
+        return self._importance[1]
+
+    @cached_property
+    def rate_distortion(self) -> pd.DataFrame:
+        """Rate and distortion of each search trial at its best evaluation."""
+        return searches.rate_distortion(self.curve_rows, self.search)
 
 
-def collect(store: Store, name: str) -> Evidence:
-    """Read an experiment and compute what its report shows; nothing is written or trained."""
-    spec = store.load_experiment(name)
-    assert spec is not None
-    experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-    state = State(store, experiment, experiment.workload(spec["n_train"]))
-    comparison = estimate(store, name, spec["n_train"]) if experiment.arms else None
-    arms = [] if comparison is None else [str(arm) for arm in sorted_arms(comparison.arms)["arm"]]
-    trials = own_trials(records.trials(store, name), experiment)
-    rows = records.curves(store, name)
-    curves = curves_of(rows)
-    confirm = _with_runs(state, arms)
-    speed = tables.speeds(records.throughput(store, name))
-    runs = tables.seeds(state, confirm, speed)
-    tuned = [arm for arm in arms if arm not in REFERENCE_ARMS]
-    search = tables_search.searched(trials, name, experiment.recipe)
-    importance, note = tables_search.importance(store, name, search)
+def read(store: Store, name: str) -> Evidence:
+    """Read an experiment and estimate its arms; nothing is written or trained. Raises UserError without one."""
+    spec = stored(store, name)
+    state = State(store, spec.experiment, spec.workload)
+    throughput = records.throughput(store, name)
     return Evidence(
+        store=store,
         name=name,
-        experiment=experiment,
-        fingerprint=str(spec["data_fingerprint"]),
+        experiment=spec.experiment,
+        fingerprint=spec.fingerprint,
         state=state,
-        comparison=comparison,
-        trials=trials,
-        speeds=speed,
-        bands=tables.bands(confirm, curves, speed),
-        seeds=runs,
-        survival=tables.survival(runs),
-        by_target=tables.by_target(state, confirm, curves),
-        tuning=tables.tuning(state, tuned, curves),
-        winners=tables.winners(state, tuned),
-        savings=tables.savings(state),
-        outcomes=tables.outcomes(trials),
-        failures=tables.failures(trials),
-        search=search,
-        importance=importance,
-        importance_note=note,
-        rate_distortion=tables_search.rate_distortion(rows, search),
+        throughput=throughput,
+        comparison=compare(state, throughput) if spec.experiment.arms else None,
     )
 
 
@@ -149,12 +206,17 @@ def own_trials(trials: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     out. A trial that still waits has its arm from its study's name."""
     # An empty frame has no strings to tell that these columns hold some.
     trials = trials.astype({"study_name": str, "state": str})
-    arm = trials["study_name"].str.split("/").str[1]
-    known = {"baseline", "search", "combined", *REFERENCE_ARMS, *experiment.arms}
-    ours = arm.isin(known) | arm.str.startswith("combined-without-")
+    arm = trials["study_name"].map(_arm_of).astype(str)
+    known = {BASELINE, SEARCH, COMBINED, *REFERENCE_ARMS, *experiment.arms}
+    ours = arm.isin(known) | arm.str.startswith(WITHOUT)
     started = trials["owner"].notna() | trials["outcome"].notna()
     ours &= started | trials["state"].isin(["WAITING", "RUNNING"])
     return trials[ours].assign(arm=arm[ours]).reset_index(drop=True)
+
+
+def _arm_of(study_name: str) -> str:
+    parsed = StudyName.parse(study_name)
+    return parsed.arm if parsed is not None else ""
 
 
 def curves_of(rows: pd.DataFrame) -> dict[int, Curve]:
@@ -166,8 +228,3 @@ def curves_of(rows: pd.DataFrame) -> dict[int, Curve]:
         )
         for trial_id, group in groups.items()
     }
-
-
-def _with_runs(state: State, arms: Sequence[str]) -> dict[str, list[Run]]:
-    found = {arm: tables.confirmed(state, arm) for arm in arms}
-    return {arm: runs for arm, runs in found.items() if runs}

@@ -1,4 +1,4 @@
-"""Readers of a database: nothing in it is changed."""
+"""What `export` writes: the tables as CSV or Parquet, the recipes to use as TOML. Nothing in a database is changed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.analysis.comparison import Comparison, estimate
-from study.design.experiment import Experiment
-from study.store import records
+from study.analysis.answer import offers
+from study.analysis.arm import article_frame, combined_frame, to_frame
+from study.analysis.evidence import Evidence
 from study.store.store import Store
 from vae.errors import FailureError, UserError, did_you_mean
-from vae.recipe import Recipe
+from vae.files import write_bytes
+
+FORMATS = ("csv", "parquet")
 
 
 def open_reader(storage: str) -> Store:
@@ -33,64 +35,44 @@ def pick_name(store: Store, name: str | None) -> str:
     raise UserError(f"No experiment '{name}' in {store.database.name}. {did_you_mean(name, names)}")
 
 
-def experiment_of(store: Store, name: str) -> Experiment:
-    """The stored experiment."""
-    spec = store.load_experiment(name)
-    assert spec is not None
-    return Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-
-
-def comparison_of(store: Store, name: str) -> Comparison | None:
-    """The comparison of an experiment; None where none was asked for."""
-    spec = store.load_experiment(name)
-    assert spec is not None
-    if not spec["experiment"]["arms"]:
-        return None
-    return estimate(store, name, spec["n_train"])
-
-
-def export_tables(store: Store, name: str, folder: Path, format: str) -> list[Path]:
-    """Write every table of an experiment to a folder; the paths written. Raises UserError, FailureError."""
-    if format not in ("csv", "parquet"):
-        raise UserError(f"--format {format}: choose csv or parquet.")
-    tables = {
-        "trials": records.trials(store, name),
-        "curves": records.curves(store, name),
-        "throughput": records.throughput(store, name),
-    }
-    comparison = comparison_of(store, name)
+def tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    """Every table of an experiment by name; empty ones are left out."""
+    found = {"trials": evidence.table, "curves": evidence.curve_rows, "throughput": evidence.throughput}
+    comparison = evidence.comparison
     if comparison is not None:
-        tables |= {"arms": comparison.arms, "combined": comparison.combined, "article": comparison.article}
+        found |= {
+            "arms": to_frame(comparison.arms),
+            "combined": combined_frame(comparison.combined),
+            "article": article_frame(comparison.article),
+        }
+    return {key: table for key, table in found.items() if not table.empty}
+
+
+def require_format(format: str) -> None:
+    """Raise UserError for a format that isn't one of FORMATS."""
+    if format not in FORMATS:
+        raise UserError(f"--format {format}: choose csv or parquet.")
+
+
+def export_tables(evidence: Evidence, folder: Path, format: str) -> list[Path]:
+    """Write every table of an experiment and every recipe on offer to a folder; the paths written.
+
+    Raises UserError, FailureError."""
+    require_format(format)
+    prefix = f"{evidence.name}-"
+    written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return _write_tables(tables, folder, f"{name}-", format)
+        for key, table in tables(evidence).items():
+            path = folder / f"{prefix}{key}.{format}"
+            if format == "csv":
+                table.to_csv(path, index=False)
+            else:
+                table.to_parquet(path, index=False)
+            written.append(path)
+        for offer in offers(evidence):
+            path = folder / f"{prefix}{offer.use}.toml"
+            written.append(write_bytes(path, offer.recipe.to_toml().encode()))
     except OSError as error:
         raise FailureError(f"--out {folder} can't be written to: {error.strerror}.") from None
-
-
-def _write_tables(tables: dict[str, pd.DataFrame], folder: Path, prefix: str, format: str) -> list[Path]:
-    written = []
-    for key, table in tables.items():
-        if table.empty:
-            continue
-        path = folder / f"{prefix}{key}.{format}"
-        if format == "csv":
-            table.to_csv(path, index=False)
-        else:
-            table.to_parquet(path, index=False)
-        written.append(path)
-    best = best_recipe(tables["trials"])
-    if best is not None:
-        path = folder / f"{prefix}best.toml"
-        path.write_text(best.to_toml(), encoding="utf-8")
-        written.append(path)
     return written
-
-
-def best_recipe(trials: pd.DataFrame) -> Recipe | None:
-    """The recipe of the search's best finished trial."""
-    searched = trials[(trials["phase"] == "search") & (trials["state"] == "COMPLETE")]
-    if searched.empty:
-        return None
-    best = int(searched["best_valid_loss"].argmin())
-    return Recipe.from_json(str(searched["recipe"].iloc[best]))

@@ -227,8 +227,7 @@ def savings(state: State) -> pd.DataFrame:
             groups.setdefault(("joint search", state.experiment.search.pruner), []).append(run)
     rows = []
     for (part, rule), runs in groups.items():
-        spent = np.nansum([run.examples for run in runs])
-        used = min(1.0, float(spent) / (state.workload.tau * len(runs)))
+        used = share_used(state, runs)
         stopped = sum(run.outcome in ("capped", "pruned", "stopped", "hit") for run in runs)
         rows.append(
             {
@@ -241,6 +240,12 @@ def savings(state: State) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=["part", "rule", "trials", "stopped", "used", "saved"])
+
+
+def share_used(state: State, runs: Sequence[Run]) -> float:
+    """Which share of the examples that these runs would have taken to tau they took."""
+    spent = float(np.nansum([run.examples for run in runs]))
+    return min(1.0, spent / (state.workload.tau * len(runs)))
 
 
 def outcomes(trials: pd.DataFrame) -> pd.DataFrame:

@@ -1,293 +1,224 @@
-"""The answer in words: sentences to quote, and the notes that say how far to trust them."""
+"""Validity notes: what a careful reader would ask about, each a small function that is silent where all is well."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import median
 
-import pandas as pd
-
+from study.analysis.arm import ArmResult
+from study.analysis.comparison import Comparison
+from study.protocol.history import Run
 from study.protocol.selection import State
 from study.statistics.verdicts import Verdict, smallest_n
+from study.terms import SEARCH_BEST, Outcome, Phase
 
-if TYPE_CHECKING:
-    from study.analysis.comparison import Comparison
-from study.terms import Phase
+#: A grid cell as wide as this share of the examples to target is told.
+COARSE = 0.06
 
-
-def p_value(p: float) -> str:
-    """A p-value in words: three decimals, never a plain 0; a dash where there is none."""
-    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def ratio(value: float, low: float, high: float) -> str:
-    """A ratio with its interval, e.g. "1.42x [1.28, 1.59]"; a dash without a value."""
-    if math.isnan(value):
-        return "–"
-    interval = f" [{low:.2f}, {high:.2f}]" if not math.isnan(low) else " [no interval]"
-    return f"{value:.2f}x{interval}"
-
-
-def sentences(comparison: Comparison) -> list[str]:
-    """Two or three sentences with figures, intervals, seeds and censoring."""
-    arms = comparison.arms
-    if arms.empty or "speed_up" not in arms:
-        return ["Nothing has been compared yet."]
-    family = arms[arms["kind"] == "technique"]
-    measured = family[family["speed_up"].notna()]
-    said = [_best(comparison, measured)]
-    faster, open_, slower = (
-        int((family["verdict"] == word).sum()) for word in (Verdict.FASTER, Verdict.UNDECIDED, Verdict.SLOWER)
-    )
-    pending = int((family["verdict"] == Verdict.NOT_MEASURED).sum())
-    other = len(family) - faster - open_ - slower - pending
-    unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
-    said.append(
-        f"Of {len(family)} techniques {faster} {_be(faster)} faster in examples, "
-        f"{open_} not distinguishable from the baseline, {slower} slower{unmeasured}, and {other} "
-        f"{'does' if other == 1 else 'do'} not reach the target on every seed (margin "
-        f"{comparison.experiment.margin:.0%}, simultaneous 95 % intervals{_scope(comparison)})."
-    )
-    if not comparison.combined.empty:
-        said += _together(comparison)
-    if not comparison.article.empty:
-        said += _article(comparison)
-    return said
-
-
-def _best(comparison: Comparison, measured: pd.DataFrame) -> str:
-    experiment, target = comparison.experiment, comparison.target
-    faster = measured[measured["verdict"] == Verdict.FASTER]
-    if measured.empty or target is None:
-        return f"On {experiment.data} no technique has a speed-up to report yet."
-    if faster.empty:
-        return (
-            f"On {experiment.data} no technique is distinguishably faster than the tuned baseline in reaching a "
-            f"validation loss of {target:.2f} nats."
-        )
-    best = max(faster.to_dict("records"), key=lambda row: float(row["speed_up"]))
-    seconds = ""
-    if not pd.isna(best.get("speed_up_seconds")):
-        shown = ratio(best["speed_up_seconds"], best["low_seconds"], best["high_seconds"])
-        seconds = f", and {shown} in seconds"
-    return (
-        f"On {experiment.data}, {best['arm']} reaches a validation loss of {target:.2f} nats "
-        f"{ratio(best['speed_up'], best['low'], best['high'])} sooner in examples than the tuned baseline"
-        f"{seconds} ({best['seeds']} paired seeds, {best['seeds'] - best['hits']} censored)."
-    )
-
-
-def _article(comparison: Comparison) -> list[str]:
-    """How much sooner the best arm has the article's loss; the baseline where no arm stands out."""
-    table = comparison.article
-    if "sooner" not in table:
-        return []
-    arms = comparison.arms
-    faster = arms[arms["verdict"] == Verdict.FASTER]
-    fastest = max(faster.to_dict("records"), key=lambda row: float(row["speed_up"]), default=None)
-    arm = "baseline" if fastest is None else str(fastest["arm"])
-    row = next((row for row in table.to_dict("records") if row["arm"] == arm), None)
-    if row is None or math.isnan(row["sooner"]):
-        return []
-    seconds = row["sooner_seconds"]
-    time = "" if math.isnan(seconds) else f" and 1/{seconds:.1f} of the time"
-    interval = (
-        "" if math.isnan(row["sooner_low"]) else f" [1/{row['sooner_low']:.1f}, 1/{row['sooner_high']:.1f}]"
-    )
-    who = "the tuned baseline" if arm == "baseline" else arm
-    return [
-        f"The loss that the article's recipe has after {_epochs(comparison.experiment.budget)} ({row['loss']:.2f} "
-        f"nats) is reached by {who} in 1/{row['sooner']:.1f}{interval} of the examples{time} "
-        f"({int(row['seeds'])} seeds, 0 censored)."
-    ]
-
-
-def _together(comparison: Comparison) -> list[str]:
-    """Whether the combined arm's parts add up, and whether one of them is better left out."""
-    rows = {str(row["arm"]): row for row in comparison.combined.to_dict("records")}
-    combined, addition = rows.get("combined"), comparison.addition
-    if combined is None or math.isnan(combined["speed_up"]) or addition is None:
-        return []
-    parts = [arm for arm in rows if not arm.startswith("combined")]
-    if math.isnan(addition.low):
-        sum_up = "not enough seeds to judge that"
-    elif addition.high < 1.0:
-        sum_up = "they gain less than that"
-    else:
-        sum_up = "they gain more than that" if addition.low > 1.0 else "not distinguishable from it"
-    said = (
-        f"Together {', '.join(parts[:-1])} and {parts[-1]} are {_shown(combined)} as fast in examples "
-        f"({combined['seeds']} fresh seeds, {combined['seeds'] - combined['hits']} censored), "
-        f"{ratio(addition.ratio, addition.low, addition.high)} of the product of their own speed-ups: {sum_up}"
-    )
-    better = [row for row in rows.values() if row["low"] > combined["high"]]
-    if better:
-        best = max(better, key=lambda row: float(row["speed_up"]))
-        left_out = str(best["arm"]).removeprefix("combined-without-")
-        said += f". {'Without ' if left_out != best['arm'] else 'Alone '}{left_out} it is {_shown(best)}"
-    return [f"{said}."]
-
-
-def _shown(row: dict[Hashable, Any]) -> str:
-    return ratio(row["speed_up"], row["low"], row["high"])
+Note = Callable[[Comparison, State], str | None]
 
 
 def notes(comparison: Comparison, state: State) -> list[str]:
-    """Validity notes: what a careful reader would ask about, in the order of how much it matters."""
-    experiment, calibration, arms = comparison.experiment, comparison.calibration, comparison.arms
-    if arms.empty:
+    """The notes, in the order of how much they matter."""
+    if not comparison.arms:
         return []
-    found: list[str] = []
-    unfinished = arms[arms["seeds"] < arms["planned_seeds"]]
-    if not unfinished.empty:
-        found.append(f"Unfinished: {', '.join(unfinished['arm'])} lack confirmation runs.")
-    if experiment.blocks == 1:
-        found.append(
-            "Every interval is for the tuned recipes (R = 1): the luck of tuning itself is not in it. "
-            "--blocks 5 puts it in."
-        )
-    if calibration is not None:
-        if calibration.plateau:
-            found.append(
-                f"Target on a plateau: examples to target vary by {calibration.spread:.0%} between calibration seeds "
-                f"(slope {calibration.slope:.2f} nats per doubling)."
-            )
-        if calibration.raised:
-            found.append(
-                "A calibration seed missed the median target; it was raised to the worst seed's loss."
-            )
-        if calibration.diverged:
-            found.append(f"{calibration.diverged} calibration runs diverged.")
-    found += _reference(state)
-    found += _too_few(comparison)
-    found += _never_tuned(comparison, state)
-    edges = arms[arms["edges"].astype(bool)]
-    if not edges.empty:
-        listed = "; ".join(f"{row.arm} ({row.edges})" for row in edges.itertuples())
-        found.append(f"Winners on an edge of their space, which a wider one might beat: {listed}.")
-    for column, word in (
-        ("diverged", "diverged"),
-        ("collapsed", "collapsed (KL near 0)"),
-        ("failed", "failed"),
-    ):
-        some = arms[arms[column] > 0]
-        if not some.empty:
-            listed = ", ".join(
-                f"{row['arm']} {row[column]} of {row['seeds']}" for row in some.to_dict("records")
-            )
-            found.append(f"Confirmation runs that {word}: {listed}.")
-    lost = [
-        run for run in state.runs if run.phase in ("tune", "final") and run.outcome in ("diverged", "failed")
-    ]
-    if lost:
-        counts = pd.Series([run.arm for run in lost]).value_counts()
-        found.append(
-            "Tuning trials that diverged or failed: " + ", ".join(f"{a} {n}" for a, n in counts.items()) + "."
-        )
-    if "test_worse" in arms:
-        worse = arms[arms["test_worse"].fillna(False).astype(bool)]
-        for row in worse.to_dict("records"):
-            found.append(
-                f"{row['arm']} is worse on the test split at its hit: {row['test_difference']:+.2f} nats "
-                f"[{row['test_low']:+.2f}, {row['test_high']:+.2f}] against the baseline."
-            )
-    for row in arms[arms["resolution"] > 0.06].to_dict("records"):
-        if math.isinf(row["resolution"]):
-            found.append(
-                f"{row['arm']} reaches the target before its first evaluation: its E is an upper bound."
-            )
-        else:
-            found.append(
-                f"{row['arm']}: one step is {row['resolution']:.0%} of its examples to target; E is no finer."
-            )
-    different = arms[arms["different_model"]]
-    if not different.empty:
-        found.append(f"Different model, not only different training: {', '.join(different['arm'])}.")
-    if "throughput_low" in arms:
-        noisy = arms[(arms["throughput_high"] / arms["throughput_low"]) > 1.15]
-        if not noisy.empty:
-            found.append(f"Noisy timing, throughput interval wider than 15 %: {', '.join(noisy['arm'])}.")
-    if experiment.recipe.likelihood == "cross_entropy":
-        found.append(
-            "Cross-entropy on values between 0 and 1 is no likelihood: nats compare recipes here, not with other "
-            "papers."
-        )
-    return found
+    said = [note(comparison, state) for note in _BEFORE]
+    said += [note(arm) for note in _OF_AN_ARM for arm in comparison.arms]
+    said += [note(comparison, state) for note in _AFTER]
+    return [note for note in said if note is not None]
 
 
-def _reference(state: State) -> list[str]:
-    """Whether the search has found a better recipe than the one that was confirmed as its best."""
-    best, confirmed = state.search_winner, state.of("search-best", Phase.CONFIRM)
-    if best is None or best.recipe is None or not confirmed:
-        return []
-    if confirmed[0].assignment.base == best.recipe:
-        return []
-    return [
-        f"search-best was confirmed before the search was topped up: trial {best.number} is better by now. Under "
-        "another --name it would be confirmed."
-    ]
+def _unfinished(comparison: Comparison, _: State) -> str | None:
+    lacking = [arm.arm for arm in comparison.arms if arm.seeds < arm.planned_seeds]
+    return f"Unfinished: {', '.join(lacking)} lack confirmation runs." if lacking else None
 
 
-def _never_tuned(comparison: Comparison, state: State) -> list[str]:
-    """Arms that miss the target and whose tuning met no point that reaches it safely: more points might."""
-    experiment, arms = comparison.experiment, comparison.arms
-    missed = []
-    for arm in arms[arms["hits"] < arms["seeds"]]["arm"]:
-        if arm not in experiment.arms:
-            continue
-        winners = [state.winner(arm, block) for block in range(1, experiment.blocks + 1)]
-        # The winner has the fewest misses: where it has one, so has every other point.
-        tuned = [[best, *(state.finals(best) or [])] for best in winners if best is not None]
-        if any(not run.hit for runs in tuned for run in runs):
-            missed.append(arm)
-    if not missed:
-        return []
-    on_all = " on each of its seeds" if experiment.has_finalists else ""
-    return [
-        f"Tuning found no point that reaches the tuning target{on_all} for {', '.join(missed)}: with more than "
-        f"K = {experiment.tune_trials} points it might, so their misses are no verdict on the technique."
-    ]
-
-
-def _too_few(comparison: Comparison) -> list[str]:
-    """Whether the seeds could have decided at all, and how many would."""
-    arms, family = comparison.arms, len(comparison.experiment.arms)
-    if "se" not in arms:
-        return []
-    undecided = arms[(arms["kind"] == "technique") & (arms["verdict"] == Verdict.UNDECIDED)]
-    none = undecided[undecided["no_interval"].notna()]
-    found = []
-    if not none.empty:
-        found.append(
-            f"No interval: {'; '.join(sorted(set(none['no_interval'])))} ({', '.join(none['arm'])})."
-        )
-    spread = undecided[undecided["no_interval"].isna()]
-    if spread.empty:
-        return found
-    sd = float((spread["se"] * spread["units"] ** 0.5).median())
-    n = smallest_n(sd, family=family, margin=comparison.experiment.margin)
-    have = int(spread["units"].median())
-    if n is not None and n > have:
-        unit = "blocks" if comparison.experiment.blocks > 1 else "seeds"
-        found.append(
-            f"{have} {unit} are few for the arms left open: about {n} would bring the simultaneous interval's "
-            f"half-width down to the margin of {comparison.experiment.margin:.0%}."
-        )
-    return found
-
-
-def _scope(comparison: Comparison) -> str:
+def _one_block(comparison: Comparison, _: State) -> str | None:
+    if comparison.experiment.blocks > 1:
+        return None
     return (
-        ", for the tuned recipes"
-        if comparison.experiment.blocks == 1
-        else f", {comparison.experiment.blocks} blocks"
+        "Every interval is for the tuned recipes (R = 1): the luck of tuning itself is not in it. "
+        "--blocks 5 puts it in."
     )
 
 
-def _epochs(budget: float) -> str:
-    return f"{budget:g} epoch{'' if budget == 1 else 's'}"
+def _plateau(comparison: Comparison, _: State) -> str | None:
+    calibration = comparison.calibration
+    if calibration is None or not calibration.plateau:
+        return None
+    return (
+        f"Target on a plateau: examples to target vary by {calibration.spread:.0%} between calibration seeds "
+        f"(slope {calibration.slope:.2f} nats per doubling)."
+    )
 
 
-def _be(n: int) -> str:
-    return "is" if n == 1 else "are"
+def _raised(comparison: Comparison, _: State) -> str | None:
+    if comparison.calibration is None or not comparison.calibration.raised:
+        return None
+    return "A calibration seed missed the median target; it was raised to the worst seed's loss."
+
+
+def _calibration_diverged(comparison: Comparison, _: State) -> str | None:
+    if comparison.calibration is None or not comparison.calibration.diverged:
+        return None
+    return f"{comparison.calibration.diverged} calibration runs diverged."
+
+
+def _search_topped_up(_: Comparison, state: State) -> str | None:
+    """Whether the search has found a better recipe than the one that was confirmed as its best."""
+    best, confirmed = state.search_winner, state.of(SEARCH_BEST, Phase.CONFIRM)
+    if best is None or best.recipe is None or not confirmed:
+        return None
+    if confirmed[0].assignment.base == best.recipe:
+        return None
+    return (
+        f"search-best was confirmed before the search was topped up: trial {best.number} is better by now. Under "
+        "another --name it would be confirmed."
+    )
+
+
+def _undecided(comparison: Comparison) -> list[ArmResult]:
+    return [
+        arm
+        for arm in comparison.techniques
+        if arm.examples is not None and arm.examples.verdict is Verdict.UNDECIDED
+    ]
+
+
+def _no_interval(comparison: Comparison, _: State) -> str | None:
+    reasons = {
+        arm.arm: arm.examples.estimate.reason
+        for arm in _undecided(comparison)
+        if arm.examples is not None and arm.examples.estimate.reason is not None
+    }
+    if not reasons:
+        return None
+    return f"No interval: {'; '.join(sorted(set(filter(None, reasons.values()))))} ({', '.join(reasons)})."
+
+
+def _too_few_seeds(comparison: Comparison, _: State) -> str | None:
+    """Whether the seeds could have decided at all, and how many would."""
+    estimates = [arm.examples.estimate for arm in _undecided(comparison) if arm.examples is not None]
+    estimates = [e for e in estimates if e.reason is None]
+    if not estimates:
+        return None
+    sd = median([e.se * e.n**0.5 for e in estimates])
+    experiment = comparison.experiment
+    n = smallest_n(sd, family=len(experiment.arms), margin=experiment.margin)
+    have = int(median([e.n for e in estimates]))
+    if n is None or n <= have:
+        return None
+    unit = "blocks" if experiment.blocks > 1 else "seeds"
+    return (
+        f"{have} {unit} are few for the arms left open: about {n} would bring the simultaneous interval's "
+        f"half-width down to the margin of {experiment.margin:.0%}."
+    )
+
+
+def _never_tuned(comparison: Comparison, state: State) -> str | None:
+    """Arms that miss the target and whose tuning met no point that reaches it safely: more points might."""
+    experiment = comparison.experiment
+    missed = []
+    for arm in comparison.techniques:
+        if not arm.misses:
+            continue
+        winners = [state.winner(arm.arm, block) for block in range(1, experiment.blocks + 1)]
+        # The winner has the fewest misses: where it has one, so has every other point.
+        tuned: list[list[Run]] = [[best, *(state.finals(best) or [])] for best in winners if best is not None]
+        if any(not run.hit for runs in tuned for run in runs):
+            missed.append(arm.arm)
+    if not missed:
+        return None
+    on_all = " on each of its seeds" if experiment.has_finalists else ""
+    return (
+        f"Tuning found no point that reaches the tuning target{on_all} for {', '.join(missed)}: with more than "
+        f"K = {experiment.tune_trials} points it might, so their misses are no verdict on the technique."
+    )
+
+
+def _edges(comparison: Comparison, _: State) -> str | None:
+    listed = "; ".join(f"{arm.arm} ({', '.join(arm.edges)})" for arm in comparison.arms if arm.edges)
+    return f"Winners on an edge of their space, which a wider one might beat: {listed}." if listed else None
+
+
+def _ended(outcome: Outcome, word: str) -> Note:
+    def note(comparison: Comparison, _: State) -> str | None:
+        listed = ", ".join(
+            f"{arm.arm} {arm.ended[outcome]} of {arm.seeds}"
+            for arm in comparison.arms
+            if arm.ended.get(outcome)
+        )
+        return f"Confirmation runs that {word}: {listed}." if listed else None
+
+    return note
+
+
+def _lost_tuning(_: Comparison, state: State) -> str | None:
+    lost = Counter(
+        run.arm
+        for run in state.runs
+        if run.phase in (Phase.TUNE, Phase.FINAL) and run.outcome in (Outcome.DIVERGED, Outcome.FAILED)
+    )
+    if not lost:
+        return None
+    listed = ", ".join(f"{arm} {n}" for arm, n in lost.most_common())
+    return f"Tuning trials that diverged or failed: {listed}."
+
+
+def _different_models(comparison: Comparison, _: State) -> str | None:
+    different = [arm.arm for arm in comparison.arms if arm.different_model]
+    return f"Different model, not only different training: {', '.join(different)}." if different else None
+
+
+def _noisy_timing(comparison: Comparison, _: State) -> str | None:
+    noisy = [
+        arm.arm
+        for arm in comparison.arms
+        if arm.throughput is not None and arm.throughput.high / arm.throughput.low > 1.15
+    ]
+    return f"Noisy timing, throughput interval wider than 15 %: {', '.join(noisy)}." if noisy else None
+
+
+def _no_likelihood(comparison: Comparison, _: State) -> str | None:
+    if comparison.experiment.recipe.likelihood != "cross_entropy":
+        return None
+    return "Cross-entropy on values between 0 and 1 is no likelihood: nats compare recipes here, not with other papers."
+
+
+def _worse_on_test(arm: ArmResult) -> str | None:
+    if arm.test is None or not arm.test_worse:
+        return None
+    return (
+        f"{arm.arm} is worse on the test split at its hit: {arm.test.mean:+.2f} nats "
+        f"[{arm.test.low:+.2f}, {arm.test.high:+.2f}] against the baseline."
+    )
+
+
+def _coarse(arm: ArmResult) -> str | None:
+    if arm.resolution is None or arm.resolution <= COARSE:
+        return None
+    if math.isinf(arm.resolution):
+        return f"{arm.arm} reaches the target before its first evaluation: its E is an upper bound."
+    return f"{arm.arm}: one step is {arm.resolution:.0%} of its examples to target; E is no finer."
+
+
+_BEFORE: Sequence[Note] = (
+    _unfinished,
+    _one_block,
+    _plateau,
+    _raised,
+    _calibration_diverged,
+    _search_topped_up,
+    _no_interval,
+    _too_few_seeds,
+    _never_tuned,
+    _edges,
+    _ended(Outcome.DIVERGED, "diverged"),
+    _ended(Outcome.COLLAPSED, "collapsed (KL near 0)"),
+    _ended(Outcome.FAILED, "failed"),
+    _lost_tuning,
+)
+_OF_AN_ARM: Sequence[Callable[[ArmResult], str | None]] = (_worse_on_test, _coarse)
+_AFTER: Sequence[Note] = (_different_models, _noisy_timing, _no_likelihood)

@@ -29,6 +29,7 @@ def show(
 ) -> None:
     """The tables of an experiment, or the list of experiments, in the terminal."""
     quiet()
+    from study.analysis.evidence import read
     from study.analysis.export import open_reader, pick_name
     from study.cli.tables import print_comparison, print_experiments, print_search
 
@@ -36,9 +37,9 @@ def show(
         if name is None and len(store.experiments()) != 1:
             print_experiments(out, store)
             return
-        name = pick_name(store, name)
-        print_comparison(out, store, name)
-        print_search(out, store, name)
+        evidence = read(store, pick_name(store, name))
+        print_comparison(out, evidence)
+        print_search(out, evidence)
 
 
 @grouped
@@ -50,10 +51,12 @@ def export(
 ) -> None:
     """Trials, learning curves, arms and recipes as CSV or Parquet and TOML files."""
     quiet()
-    from study.analysis.export import export_tables, open_reader, pick_name
+    from study.analysis.evidence import read
+    from study.analysis.export import export_tables, open_reader, pick_name, require_format
 
     with open_reader(storage) as store:
-        for path in export_tables(store, pick_name(store, name), folder, format):
+        require_format(format)
+        for path in export_tables(read(store, pick_name(store, name)), folder, format):
             out.print(f"{path}", soft_wrap=True)
 
 
@@ -76,20 +79,22 @@ def report(
     if format not in ("html", "md"):
         raise UserError(f"--format {format}: choose html or md.")
     quiet()
+    from study.analysis.evidence import read
     from study.analysis.export import open_reader, pick_name
+    from study.report import markdown
     from study.report.files import write_figures
-    from study.report.markdown import write_markdown
     from study.report.page import write_report
 
     with open_reader(storage) as store:
-        name = pick_name(store, name)
+        evidence = read(store, pick_name(store, name))
         if format == "md":
-            print(write_markdown(store, name), end="")
+            print(markdown.render(evidence), end="")
         else:
-            written = write_report(store, name, path or Path("reports") / f"{name}.html", artifacts, data_dir)
+            path = path or Path("reports") / f"{evidence.name}.html"
+            written = write_report(evidence, path, artifacts, data_dir)
             out.print(f"Report: {written}", soft_wrap=True)
         if figures is not None:
-            for file in write_figures(store, name, figures, artifacts, data_dir):
+            for file in write_figures(evidence, figures, artifacts, data_dir):
                 err.print(f"{file}", soft_wrap=True)
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from study.analysis.answer import advice, sentences
+from study.analysis.arm import Measure, sorted_arms
 from study.analysis.comparison import Comparison
-from study.analysis.export import comparison_of, experiment_of
-from study.analysis.notes import p_value, ratio
+from study.analysis.evidence import Evidence
+from study.analysis.notes import notes
+from study.analysis.words import DASH, number, p_value, ratio_of
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
 from study.design.phases import FINALISTS
 from study.protocol.plan import describe_plan
+from study.protocol.stored import stored
 from study.statistics.verdicts import Verdict
-from study.store import records
 from study.store.records import counts
 from study.store.store import Store
+from study.terms import Phase
 
 if TYPE_CHECKING:
     from study.place import Place
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
 
 #: Verdicts for a terminal of 80 columns.
 _SHORT = {
-    "not distinguishable": "n.d.",
-    "never reaches the target": "never",
-    "unreliable": "unrel.",
+    Verdict.UNDECIDED: "n.d.",
+    Verdict.NEVER: "never",
+    Verdict.UNRELIABLE: "unrel.",
     Verdict.NOT_MEASURED: "open",
 }
 
@@ -82,18 +84,18 @@ def print_experiments(console: Console, store: Store) -> None:
         return
     table = Table("name", "data", "arms", "trials finished", "unfinished")
     for name in names:
-        experiment = experiment_of(store, name)
+        experiment = stored(store, name).experiment
         parts = counts(store, name)
         finished, unfinished = sum(c.finished for c in parts), sum(c.running + c.waiting for c in parts)
-        arms = str(len(experiment.arms) + 1) if experiment.arms else "–"
+        arms = str(len(experiment.arms) + 1) if experiment.arms else DASH
         table.add_row(name, experiment.data, arms, str(finished), str(unfinished))
     console.print(table)
 
 
-def print_search(console: Console, store: Store, name: str) -> None:
-    """The search's outcomes, its best trials and how to have the best one's recipe."""
-    trials = records.trials(store, name)
-    searched = trials[trials["phase"] == "search"]
+def print_search(console: Console, evidence: Evidence) -> None:
+    """The search's outcomes, its best trials, and how to use the best one where nothing is compared."""
+    trials = evidence.trials
+    searched = trials[trials["phase"] == Phase.SEARCH]
     if searched.empty:
         return
     counts = searched["outcome"].fillna("unfinished").value_counts()
@@ -108,15 +110,26 @@ def print_search(console: Console, store: Store, name: str) -> None:
     params = [column for column in searched.columns if column.startswith("params_")]
     table = Table("trial", "valid loss", "parameters", box=box.SIMPLE_HEAD)
     for row in best.to_dict("records"):
-        shown = (f"{c.removeprefix('params_')} {_cell(row[c])}" for c in params if _cell(row[c]) != "–")
+        shown = (f"{c.removeprefix('params_')} {_cell(row[c])}" for c in params if _cell(row[c]) != DASH)
         table.add_row(str(row["number"]), f"{row['best_valid_loss']:.3f}", ", ".join(shown))
     console.print(table)
-    console.print(f"Its best recipe as TOML: python -m study export --name {name}")
+    if evidence.comparison is None:
+        print_use(console, evidence)
 
 
-def print_comparison(console: Console, store: Store, name: str) -> None:
+def print_use(console: Console, evidence: Evidence) -> None:
+    """What to use, with the commands to copy: a command is one line, however wide the terminal is."""
+    advised = advice(evidence)
+    if advised is None:
+        return
+    console.print(advised.sentence)
+    for command in advised.commands:
+        console.print(f"  {command}", soft_wrap=True)
+
+
+def print_comparison(console: Console, evidence: Evidence) -> None:
     """The forest table, the sentences and the validity notes."""
-    comparison = comparison_of(store, name)
+    comparison = evidence.comparison
     if comparison is None:
         return
     if comparison.target is None:
@@ -134,16 +147,18 @@ def print_comparison(console: Console, store: Store, name: str) -> None:
             "n.d.: not distinguishable; unrel.: some seeds never reach the target; never: none does; open: "
             "not measured yet"
         )
-    for sentence in comparison.sentences:
+    for sentence in sentences(comparison):
         console.print(sentence)
-    if not comparison.combined.empty:
+    print_use(console, evidence)
+    if comparison.combined:
         print_combined(console, comparison)
     for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
         if key in comparison.savings:
             console.print(f"{words} saved {comparison.savings[key]:.0%} of its training examples.")
-    if comparison.notes:
+    doubts = notes(comparison, evidence.state)
+    if doubts:
         console.print("\nValidity:")
-        for note in comparison.notes:
+        for note in doubts:
             console.print(f"- {note}")
 
 
@@ -159,23 +174,23 @@ def forest_table(comparison: Comparison, wide: bool) -> Table:
     for unit in ("examples", "seconds"):
         table.add_column(f"speed-up, {unit}", no_wrap=True)
         table.add_column(f"in {unit}" if wide else "", no_wrap=not wide)
-    for row in sorted_arms(comparison.arms).to_dict("records"):
-        get = _getter(row)
-        cells = [str(row["arm"]), f"{row['hits']}/{row['seeds']}"]
+    for arm in sorted_arms(comparison.arms):
+        cells = [arm.arm, f"{arm.hits}/{arm.seeds}"]
         if wide:
-            cells += [_cell(get("epochs"), ".2f"), p_value(get("p_adjusted"))]
-        for unit in ("", "_seconds"):
-            if row["kind"] == "baseline":
+            cells += [number(arm.epochs, ".2f"), p_value(arm.p_adjusted)]
+        for measure in (arm.examples, arm.seconds):
+            if arm.is_baseline:
                 cells += ["1", ""]
+            elif measure is None:
+                cells += [DASH, DASH]
             else:
-                cells.append(ratio(get(f"speed_up{unit}"), get(f"low{unit}"), get(f"high{unit}")))
-                cells.append(_verdict(_cell(row.get(f"verdict{unit}")), wide))
+                cells += [ratio_of(measure.estimate), _verdict(measure, wide)]
         table.add_row(*cells)
     return table
 
 
-def _verdict(words: str, wide: bool) -> str:
-    return words if wide else _SHORT.get(words.split(" (")[0], words)
+def _verdict(measure: Measure, wide: bool) -> str:
+    return measure.words if wide else _SHORT.get(measure.verdict, str(measure.verdict))
 
 
 def print_combined(console: Console, comparison: Comparison) -> None:
@@ -184,35 +199,18 @@ def print_combined(console: Console, comparison: Comparison) -> None:
     wide = console.width >= 120
     for column in ("arm", "hits", "speed-up, examples", "adj. p", "verdict"):
         table.add_column(column, no_wrap=True)
-    for row in comparison.combined.to_dict("records"):
-        shown = ratio(row["speed_up"], row["low"], row["high"])
+    for arm in comparison.combined:
         table.add_row(
-            row["arm"],
-            f"{row['hits']}/{row['seeds']}",
-            shown,
-            p_value(float(row["p_adjusted"])),
-            _verdict(row["verdict"], wide),
+            arm.arm,
+            f"{arm.hits}/{arm.seeds}",
+            ratio_of(arm.examples.estimate),
+            p_value(arm.examples.p_adjusted),
+            _verdict(arm.examples, wide),
         )
     console.print(table)
 
 
-def sorted_arms(arms: pd.DataFrame) -> pd.DataFrame:
-    """Techniques by speed-up, the baseline above, arms without a ratio and the references below."""
-    order = arms["kind"].map({"baseline": 0, "technique": 1, "reference": 3}).astype(int)
-    speed = arms["speed_up"] if "speed_up" in arms else pd.Series(float("nan"), index=arms.index)
-    order = order.where(~((order == 1) & speed.isna()), 2)
-    return arms.assign(_order=order, _speed=-speed.fillna(0.0)).sort_values(["_order", "_speed", "arm"])
-
-
-def _getter(row: dict[Any, Any]) -> Any:
-    def get(column: str) -> float:
-        value = row.get(column)
-        return float("nan") if value is None or pd.isna(value) else float(value)
-
-    return get
-
-
-def _cell(value: Any, format: str = ".4g") -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    return f"{value:{format}}" if isinstance(value, float) else str(value)
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, float):
+        return number(value)
+    return str(value)

@@ -159,6 +159,7 @@ def worker(
 def _execute(command: str, place: Place, request: Request, dry_run: bool) -> None:
     """Plan, run, time, report: the common course of run, search and compare."""
     quiet()
+    from study.analysis.evidence import read
     from study.cli.progress import Progress
     from study.cli.tables import print_comparison, print_search
     from study.dashboard.publisher import Publisher
@@ -197,12 +198,13 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
         if experiment.arms:
             session.time_arms(lambda arm: out.print(f"timing {arm} against the baseline", style="dim"))
         kept = session.keep_best_model()
-    print_comparison(out, session.store, experiment.name)
-    print_search(out, session.store, experiment.name)
+    evidence = read(session.store, experiment.name)
+    print_comparison(out, evidence)
+    print_search(out, evidence)
     if kept is not None:
         out.print(f"Best model: {kept}", soft_wrap=True)
     path = REPORTS / f"{experiment.name}.html"
-    written = write_report(session.store, experiment.name, path, place.artifacts, place.data_dir)
+    written = write_report(evidence, path, place.artifacts, place.data_dir)
     out.print(f"Report: {written}", soft_wrap=True)
 
 

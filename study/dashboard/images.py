@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from study.analysis.evidence import Evidence
 from study.dashboard.board import Image, images_folder
-from study.design.experiment import Experiment
+from study.protocol.history import Run
 from vae.errors import UserError
 from vae.files import write_bytes
+from vae.recipe import Recipe
 
 #: What is drawn: file name -> title.
 TITLES = {
@@ -21,33 +21,34 @@ _NAMESPACE = uuid.UUID("5f0f4c0e-7c5f-4c0b-9a43-0d1d5d8f2a11")
 
 
 def images(
-    best: Mapping[str, Any],
-    study_id: int,
-    experiment: Experiment,
-    fingerprint: str,
-    artifacts: Path,
-    data_dir: Path | None,
+    evidence: Evidence, study_id: int, artifacts: Path, data_dir: Path | None
 ) -> tuple[list[Image], str]:
-    """The pictures of the search's best trial (a row of `Store.trials`), drawn unless they are there, and in
-    words why some are not: no model under `artifacts`, another experiment's, no data.
+    """The pictures of the search's best trial, drawn unless they are there, and in words why some are not: no model
+    under `artifacts`, another experiment's, no data. Nothing before there is a best trial.
 
     Raises FailureError where nothing can be written.
     """
+    best = evidence.best_search
+    if best is None:
+        return [], ""
     folder = images_folder(artifacts)
-    found = [_image(best, study_id, filename) for filename in TITLES]
+    found = [
+        _image(best, evidence.table.set_index("trial_id")["started"][best.trial_id], study_id, filename)
+        for filename in TITLES
+    ]
     if all((folder / image.artifact_id).exists() for image in found):
         return found, ""
     from study.report.model import best_model, gallery
     from vae.pictures import enlarged
 
-    path = best_model(artifacts, experiment.name, int(best["number"]))
+    path = best_model(artifacts, evidence.name, best.number)
     if path is None:
-        return [], f"the model of trial {best['number']} is not in {artifacts}"
+        return [], f"the model of trial {best.number} is not in {artifacts}"
     try:
-        drawn = gallery(path, experiment, fingerprint, data_dir)
+        drawn = gallery(path, evidence.experiment, evidence.fingerprint, data_dir)
     except UserError as error:
         return [], str(error)
-    if drawn.recipe_json != best["recipe"]:
+    if Recipe.from_json(drawn.recipe_json) != best.recipe:
         return [], f"{path} is of another experiment"
     pictures = {"reconstructions.png": drawn.reconstructions, "samples.png": drawn.samples}
     for image in found:
@@ -57,12 +58,12 @@ def images(
     return [image for image in found if pictures[image.filename] is not None], "; ".join(drawn.missing)
 
 
-def _image(best: Mapping[str, Any], study_id: int, filename: str) -> Image:
+def _image(best: Run, started: float, study_id: int, filename: str) -> Image:
     # The same trial has the same file whoever publishes it; `started` tells apart what is called the same in
     # another database.
-    trial = f"{best['study_name']} {best['number']} {best['started']!r} {filename}"
+    trial = f"{best.study} {best.number} {started!r} {filename}"
     artifact_id = str(uuid.uuid5(_NAMESPACE, trial))
-    return Image(TITLES[filename], study_id, int(best["trial_id"]), artifact_id, filename)
+    return Image(TITLES[filename], study_id, best.trial_id, artifact_id, filename)
 
 
 def _store(folder: Path, artifact_id: str, png: bytes) -> None:

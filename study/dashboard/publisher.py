@@ -9,14 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from study.analysis.comparison import Comparison, estimate
-from study.dashboard.board import Image, Pieces, plot_pieces, write
+from study.analysis.comparison import Comparison
+from study.analysis.evidence import Evidence, read
+from study.dashboard.board import Pieces, plot_pieces, write
 from study.dashboard.images import images
-from study.dashboard.notes import arm_note, best_trial, comparison_note, search_note
+from study.dashboard.notes import arm_note, comparison_note, search_note
 from study.dashboard.plots import figures
-from study.design.experiment import Experiment
 from study.store import records
 from study.store.store import Store
+from study.terms import BASELINE, SEARCH, StudyName
 from vae.errors import UserError
 
 #: Seconds between two publications of a running experiment.
@@ -32,41 +33,30 @@ def publish(store: Store, name: str, artifacts: Path, data_dir: Path | None) -> 
     left out and named in the note. Raises UserError for an unknown NAME, FailureError where a file or the
     database can't be written.
     """
-    spec = store.load_experiment(name)
-    if spec is None:
-        raise UserError(f"No experiment '{name}' in {store.database.name}.")
     with store.database.explained():
+        evidence = read(store, name)
         ids = records.study_ids(store, name)
-        experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-        comparison: Comparison | None = None
+        comparison = evidence.comparison
         plots: Pieces = {}
-        if experiment.arms:
-            comparison = estimate(store, name, spec["n_train"])
-            plots = plot_pieces(figures(store, comparison))
-            _publish_arms(store, comparison, plots, ids)
-        study_id = ids.get(f"{name}/search")
-        if experiment.search.trials and study_id is not None:
-            trials = records.trials(store, name)
-            trials = trials[trials["study_name"] == f"{name}/search"]
-            best, fingerprint = best_trial(trials), spec["data_fingerprint"]
-            shown: list[Image] = []
-            missing = ""
-            if best is not None:
-                shown, missing = images(best, study_id, experiment, fingerprint, artifacts, data_dir)
-            note = search_note(name, trials, study_id, shown, missing, comparison)
-            write(store, study_id, note, plots, shown)
+        if comparison is not None:
+            plots = plot_pieces(figures(evidence, comparison))
+            _publish_arms(evidence, comparison, plots, ids)
+        study_id = ids.get(str(StudyName(name, SEARCH)))
+        if evidence.experiment.search.trials and study_id is not None:
+            shown, missing = images(evidence, study_id, artifacts, data_dir)
+            write(store, study_id, search_note(evidence, study_id, shown, missing), plots, shown)
 
 
-def _publish_arms(store: Store, comparison: Comparison, plots: Pieces, ids: dict[str, int]) -> None:
-    name = comparison.experiment.name
-    baseline_id = ids.get(f"{name}/baseline")
+def _publish_arms(evidence: Evidence, comparison: Comparison, plots: Pieces, ids: dict[str, int]) -> None:
+    store, name = evidence.store, evidence.name
+    baseline_id = ids.get(str(StudyName(name, BASELINE)))
     if baseline_id is None:
         return
-    write(store, baseline_id, comparison_note(comparison), plots)
-    for arm in comparison.arms["arm"]:
-        study_id = ids.get(f"{name}/{arm}")
-        if arm != "baseline" and study_id is not None:
-            write(store, study_id, arm_note(comparison, arm, baseline_id), {})
+    write(store, baseline_id, comparison_note(evidence, comparison), plots)
+    for arm in comparison.arms:
+        study_id = ids.get(str(StudyName(name, arm.arm)))
+        if not arm.is_baseline and study_id is not None:
+            write(store, study_id, arm_note(comparison, arm.arm, baseline_id), {})
 
 
 class Publisher:

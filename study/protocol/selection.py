@@ -127,13 +127,18 @@ class State(History):
         return np.where(failed, np.nan, scores)
 
     @cached_property
+    def search_best(self) -> Run | None:
+        """The joint search's best trial so far: the lowest loss of those that weren't cut, the first of equals."""
+        lasted = (Outcome.COMPLETED, Outcome.COLLAPSED, Outcome.STOPPED)
+        runs = self.of(SEARCH, Phase.SEARCH)
+        done = [run for run in runs if run.outcome in lasted and np.isfinite(run.best_loss)]
+        return min(done, key=lambda run: run.best_loss, default=None)
+
+    @property
     def search_winner(self) -> Run | None:
         """The joint search's best trial, once all its trials have ended."""
         n = self.experiment.search.trials
-        runs = self.complete(SEARCH, Phase.SEARCH, 1, n) if n else None
-        lasted = (Outcome.COMPLETED, Outcome.COLLAPSED, Outcome.STOPPED)
-        done = [run for run in runs or [] if run.outcome in lasted and np.isfinite(run.best_loss)]
-        return min(done, key=lambda run: run.best_loss, default=None)
+        return self.search_best if n and self.complete(SEARCH, Phase.SEARCH, 1, n) is not None else None
 
     @cached_property
     def confirmed(self) -> bool:

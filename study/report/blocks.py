@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from study.analysis import words
+from study.analysis.words import DASH
 from study.figures.panel import Figure, as_float
-
-DASH = "–"
+from study.statistics.speed_up import Estimate
 
 
 class Cell(NamedTuple):
@@ -90,15 +91,10 @@ class Section:
 def number(value: Any, form: str = ".4g") -> Cell:
     """A number's cell; a dash, sorted last, where there is none."""
     value = as_float(value)
-    if math.isinf(value):
-        return Cell("∞", value)
-    return Cell(f"{value:{form}}", value) if math.isfinite(value) else Cell(DASH)
+    text = words.number(value, form)
+    return Cell(text) if math.isnan(value) else Cell(text, value)
 
 
-def interval(value: Any, low: Any, high: Any) -> Cell:
+def estimate(e: Estimate | None) -> Cell:
     """A ratio and its interval; sorted by the ratio."""
-    ratio, low, high = as_float(value), as_float(low), as_float(high)
-    if math.isnan(ratio):
-        return Cell(DASH)
-    limits = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else " [no interval]"
-    return Cell(f"{ratio:.2f}x{limits}", ratio)
+    return Cell(DASH) if e is None or math.isnan(e.ratio) else Cell(words.ratio_of(e), e.ratio)

@@ -6,12 +6,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from study.analysis.evidence import collect
+from study.analysis.evidence import Evidence
 from study.figures.compose import composite
 from study.figures.panel import Figure
 from study.report.blocks import Picture
 from study.report.sections import answer, sections
-from study.store.store import Store
 from vae.errors import FailureError, UserError
 from vae.files import write_bytes
 
@@ -20,14 +19,12 @@ FORMATS = ("png", "svg")
 SCALE = 2
 
 
-def write_figures(
-    store: Store, name: str, folder: Path, artifacts: Path, data_dir: Path | None
-) -> list[Path]:
-    """Write every figure of experiment NAME's report to `folder`, each as PNG and SVG; the paths written.
+def write_figures(evidence: Evidence, folder: Path, artifacts: Path, data_dir: Path | None) -> list[Path]:
+    """Write every figure of an experiment's report to `folder`, each as PNG and SVG; the paths written.
 
     Raises UserError without kaleido or a browser; FailureError where the browser or the folder fails."""
     _require_kaleido()
-    evidence = collect(store, name)
+    name = evidence.name
     blocks = [
         block
         for part in [answer(evidence), *sections(evidence, artifacts, data_dir)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from study.analysis.evidence import Evidence, collect
+from study.analysis.answer import first_screen, missing
+from study.analysis.evidence import Evidence
 from study.report import words
 from study.report.blocks import Table
 from study.report.sections import answer, sections
-from study.store.store import Store
 
 #: What means something within a line of GitHub's Markdown; `$` for those that render formulas. A bracket alone
 #: means nothing, so that intervals stay readable: only what makes a link, a definition or a box to tick does.
@@ -19,16 +19,12 @@ _HTML = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _LINE_START = re.compile(r"^(?:([-+](?= |$)|[-=](?=[-= ]*$))|(\d+)([.)])(?= |$))")
 
 
-def write_markdown(store: Store, name: str) -> str:
-    """The tables of experiment NAME, with the answer and what limits it, as GitHub-flavoured Markdown."""
-    return render(collect(store, name))
-
-
 def render(evidence: Evidence) -> str:
-    """Markdown of the evidence; the same for the same evidence."""
+    """The tables of an experiment, with the answer and what limits it, as GitHub-flavoured Markdown; the same for
+    the same evidence."""
     first = answer(evidence)
-    parts = [f"# {markdown_text(evidence.name)}: {first.title}", *map(markdown_text, words.answer(evidence))]
-    unfinished = words.missing(evidence)
+    parts = [f"# {markdown_text(evidence.name)}: {first.title}", *map(markdown_text, first_screen(evidence))]
+    unfinished = missing(evidence)
     if unfinished:
         parts.append(f"**Unfinished.** {markdown_text(' '.join(unfinished))}")
     parts.append(f"**Workload.** {markdown_text(words.workload(evidence))}")
@@ -43,7 +39,8 @@ def render(evidence: Evidence) -> str:
             elif block.kind == "notes":
                 blocks.append("\n".join(f"- {markdown_text(item)}" for item in block.items))
             elif block.kind == "text" and block.open:
-                blocks.append(f"{markdown_text(block.title)}:\n\n    {block.text}")
+                code = "\n".join(f"    {line}" for line in block.text.splitlines())
+                blocks.append(f"{markdown_text(block.title.removesuffix(':'))}:\n\n{code}")
         if section.missing and not section.blocks:
             blocks.append(markdown_text(section.missing))
         if blocks:

@@ -14,13 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from study.analysis.evidence import Evidence, collect
+from study.analysis.answer import first_screen, missing
+from study.analysis.evidence import Evidence
 from study.figures.panel import Panel
 from study.figures.theme import COLOUR_NAMES, DARK, FAMILIES, TEMPLATE
 from study.report import words
 from study.report.blocks import Picture, Section
 from study.report.sections import answer, sections
-from study.store.store import Store
 from vae.files import write_bytes
 
 _HERE = Path(__file__).parent
@@ -28,12 +28,12 @@ _HERE = Path(__file__).parent
 _RATIO = re.compile(r"\d+(?:\.\d+)?x(?: \[[^\]]*\])?")
 
 
-def write_report(store: Store, name: str, path: Path, artifacts: Path, data_dir: Path | None) -> Path:
-    """Write the HTML report of experiment NAME to `path`, whole or not at all. Nothing is trained or fetched.
+def write_report(evidence: Evidence, path: Path, artifacts: Path, data_dir: Path | None) -> Path:
+    """Write an experiment's HTML report to `path`, whole or not at all. Nothing is trained or fetched.
 
     The best model's pictures are made where its file lies under `artifacts` and the data is found (first in
     `data_dir`). Raises FailureError where `path` can't be written."""
-    return write_bytes(path, render(collect(store, name), artifacts, data_dir).encode())
+    return write_bytes(path, render(evidence, artifacts, data_dir).encode())
 
 
 def render(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> str:
@@ -50,10 +50,10 @@ def render(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> str:
         data=evidence.experiment.data,
         first=first,
         sections=parts,
-        answer=words.answer(evidence),
+        answer=first_screen(evidence),
         workload=words.workload(evidence),
         sure=words.how_sure(evidence),
-        missing=words.missing(evidence),
+        missing=missing(evidence),
         families=[family for family in FAMILIES if family in families and family != "baseline"],
         marks=FAMILIES,
     )  # fmt: skip

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from study.analysis.answer import advice
+from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
+from study.analysis.notes import notes
+from study.analysis.words import ratio_of
 from study.design.phases import FINALISTS
 from study.figures import arms as figures_arms
 from study.figures import forest as figures_forest
 from study.figures import tuning as figures_tuning
 from study.figures.panel import Figure, Panel
 from study.report import sections_search, tables, words
-from study.report.blocks import Block, Notes, Section
+from study.report.blocks import Block, Notes, Section, Text
 
 
 def answer(evidence: Evidence) -> Section:
     """The first screen's figure and table."""
     blocks: list[Block] = []
     comparison = evidence.comparison
-    if comparison is not None and comparison.target is not None and "speed_up" in comparison.arms:
-        panels = [_forest(evidence, "", "In examples")]
-        if "throughput" in comparison.arms:
-            panels.append(_forest(evidence, "_seconds", "In seconds"))
+    if comparison is not None and comparison.target is not None and comparison.measured:
+        panels = [_forest(comparison, "examples")]
+        if comparison.timed:
+            panels.append(_forest(comparison, "seconds"))
         caption = (
             "Right of the line is faster than the tuned baseline: look for thin bars that clear the shaded margin, "
             "and read open symbols as censored."
@@ -30,15 +34,17 @@ def answer(evidence: Evidence) -> Section:
         blocks += [tables.arms_table(evidence), tables.explained_table(evidence)]
     elif not evidence.search.empty and evidence.search["best_valid_loss"].notna().any():
         blocks = [sections_search.history(evidence)]
+    advised = advice(evidence)
+    if advised is not None:
+        blocks.insert(0, Text("use", advised.sentence, "\n".join(advised.commands), open=True))
     return Section("answer", words.title(evidence), blocks=blocks)
 
 
-def _forest(evidence: Evidence, unit: str, title: str) -> Panel:
-    assert evidence.comparison is not None
-    figure = figures_forest.forest(evidence.comparison.arms, unit, evidence.experiment.margin)
-    return Panel(
-        f"forest{unit}".replace("_", "-"), title, figure, narrow=figures_forest.forest_narrow(figure)
-    )
+def _forest(comparison: Comparison, unit: figures_forest.Unit) -> Panel:
+    rows = figures_forest.arm_rows(comparison.arms, unit)
+    figure = figures_forest.forest(rows, unit, comparison.experiment.margin)
+    key = "forest" if unit == "examples" else "forest-seconds"
+    return Panel(key, f"In {unit}", figure, narrow=figures_forest.forest_narrow(figure))
 
 
 def sections(
@@ -64,13 +70,13 @@ def sections(
 
 def _validity(evidence: Evidence) -> Section:
     assert evidence.comparison is not None
-    notes = evidence.comparison.notes
+    said = notes(evidence.comparison, evidence.state)
     lead = "What a careful reader would ask about, the weightiest first."
-    blocks: list[Block] = [Notes(notes)] if notes else []
-    if "speed_up" in evidence.comparison.arms:
+    blocks: list[Block] = [Notes(said)] if said else []
+    if evidence.comparison.measured:
         blocks.append(tables.details_table(evidence))
-    nothing = "" if notes else "Nothing to note so far."
-    return Section("validity", "How far to trust this", lead if notes else "", blocks, nothing)
+    nothing = "" if said else "Nothing to note so far."
+    return Section("validity", "How far to trust this", lead if said else "", blocks, nothing)
 
 
 def _curves(evidence: Evidence) -> Section:
@@ -118,14 +124,13 @@ def _survival(evidence: Evidence) -> Section:
 def _decomposition(evidence: Evidence) -> Section:
     title = "Examples times throughput"
     assert evidence.comparison is not None
-    arms = evidence.comparison.arms
-    if "throughput" not in arms or arms["throughput"].isna().all():
+    if not evidence.comparison.timed:
         return Section("decomposition", title, missing="No arm has been timed against the baseline yet.")
     caption = (
         "The diamond is the circle times the square: a technique that needs fewer examples can still lose the race by "
         "slower steps."
     )
-    panel = Panel("decomposition", "", figures_forest.decomposition(arms))
+    panel = Panel("decomposition", "", figures_forest.decomposition(evidence.comparison.arms))
     figure = Figure("factors", "Fewer examples, faster steps, and their product", caption, [panel])
     lead = (
         "Throughput is timed apart from the trials, interleaved with the baseline. A censored arm has no ratio in "
@@ -190,20 +195,16 @@ def _tuning(evidence: Evidence) -> Section:
 
 def _combined(evidence: Evidence) -> list[Section]:
     assert evidence.comparison is not None
-    if evidence.comparison.combined.empty:
+    combined, addition = evidence.comparison.combined, evidence.comparison.addition
+    if not combined:
         return []
-    addition = evidence.comparison.addition
     lead = ""
     if addition is not None:
-        limits = (
-            f" [{addition.low:.2f}, {addition.high:.2f}]"
-            if addition.low == addition.low
-            else " [no interval]"
+        lead = (
+            f"The combined arm's speed-up over the product of its parts' speed-ups is {ratio_of(addition)}."
         )
-        lead = f"The combined arm's speed-up over the product of its parts' speed-ups is {addition.ratio:.2f}x{limits}."
-    frame = evidence.comparison.combined
-    frame = frame.assign(kind="technique", family=[evidence.family(arm) for arm in frame["arm"]])
-    figure = figures_forest.forest(frame, margin=evidence.experiment.margin)
+    rows = figures_forest.combined_rows(combined, evidence.family)
+    figure = figures_forest.forest(rows, margin=evidence.experiment.margin)
     panel = Panel("forest-combined", "", figure, narrow=figures_forest.forest_narrow(figure))
     caption = (
         "Together the techniques should stand right of each alone; what is lost without one is what it adds."
@@ -215,10 +216,10 @@ def _combined(evidence: Evidence) -> list[Section]:
 def _article(evidence: Evidence) -> list[Section]:
     assert evidence.comparison is not None
     article = evidence.comparison.article
-    if article.empty:
+    if not article:
         return []
     lead = (
-        f"The source article's recipe, untuned, ends the budget at {article['loss'].iloc[0]:.2f} nats; this is how "
+        f"The source article's recipe, untuned, ends the budget at {article[0].loss:.2f} nats; this is how "
         "much sooner each tuned arm has that loss."
     )
     return [Section("article", "Against the article's recipe", lead, [tables.article_table(evidence)])]

@@ -105,25 +105,24 @@ def _stopping(evidence: Evidence) -> Section:
 
 
 def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Section:
-    title, best = "The best model", words.best_trial(evidence)
-    if best is None:
+    title, best = "The best model", evidence.best_search
+    if best is None or best.recipe is None:
         missing = "No search trial has completed yet, and only the search's best model is kept."
         if not evidence.experiment.search.trials:
             missing = "A comparison keeps no model; `python -m study search` keeps its best one."
         return Section("model", title, missing=missing)
     from study.report.model import best_model, gallery  # torch, which words and tables do without
 
-    path = best_model(artifacts, evidence.name, int(best["number"]))
+    path = best_model(artifacts, evidence.name, best.number)
     if path is None:
         missing = "The best model's file is not in the artifacts folder; --artifacts names another."
         return Section("model", title, missing=missing)
-    recipe = Recipe.from_json(best["recipe"])
     try:
         pictures = gallery(path, evidence.experiment, evidence.fingerprint, data_dir)
     except UserError as error:
         # A report is passed on: where the folder lies on this machine is nobody's business.
         return Section("model", title, missing=str(error).replace(str(path), path.name))
-    if pictures.recipe_json != best["recipe"]:
+    if Recipe.from_json(pictures.recipe_json) != best.recipe:
         # One folder may serve several databases.
         missing = f"{path.name} is of another experiment; --artifacts names this one's folder."
         return Section("model", title, missing=missing)
@@ -132,7 +131,8 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
     active = (
         f", {pictures.active_units} of them active on the test images" if not pictures.latent.empty else ""
     )
-    lead = f"Search trial {best['number']}, {recipe.latent_size} latent dimensions{active}; images are expected pixels."
+    latent = best.recipe.latent_size
+    lead = f"Search trial {best.number}, {latent} latent dimensions{active}; images are expected pixels."
     return Section("model", title, lead, _pictures(pictures), missing)
 
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pandas as pd
-
+from study.analysis.answer import sooner_words
+from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, sorted_arms
 from study.analysis.evidence import Evidence
-from study.analysis.notes import p_value
-from study.cli.tables import sorted_arms
+from study.analysis.words import DASH, p_value
 from study.figures.panel import as_float
 from study.report import words
-from study.report.blocks import DASH, Cell, Table, interval, number
+from study.report.blocks import Cell, Table, estimate, number
+from study.statistics.speed_up import Difference
 from study.statistics.verdicts import Verdict
 
 #: A sign before each verdict, so that a table can be skimmed.
 SIGNS = {Verdict.FASTER: "▲", Verdict.SLOWER: "▼", Verdict.UNDECIDED: "≈", Verdict.NEVER: "✕"}
-
-Row = dict[Any, Any]
+#: How good a verdict is, the best first.
+_RANKS = {
+    Verdict.FASTER: 0.0,
+    Verdict.UNDECIDED: 1.0,
+    Verdict.SLOWER: 2.0,
+    Verdict.UNRELIABLE: 3.0,
+    Verdict.NOT_MEASURED: 3.0,
+    Verdict.NEVER: 4.0,
+}
 
 
 def arms_table(evidence: Evidence) -> Table:
@@ -26,19 +33,20 @@ def arms_table(evidence: Evidence) -> Table:
     titles: tuple[str, ...] = ("arm", "hits", "epochs to target", "speed-up, examples", "adjusted p")
     titles += ("verdict, examples", "throughput", "speed-up, seconds", "verdict, seconds")
     rows = []
-    for row in _arms(evidence):
-        base = row["kind"] == "baseline"
+    for arm in _arms(evidence):
+        examples, seconds = arm.examples, arm.seconds
+        base = Cell("1", 1.0) if arm.is_baseline else None
         rows.append(
             [
-                _arm(row["arm"], row["family"]),
-                _hits(row),
-                number(row.get("epochs"), ".2f"),
-                Cell("1", 1.0) if base else _ratio(row, "speed_up"),
-                _p(row),
-                verdict(row.get("verdict")),
-                _ratio(row, "throughput"),
-                Cell("1", 1.0) if base else _ratio(row, "speed_up", "_seconds"),
-                verdict(row.get("verdict_seconds")),
+                _arm(arm.arm, arm.family),
+                _hits(arm),
+                number(arm.epochs, ".2f"),
+                base or _speed_up(examples),
+                _p(examples),
+                verdict(examples),
+                estimate(arm.throughput),
+                base or _speed_up(seconds),
+                verdict(seconds),
             ]
         )
     caption = "Speed-up of each arm over the tuned baseline, with 95 % intervals; adjusted p after Holm."
@@ -49,17 +57,17 @@ def explained_table(evidence: Evidence) -> Table:
     """What each arm is: what it changes, and why that might help."""
     titles = ("arm", "family", "changes", "why", "source")
     rows = []
-    for row in _arms(evidence):
-        technique = evidence.experiment.technique(str(row["arm"]))
+    for arm in _arms(evidence):
+        technique = evidence.experiment.technique(arm.arm)
         if technique is None:
-            changes, why = words.arm_without_technique(evidence, str(row["arm"]), row.get("recipe"))
+            changes, why = words.arm_without_technique(evidence, arm)
             source = ""
         else:
             changes, why, source = technique.change, technique.why, technique.source
         if technique is not None and technique.different_model:
             changes += "; another model"
-        told = (str(row["family"]), changes or DASH, why or DASH, source or DASH)
-        rows.append([_arm(row["arm"], row["family"]), *(Cell(text, text) for text in told)])
+        told = (arm.family, changes or DASH, why or DASH, source or DASH)
+        rows.append([_arm(arm.arm, arm.family), *(Cell(text, text) for text in told)])
     caption = "What each arm changes in the baseline's recipe; the techniques are tuned anew, and nothing else differs."
     return Table("explained", caption, titles, rows, words=titles)
 
@@ -70,22 +78,23 @@ def details_table(evidence: Evidence) -> Table:
     titles += ("truncated ratio (RMST)", "PAR2, tau", "ERT, tau", "speed-up with cold start", "cold start, s")
     titles += ("test loss at the hit, nats", "final loss, nats", "resolution, %", "winner on an edge")
     rows = []
-    for row in _arms(evidence):
-        low, high = as_float(row["hit_low"]), as_float(row["hit_high"])
+    tau = evidence.workload.tau
+    for arm in _arms(evidence):
+        low, high = arm.hit_interval
         rows.append(
             [
-                _arm(row["arm"], row["family"]),
-                Cell(f"{low:.2f} to {high:.2f}", low) if row["seeds"] else Cell(DASH),
-                _ratio(row, "conditional"),
-                _ratio(row, "rmst"),
-                number(as_float(row.get("par2")) / evidence.workload.tau, ".2f"),
-                number(as_float(row.get("ert")) / evidence.workload.tau, ".2f"),
-                _ratio(row, "cold"),
-                number(row.get("cold_start_seconds"), ".3g"),
-                _difference(row),
-                number(row.get("final_loss"), ".2f"),
-                number(100 * as_float(row.get("resolution")), ".0f"),
-                Cell(str(row["edges"]) or DASH),
+                _arm(arm.arm, arm.family),
+                Cell(f"{low:.2f} to {high:.2f}", low) if arm.seeds else Cell(DASH),
+                estimate(arm.conditional),
+                estimate(arm.rmst),
+                number(as_float(arm.par2) / tau, ".2f"),
+                number(as_float(arm.ert) / tau, ".2f"),
+                estimate(arm.cold),
+                number(arm.cold_start_seconds, ".3g"),
+                _difference(arm.test),
+                number(arm.final_loss, ".2f"),
+                number(100 * as_float(arm.resolution), ".0f"),
+                Cell(", ".join(arm.edges) or DASH),
             ]
         )
     caption = (
@@ -101,13 +110,13 @@ def combined_table(evidence: Evidence) -> Table:
     titles = ("arm", "hits", "speed-up, examples", "adjusted p", "verdict")
     rows = [
         [
-            _arm(row["arm"], evidence.family(row["arm"])),
-            _hits(row),
-            _ratio(row, "speed_up"),
-            _p(row),
-            verdict(row.get("verdict")),
+            _arm(arm.arm, evidence.family(arm.arm)),
+            _hits(arm),
+            _speed_up(arm.examples),
+            _p(arm.examples),
+            verdict(arm.examples),
         ]
-        for row in evidence.comparison.combined.to_dict("records")
+        for arm in evidence.comparison.combined
     ]
     caption = "The combined arm, its parts and the leave-one-outs on fresh seeds, a family of its own."
     return Table("combined-arms", caption, titles, rows, words=("arm", "verdict"))
@@ -119,13 +128,13 @@ def article_table(evidence: Evidence) -> Table:
     titles = ("arm", "hits", "epochs to the article's loss", "sooner in examples", "sooner in seconds, x")
     rows = [
         [
-            _arm(row["arm"], evidence.family(row["arm"])),
-            _hits(row),
-            number(as_float(row.get("examples")) / evidence.workload.n_train, ".2f"),
-            _ratio(row, "sooner"),
-            number(row.get("sooner_seconds"), ".1f"),
+            _arm(arm.arm, evidence.family(arm.arm)),
+            _hits(arm),
+            number(as_float(arm.mean_examples) / evidence.workload.n_train, ".2f"),
+            Cell(sooner_words(arm), arm.sooner.ratio) if arm.sooner is not None else Cell(DASH),
+            number(arm.sooner_seconds, ".1f"),
         ]
-        for row in evidence.comparison.article.to_dict("records")
+        for arm in evidence.comparison.article
     ]
     caption = "How much sooner each tuned arm has the loss that the article's recipe ends with."
     return Table("article-arms", caption, titles, rows, words=("arm",))
@@ -204,46 +213,42 @@ def failures_table(evidence: Evidence, most: int = 100) -> Table:
     return Table("failures", caption, titles, rows, words=("arm", "phase", "outcome", "reason"))
 
 
-def verdict(word: Any) -> Cell:
+def verdict(measure: Measure | None) -> Cell:
     """A verdict with its sign, sorted by how good it is."""
-    if word is None or pd.isna(word) or word == "baseline":
+    if measure is None:
         return Cell(DASH)
-    order = [Verdict.FASTER, Verdict.UNDECIDED, Verdict.SLOWER]
-    rank = order.index(word) if word in order else 4 if word == Verdict.NEVER else 3
-    return Cell(
-        f"{SIGNS.get(word, '◌')} {word}", float(rank), strong=word in (Verdict.FASTER, Verdict.SLOWER)
-    )
+    sign, word = SIGNS.get(measure.verdict, "◌"), measure.verdict
+    return Cell(f"{sign} {measure.words}", _RANKS[word], strong=word.decided)
 
 
-def _arms(evidence: Evidence) -> list[Row]:
+def _arms(evidence: Evidence) -> list[ArmResult]:
     assert evidence.comparison is not None
-    return sorted_arms(evidence.comparison.arms).to_dict("records")
+    return sorted_arms(evidence.comparison.arms)
 
 
 def _arm(arm: Any, family: Any) -> Cell:
     return Cell(str(arm), str(arm), family=str(family))
 
 
-def _hits(row: Row) -> Cell:
-    return Cell(f"{row['hits']} of {row['seeds']}", as_float(row["hits"])) if row["seeds"] else Cell(DASH)
+def _hits(arm: ArmResult | CombinedArm | ArticleArm) -> Cell:
+    return Cell(f"{arm.hits} of {arm.seeds}", arm.hits) if arm.seeds else Cell(DASH)
 
 
-def _ratio(row: Row, name: str, unit: str = "") -> Cell:
-    """A ratio and its interval, from the columns of that name."""
-    prefix = "" if name == "speed_up" else f"{name}_"
-    return interval(row.get(f"{name}{unit}"), row.get(f"{prefix}low{unit}"), row.get(f"{prefix}high{unit}"))
+def _speed_up(measure: Measure | None) -> Cell:
+    return Cell(DASH) if measure is None else estimate(measure.estimate)
 
 
-def _p(row: Row) -> Cell:
-    p = as_float(row.get("p_adjusted"))
-    return Cell(DASH) if math.isnan(p) else Cell(p_value(p), p)
+def _p(measure: Measure | None) -> Cell:
+    p = measure.p_adjusted if measure is not None else None
+    return Cell(p_value(p), p)
 
 
-def _difference(row: Row) -> Cell:
+def _difference(test: Difference | None) -> Cell:
     """The test loss at the hit against the baseline's."""
-    mean, low, high = (as_float(row.get(f"test_{end}")) for end in ("difference", "low", "high"))
-    limits = f" [{low:+.2f}, {high:+.2f}]" if math.isfinite(low) else " [no interval]"
-    return Cell(f"{mean:+.2f}{limits}", mean) if math.isfinite(mean) else Cell(DASH)
+    if test is None or not math.isfinite(test.mean):
+        return Cell(DASH)
+    limits = f" [{test.low:+.2f}, {test.high:+.2f}]" if math.isfinite(test.low) else " [no interval]"
+    return Cell(f"{test.mean:+.2f}{limits}", test.mean)
 
 
 def _text(value: Any) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
+from study.analysis.answer import offers
+from study.analysis.arm import ArmResult
 from study.analysis.evidence import Evidence
 from study.analysis.frames import brief, changes
 from study.design.phases import FINALISTS
 from study.report.blocks import Cell, Table
-from study.statistics.verdicts import Verdict
-from study.terms import ARTICLE, BASELINE, SEARCH_BEST
+from study.terms import ARTICLE, SEARCH_BEST
 from vae.recipe import Recipe
 
 #: Words for the recipe's likelihoods.
@@ -24,14 +25,6 @@ LIKELIHOODS = {
     "dynamic_bernoulli": "Bernoulli, dynamic binarisation in training",
     "continuous_bernoulli": "continuous Bernoulli",
     "gaussian": "Gaussian",
-}
-#: What the phases' counts are called.
-PHASES = {
-    "search": "search trials",
-    "tune": "tuning trials",
-    "final": "finalists' reruns",
-    "calibration": "calibration runs",
-    "confirm": "confirmation runs",
 }
 
 
@@ -61,64 +54,26 @@ def workload(evidence: Evidence) -> str:
     return "; ".join([*parts, *map(str, devices)]) + "."
 
 
-def answer(evidence: Evidence) -> list[str]:
-    """The sentences of the first screen."""
-    comparison = evidence.comparison
-    if comparison is not None and comparison.target is not None:
-        return comparison.sentences
-    said = []
-    if comparison is not None:
-        said.append("Nothing has been compared yet: the target is not calibrated.")
-    best = best_trial(evidence)
-    if best is not None:
-        said.append(
-            f"The best of {len(evidence.search)} search trials is trial {best['number']}: a validation loss of "
-            f"{best['best_valid_loss']:.2f} nats per example ({best['changes']})."
-        )
-    elif evidence.experiment.search.trials:
-        said.append(_no_best(evidence))
-    return said or ["No trial has been run yet."]
-
-
-def _no_best(evidence: Evidence) -> str:
-    found = evidence.search
-    if found.empty:
-        return "No search trial has ended yet."
-    counted = ", ".join(f"{n} {outcome}" for outcome, n in found["outcome"].value_counts(sort=False).items())
-    return f"No search trial has completed ({counted})."
-
-
-def best_trial(evidence: Evidence) -> dict[Any, Any] | None:
-    """The search's best complete trial; None before there is one."""
-    done = evidence.search[
-        (evidence.search["state"] == "COMPLETE") & evidence.search["best_valid_loss"].notna()
-    ]
-    if done.empty:
-        return None
-    return done.sort_values(["best_valid_loss", "number"]).iloc[0].to_dict()
-
-
-def arm_without_technique(evidence: Evidence, arm: str, recipe: Any) -> tuple[str, str]:
-    """(what it changes, why it is there) of an arm that is no technique; `recipe` as the frame of arms has it."""
+def arm_without_technique(evidence: Evidence, arm: ArmResult) -> tuple[str, str]:
+    """(what it changes, why it is there) of an arm that is no technique."""
     experiment = evidence.experiment
-    if arm == BASELINE:
+    if arm.is_baseline:
         fields = ", ".join(experiment.shared_fields)
         return f"tunes {fields}" if fields else "nothing", "What every other arm is compared with."
-    told = changes(Recipe.from_json(recipe), experiment.recipe) if isinstance(recipe, str) else ""
     why = {
         ARTICLE: "The source article's recipe, untuned: what tuning alone is worth. Outside the family of tests.",
         SEARCH_BEST: "The joint search's best recipe, as it was found: what changing everything at once finds. "
         "Outside the family of tests.",
     }
-    return told, why.get(arm, "")
+    return changes(arm.recipe, experiment.recipe), why.get(arm.arm, "")
 
 
 def how_sure(evidence: Evidence) -> list[str]:
     """What the answer rests on, and how far to trust it."""
     comparison, experiment = evidence.comparison, evidence.experiment
-    if comparison is None or comparison.target is None or "speed_up" not in comparison.arms:
+    if comparison is None or comparison.target is None or not comparison.measured:
         return []
-    family = comparison.arms[comparison.arms["kind"] == "technique"]
+    family = comparison.techniques
     tuned = (
         ", for the tuned recipes: the luck of one tuning is not in them"
         if experiment.blocks == 1
@@ -129,8 +84,8 @@ def how_sure(evidence: Evidence) -> list[str]:
         f"intervals{tuned}. A verdict asks more: the simultaneous interval over all {len(family)} techniques (thin "
         f"bar) must clear a margin of {experiment.margin:.0%} (shaded)."
     ]
-    censored = family[(family["hits"] < family["seeds"]) & (family["seeds"] > 0)]
-    if not censored.empty:
+    censored = [arm for arm in family if arm.misses]
+    if censored:
         said.append(
             f"{len(censored)} of {len(family)} techniques miss the target on some seed; they keep their row as an "
             f"open symbol at the ratio truncated at the budget, which flatters them, and get no plain ratio."
@@ -163,21 +118,6 @@ def _target_words(evidence: Evidence) -> str:
     )
 
 
-def missing(evidence: Evidence) -> list[str]:
-    """What was planned and has not been run."""
-    said = []
-    for phase, (done, planned) in evidence.planned.items():
-        if done < planned:
-            said.append(f"{done} of {planned} {PHASES[phase]} have ended.")
-    if said and evidence.comparison is not None and evidence.comparison.target is None:
-        said.append("The target is not calibrated yet, so no arm can be tuned or compared.")
-    if evidence.comparison is not None and evidence.comparison.target is not None and not evidence.speeds:
-        said.append("No arm has been timed yet, so there is nothing in seconds.")
-    if said:
-        said.append("The command at the end of this page goes on where it stopped.")
-    return said
-
-
 def command(evidence: Evidence) -> str:
     """The command that runs this experiment again, or goes on with it, from the file below it."""
     experiment = evidence.experiment
@@ -201,31 +141,15 @@ def _without_none(value: Any) -> Any:
 
 
 def recipes(evidence: Evidence) -> list[tuple[str, Recipe]]:
-    """(what it is, recipe) of those a reader may want: the fastest arms, the baseline, the search's best."""
-    found: dict[str, str] = {}
-    if evidence.comparison is not None and not evidence.comparison.arms.empty:
-        arms = evidence.comparison.arms
-        for unit, words in (("", "fastest in examples"), ("_seconds", "fastest in seconds")):
-            if f"speed_up{unit}" in arms:
-                faster = arms[arms[f"verdict{unit}"] == Verdict.FASTER].sort_values(
-                    f"speed_up{unit}", ascending=False
-                )
-                found |= {str(arm): words for arm in faster["arm"].head(1) if arm not in found}
-        found.setdefault("baseline", "the tuned baseline")
-    listed = []
-    for arm, words in found.items():
-        assert evidence.comparison is not None
-        text = evidence.comparison.arms.set_index("arm")["recipe"].get(arm)
-        if isinstance(text, str):
-            listed.append((f"{arm}, {words}", Recipe.from_json(text)))
-    best_found = best_trial(evidence)
-    if best_found is not None:
-        listed.append(
-            (
-                f"search trial {best_found['number']}, the search's best",
-                Recipe.from_json(best_found["recipe"]),
-            )
-        )
+    """(what it is, recipe) of those a reader may want: those on offer, and the search's best."""
+    offered = offers(evidence)
+    listed = [
+        (f"{offer.arm}, {offer.use.words}: {evidence.name}-{offer.use}.toml", offer.recipe)
+        for offer in offered
+    ]
+    best = evidence.best_search
+    if best is not None and best.recipe is not None and all(offer.run is not best for offer in offered):
+        listed.append((f"search trial {best.number}, the search's best", best.recipe))
     return listed
 
 

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from study.analysis.comparison import Comparison, estimate
+from study.analysis.arm import to_frame
+from study.analysis.comparison import Comparison
+from study.analysis.evidence import read
 from study.design.build import Request
-from study.design.experiment import Experiment
 from study.design.space import search_space
 from study.place import Place
 from study.protocol.selection import State
+from study.protocol.stored import stored
 from study.session import Session
 from study.store import records
 from study.store.store import Store
@@ -187,15 +189,25 @@ class Finished:
     def open(self) -> Iterator[tuple[Store, State]]:
         """Its database and all that was run."""
         with Store.open(f"sqlite:///{self.folder / 'optuna.db'}", read_only=True) as store:
-            spec = store.load_experiment("fake")
-            assert spec is not None
-            experiment = Experiment.from_values(spec["experiment"], "test")
-            yield store, State(store, experiment, experiment.workload(spec["n_train"]))
+            spec = stored(store, "fake")
+            yield store, State(store, spec.experiment, spec.workload)
 
     def copy(self, folder: Path) -> Path:
         """A copy to go on with; the database was closed, so it is one file."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return folder
+
+
+def estimated(store: Store, name: str = "fake") -> Comparison:
+    """The comparison as it stands."""
+    comparison = read(store, name).comparison
+    assert comparison is not None
+    return comparison
+
+
+def arms_table(comparison: Comparison) -> pd.DataFrame:
+    """The exported table of the arms, by name."""
+    return to_frame(comparison.arms).set_index("arm", drop=False)
 
 
 def finish(folder: Path, **values: Any) -> Finished:
@@ -211,7 +223,7 @@ def rerun(folder: Path, **values: Any) -> tuple[pd.DataFrame, Comparison]:
     session = prepare(folder, **values)
     with session.store as store:
         session.run_here()
-        return records.trials(store, "fake"), estimate(store, "fake", session.workload.n_train)
+        return records.trials(store, "fake"), estimated(store)
 
 
 def of(trials: pd.DataFrame, phase: str, arm: str | None = None) -> pd.DataFrame:

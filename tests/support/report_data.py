@@ -18,7 +18,7 @@ import sqlalchemy
 from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 
-from study.analysis.evidence import collect
+from study.analysis.evidence import read
 from study.design.experiment import Experiment
 from study.design.space import Space
 from study.report.page import render
@@ -226,7 +226,7 @@ def query(path: Path, *statements: str) -> None:
 def report_of(path: Path, name: str = NAME) -> str:
     """The page of an experiment."""
     with Store.open(f"sqlite:///{path}", read_only=True) as store:
-        return render(collect(store, name), path.parent / "artifacts", None)
+        return render(read(store, name), path.parent / "artifacts", None)
 
 
 def text_of(page: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from report_data import FEW, NAME, large_experiment
 
-from study.analysis.evidence import Evidence, collect
+from study.analysis.evidence import Evidence, read
 from study.store.store import Store
 
 
@@ -24,9 +24,9 @@ def made_up_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_up(made_up_file: Path) -> Evidence:
+def made_up(made_up_file: Path) -> Iterator[Evidence]:
     with Store.open(f"sqlite:///{made_up_file}", read_only=True) as store:
-        return collect(store, NAME)
+        yield read(store, NAME)
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ import fake_training
 import numpy as np
 import pandas as pd
 import pytest
-from fake_training import FakeTraining, Finished, Scores, loss_at, share_to
+from fake_training import FakeTraining, Finished, Scores, arms_table, estimated, loss_at, share_to
 
-from study.analysis.comparison import Comparison, _edges, estimate
+from study.analysis.arm import article_frame
+from study.analysis.comparison import Comparison, _edges
+from study.analysis.evidence import read
+from study.analysis.notes import notes
 from study.design.space import Dimension
 from study.protocol.selection import State
 from study.statistics.verdicts import Verdict
@@ -28,13 +31,17 @@ TAU = 64_000
 @pytest.fixture
 def comparison(compared: Finished) -> Comparison:
     """The estimates of the five arms."""
-    with compared.open() as (store, state):
-        return estimate(store, "fake", state.workload.n_train)
+    with compared.open() as (store, _):
+        return estimated(store)
 
 
 def row(comparison: Comparison, arm: str) -> dict[str, Any]:
-    (found,) = comparison.arms[comparison.arms["arm"] == arm].to_dict("records")
-    return {str(key): value for key, value in found.items()}
+    """The arm's row of the exported table."""
+    return {str(key): value for key, value in arms_table(comparison).loc[arm].to_dict().items()}
+
+
+def said(store: Store, comparison: Comparison) -> list[str]:
+    return notes(comparison, read(store, "fake").state)
 
 
 def truth(compared: Finished, comparison: Comparison, arm: str) -> np.ndarray:
@@ -106,7 +113,7 @@ def test_the_articles_loss_is_a_second_target(compared: Finished, comparison: Co
         final = [loss_at(recipe_of(run), run.examples / TAU) for run in state.of("article", "confirm")]
         loss = float(np.median(final))
         mean = np.mean([TAU * share_to(recipe_of(run), loss) for run in state.of("twice", "confirm")])
-    table = comparison.article.set_index("arm")
+    table = article_frame(comparison.article).set_index("arm")
     assert table.loc["twice", "loss"] == pytest.approx(loss)
     assert table.loc["twice", "examples"] == pytest.approx(mean, rel=1e-9)
     assert table.loc["twice", "sooner"] == pytest.approx(TAU / mean, rel=1e-9)
@@ -140,7 +147,7 @@ def test_seconds_are_examples_times_throughput(compared: Finished, tmp_path: Pat
                     baseline_examples_per_second=1e3,
                     cold_start_seconds=cold,
                 )
-        comparison = estimate(store, "fake", 64)
+        comparison = estimated(store)
     twice, half = row(comparison, "twice"), row(comparison, "half-more")
     for found, r in ((twice, 0.5), (half, 3.0)):
         assert found["throughput"] == pytest.approx(r, rel=2e-3)
@@ -170,28 +177,30 @@ def test_test_losses_are_compared_at_the_hit(tmp_path: Path, monkeypatch: pytest
     finished = fake_training.finish(
         tmp_path, arms=["twice", "half-more"], seeds=4, tune_trials=1, target=20.0
     )
-    with finished.open() as (store, _):
-        comparison = estimate(store, "fake", 64)
+    with finished.open() as (store, state):
+        comparison = estimated(store)
+        said = notes(comparison, state)
     twice, half = row(comparison, "twice"), row(comparison, "half-more")
     assert twice["test_difference"] == pytest.approx(0.505)
     assert twice["test_low"] < 0.505 < twice["test_high"]
     assert twice["test_worse"] is True
     assert half["test_difference"] == pytest.approx(0.01)
     assert half["test_worse"] is False
-    assert any("twice is worse on the test split at its hit: +0.51 nats" in note for note in comparison.notes)
+    assert any("twice is worse on the test split at its hit: +0.51 nats" in note for note in said)
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     """With one seed there is a ratio, no interval, no verdict, and the reason why."""
     finished = fake_training.finish(tmp_path, arms=["twice"], seeds=1, tune_trials=1, target=20.0)
-    with finished.open() as (store, _):
-        comparison = estimate(store, "fake", 64)
+    with finished.open() as (store, state):
+        comparison = estimated(store)
+        said = notes(comparison, state)
     found = row(comparison, "twice")
     assert found["speed_up"] == pytest.approx(2.0, rel=0.1)
     assert math.isnan(found["low"])
     assert found["verdict"] == "not distinguishable"
     assert found["no_interval"] == "one unit: no interval"
-    assert any("No interval: one unit" in note for note in comparison.notes)
+    assert any("No interval: one unit" in note for note in said)
 
 
 def test_unfinished_comparisons_say_so(tmp_path: Path) -> None:
@@ -201,17 +210,17 @@ def test_unfinished_comparisons_say_so(tmp_path: Path) -> None:
     with session.store as store:
         while not session.planner.advance():
             phases += 1
-            comparison = estimate(store, "fake", 64)
-            verdicts = comparison.arms.set_index("arm")["verdict"]
+            comparison = estimated(store)
+            verdicts = arms_table(comparison)["verdict"]
             assert verdicts["baseline"] == "baseline"
             assert set(verdicts[["twice", "half-more"]]) == {Verdict.NOT_MEASURED}
-            assert any("twice, half-more lack confirmation runs" in note for note in comparison.notes)
+            assert any("twice, half-more lack confirmation runs" in note for note in said(store, comparison))
             assert (comparison.target is None) == (phases <= 2)
             session.work(threading.Event(), sampler_seed=0)
-        comparison = estimate(store, "fake", 64)
+        comparison = estimated(store)
+        assert not any("lack confirmation runs" in note for note in said(store, comparison))
     assert phases == 4
-    assert Verdict.NOT_MEASURED not in set(comparison.arms["verdict"])
-    assert not any("lack confirmation runs" in note for note in comparison.notes)
+    assert all(arm.measured or arm.is_baseline for arm in comparison.arms)
 
 
 def test_winners_on_an_edge_are_named() -> None:
@@ -234,14 +243,15 @@ def test_winners_on_an_edge_are_named() -> None:
         return None if params is None else SimpleNamespace(params=params)
 
     state: Any = SimpleNamespace(experiment=experiment, workload=None, winner=of)
-    assert _edges(state, "cosine") == "lr low, horizon high"
-    assert _edges(state, "baseline") == ""
-    assert _edges(state, "article") == ""
+    assert _edges(state, "cosine") == ("lr low", "horizon high")
+    assert _edges(state, "baseline") == ()
+    assert _edges(state, "article") == ()
 
 
 def test_the_table_has_the_same_columns_whatever_happened(comparison: Comparison) -> None:
     """One row an arm, the baseline first, references last; a figure that isn't there is NaN."""
-    assert list(comparison.arms["arm"]) == [
+    table = arms_table(comparison)
+    assert list(table["arm"]) == [
         "baseline",
         "twice",
         "half-more",
@@ -250,9 +260,9 @@ def test_the_table_has_the_same_columns_whatever_happened(comparison: Comparison
         "flaky",
         "article",
     ]
-    assert list(comparison.arms["kind"]) == ["baseline", *["technique"] * 5, "reference"]
-    assert isinstance(comparison.arms["speed_up"].dtype, np.dtype)
-    assert comparison.arms["p_adjusted"].notna().sum() == 2
+    assert list(table["kind"]) == ["baseline", *["technique"] * 5, "reference"]
+    assert isinstance(table["speed_up"].dtype, np.dtype)
+    assert table["p_adjusted"].notna().sum() == 2
     assert pd.isna(row(comparison, "baseline")["speed_up"])
 
 
@@ -260,6 +270,6 @@ def test_estimates_are_the_same_however_often_asked(compared: Finished, comparis
     """Reading changes nothing and draws nothing at random."""
     with compared.open() as (store, state):
         assert isinstance(state, State)
-        again = estimate(store, "fake", state.workload.n_train)
-    pd.testing.assert_frame_equal(again.arms, comparison.arms)
-    assert again.notes == comparison.notes
+        again = estimated(store)
+        assert notes(again, state) == notes(comparison, state)
+    pd.testing.assert_frame_equal(arms_table(again), arms_table(comparison))

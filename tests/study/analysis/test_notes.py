@@ -1,4 +1,4 @@
-"""The answer in words: every figure with its interval and seeds, every weakness with a note."""
+"""Every weakness of the evidence has a note, and none without one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pandas as pd
 import pytest
-from fake_training import Finished
+from fake_training import Finished, estimated
 
-from study.analysis.comparison import Comparison, estimate
-from study.analysis.notes import notes, p_value, ratio, sentences
+from study.analysis.arm import Measure
+from study.analysis.comparison import Comparison
+from study.analysis.notes import notes
 from study.protocol.selection import State
 from study.statistics.calibration import Calibration
+from study.statistics.speed_up import Difference, Estimate
+from study.statistics.verdicts import Verdict
+from study.terms import Outcome
 from vae.recipe import Recipe
 
 NAN = float("nan")
@@ -23,18 +26,13 @@ NAN = float("nan")
 
 @pytest.fixture
 def comparison(compared: Finished) -> Comparison:
-    with compared.open() as (store, state):
-        return estimate(store, "fake", state.workload.n_train)
+    with compared.open() as (store, _):
+        return estimated(store)
 
 
-def changed(comparison: Comparison, arm: str, **cells: Any) -> Comparison:
-    """The comparison with some cells of one arm's row replaced."""
-    arms = comparison.arms.copy()
-    for column, value in cells.items():
-        if column not in arms:
-            arms[column] = pd.Series(None, index=arms.index, dtype=object)
-        arms[column] = arms[column].astype(object)
-        arms.loc[arms["arm"] == arm, column] = value
+def changed(comparison: Comparison, name: str, **fields: Any) -> Comparison:
+    """The comparison with some of one arm's fields replaced."""
+    arms = [replace(arm, **fields) if arm.arm == name else arm for arm in comparison.arms]
     return replace(comparison, arms=arms)
 
 
@@ -59,100 +57,17 @@ def calibration(**fields: Any) -> Calibration:
     return Calibration(**plain | {"spread": 0.05, "plateau": False} | fields)
 
 
-def test_a_ratio_never_stands_without_its_uncertainty() -> None:
-    """A ratio is printed with its interval, or with the words that it has none; without a value a dash."""
-    assert ratio(1.4249, 1.284, 1.5949) == "1.42x [1.28, 1.59]"
-    assert ratio(2.0, NAN, NAN) == "2.00x [no interval]"
-    assert ratio(NAN, NAN, NAN) == "–"
+def test_nothing_compared_has_no_notes(comparison: Comparison) -> None:
+    """Before there is an arm there is nothing to doubt."""
+    assert notes(replace(comparison, arms=[]), cast(State, None)) == []
 
 
-def test_the_first_sentence_is_the_best_arm(comparison: Comparison) -> None:
-    """It names the data, the fastest of the faster arms, the target, the interval, seeds and censoring."""
-    first = comparison.sentences[0]
-    assert "twice reaches a validation loss of" in first
-    assert comparison.target is not None
-    assert f"{comparison.target:.2f} nats" in first
-    assert re.search(r"\d\.\d\dx \[\d\.\d\d, \d\.\d\d\] sooner in examples than the tuned baseline", first)
-    assert "6 paired seeds, 0 censored" in first
-    assert "in seconds" not in first  # nothing was timed
-
-
-def test_seconds_are_said_where_they_were_measured(comparison: Comparison) -> None:
-    """Once the arm is timed the sentence has the speed-up in seconds too."""
-    timed = changed(comparison, "twice", speed_up_seconds=1.9, low_seconds=1.7, high_seconds=2.1)
-    assert "and 1.90x [1.70, 2.10] in seconds" in sentences(timed)[0]
-
-
-def test_every_technique_is_counted_once(comparison: Comparison) -> None:
-    """The second sentence counts the family by verdict, and says of what the intervals are."""
-    second = comparison.sentences[1]
-    assert second.startswith(
-        "Of 5 techniques 2 are faster in examples, 1 not distinguishable from the baseline, 0 slower"
-    )
-    assert "and 2 do not reach the target on every seed" in second
-    assert "margin 5%" in second
-    assert "for the tuned recipes" in second
-
-
-def test_no_arm_stands_out(comparison: Comparison) -> None:
-    """Where none is faster that is the answer, and not an arm that happens to be first."""
-    arms = comparison.arms.assign(verdict=comparison.arms["verdict"].replace("faster", "not distinguishable"))
-    first, *_, last = sentences(replace(comparison, arms=arms))
-    assert "no technique is distinguishably faster than the tuned baseline" in first
-    assert "reached by the tuned baseline in 1/" in last
-
-
-@pytest.mark.parametrize(
-    ("addition", "without", "words"),
-    [
-        ((0.5, 0.4, 0.6), 3.9, "they gain less than that. Without half-more it is 3.90x [3.80, 4.00]."),
-        ((0.5, 0.4, 0.6), 2.0, "they gain less than that."),
-        ((1.0, 0.9, 1.1), 2.0, "not distinguishable from it."),
-        ((1.5, 1.2, 1.9), 2.0, "they gain more than that."),
-    ],
-)
-def test_the_combined_arm_is_said(
-    comparison: Comparison, addition: tuple[float, float, float], without: float, words: str
-) -> None:
-    """What the parts are together, against the product of their own speed-ups, and which is better left out."""
-    ratios = {"twice": 2.0, "half-more": 1.5, "combined": 3.0, "combined-without-half-more": without}
-    rows = [
-        {"arm": arm, "hits": 6, "seeds": 6, "speed_up": at, "low": at - 0.1, "high": at + 0.1}
-        for arm, at in ratios.items()
-    ]
-    known = SimpleNamespace(ratio=addition[0], low=addition[1], high=addition[2])
-    said = sentences(replace(comparison, combined=pd.DataFrame(rows), addition=cast(Any, known)))[2]
-    shown = f"{addition[0]:.2f}x [{addition[1]:.2f}, {addition[2]:.2f}] of the product of their own speed-ups"
-    assert said == (
-        f"Together twice and half-more are 3.00x [2.90, 3.10] as fast in examples (6 fresh seeds, 0 censored), "
-        f"{shown}: {words}"
-    )
-
-
-def test_the_article_is_the_headline(comparison: Comparison) -> None:
-    """How much sooner the best arm has the article's loss: 1/x of the examples, with interval and seeds."""
-    last = comparison.sentences[-1]
-    assert re.search(
-        r"article's recipe has after 1000 epochs \(\d+\.\d\d nats\) is reached by twice in 1/", last
-    )
-    assert re.search(r"1/\d+\.\d \[1/\d+\.\d, 1/\d+\.\d\] of the examples \(6 seeds, 0 censored\)", last)
-    without = replace(comparison, article=pd.DataFrame())
-    assert not any("article" in sentence for sentence in sentences(without))
-
-
-def test_nothing_compared_is_said() -> None:
-    """Before anything is measured there is no figure to quote."""
-    empty: Any = SimpleNamespace(arms=pd.DataFrame(), experiment=None, calibration=None)
-    assert sentences(empty) == ["Nothing has been compared yet."]
-    assert notes(empty, empty) == []
-
-
-def test_blocks_are_said(blocked: Finished) -> None:
-    """With several blocks the intervals hold the luck of tuning, and the note that they don't is gone."""
+def test_one_tuning_is_noted(comparison: Comparison, blocked: Finished) -> None:
+    """With one block the luck of tuning is in no interval; with several the note is gone."""
+    assert "for the tuned recipes" in noted(comparison)
     with blocked.open() as (store, state):
-        comparison = estimate(store, "fake", state.workload.n_train)
-    assert "2 blocks" in comparison.sentences[1]
-    assert not any("for the tuned recipes" in note for note in comparison.notes)
+        several = estimated(store)
+        assert not any("for the tuned recipes" in note for note in notes(several, state))
 
 
 @pytest.mark.parametrize(
@@ -161,31 +76,30 @@ def test_blocks_are_said(blocked: Finished) -> None:
         ("twice", {"seeds": 4}, "Unfinished: twice lack confirmation runs"),
         (
             "twice",
-            {"edges": "lr low"},
+            {"edges": ("lr low",)},
             "an edge of their space, which a wider one might beat: twice (lr low)",
         ),
-        ("never", {"diverged": 6}, "diverged: never 6 of 6"),
-        ("never", {"collapsed": 2}, "collapsed (KL near 0): never 2 of 6"),
-        ("flaky", {"failed": 1}, "failed: flaky 1 of 6"),
+        ("never", {"ended": {Outcome.DIVERGED: 6}}, "diverged: never 6 of 6"),
+        ("never", {"ended": {Outcome.COLLAPSED: 2}}, "collapsed (KL near 0): never 2 of 6"),
+        ("flaky", {"ended": {Outcome.FAILED: 1}}, "failed: flaky 1 of 6"),
         ("twice", {"resolution": 0.5}, "twice: one step is 50% of its examples to target"),
         ("twice", {"resolution": math.inf}, "twice reaches the target before its first evaluation"),
         ("twice", {"different_model": True}, "Different model, not only different training: twice"),
         (
             "twice",
-            {"throughput_low": 1.0, "throughput_high": 1.2},
+            {"throughput": Estimate(1.1, 1.0, 1.2, 0.1, 0.05, 9.0, 10, 0.5)},
             "Noisy timing, throughput interval wider than 15 %: twice",
         ),
         (
             "twice",
-            {"test_worse": True, "test_difference": 0.3, "test_low": 0.1, "test_high": 0.5},
+            {"test": Difference(0.3, 0.1, 0.5, 0.1, 5.0, 6, 0.01)},
             "twice is worse on the test split at its hit: +0.30 nats [+0.10, +0.50]",
         ),
     ],
 )
 def test_weaknesses_are_noted(comparison: Comparison, arm: str, cells: dict[str, Any], words: str) -> None:
     """What a careful reader would ask about has a note with the arm's name; without it there is none."""
-    arms = comparison.arms.assign(resolution=0.03)
-    clean = replace(comparison, arms=arms)
+    clean = replace(comparison, arms=[replace(arm, resolution=0.03) for arm in comparison.arms])
     assert words not in noted(clean)
     assert words in noted(changed(clean, arm, **cells))
 
@@ -213,21 +127,14 @@ def test_tuning_trials_that_ended_badly_are_noted(comparison: Comparison) -> Non
 
 def test_too_few_seeds_are_noted_with_how_many_would_do(comparison: Comparison) -> None:
     """Where arms are left open for want of seeds the note says about how many would decide."""
-    cells = {"verdict": "not distinguishable", "no_interval": None, "se": 0.2, "units": 6}
-    text = noted(changed(comparison, "same", **cells))
+    e = Estimate(1.0, 0.6, 1.6, 0.0, 0.2, 5.0, 6, 0.9)
+    text = noted(changed(comparison, "same", examples=Measure(e, (0.5, 2.0), Verdict.UNDECIDED)))
     found = re.search(r"6 seeds are few for the arms left open: about (\d+) would", text)
     assert found
     assert int(found[1]) > 50
-    assert "are few" not in noted(changed(comparison, "same", **cells | {"se": 1e-4}))
-
-
-@pytest.mark.parametrize(
-    ("p", "shown"),
-    [(0.0, "< 0.001"), (0.0004, "< 0.001"), (0.0012, "0.001"), (0.5, "0.500"), (math.nan, "–")],
-)
-def test_no_p_value_is_zero(p: float, shown: str) -> None:
-    """A p-value too small for three decimals is said to be small, not zero."""
-    assert p_value(p) == shown
+    assert "are few" not in noted(
+        changed(comparison, "same", examples=Measure(replace(e, se=1e-4), (0.9, 1.1), Verdict.UNDECIDED))
+    )
 
 
 def test_grey_pixels_are_no_likelihood(comparison: Comparison) -> None:
@@ -258,7 +165,7 @@ def test_a_search_topped_up_is_noted(comparison: Comparison) -> None:
     """search-best is what was the best when it was confirmed; a better one found later is noted."""
 
     def state(found: Recipe) -> dict[str, Any]:
-        confirmed = [SimpleNamespace(attrs={"recipe": Recipe().to_json()})]
+        confirmed = [SimpleNamespace(assignment=SimpleNamespace(base=Recipe()))]
         return {
             "search_winner": SimpleNamespace(recipe=found, number=7),
             "of": lambda arm, phase: confirmed if (arm, phase) == ("search-best", "confirm") else [],

@@ -22,8 +22,9 @@ import optuna_dashboard
 import plotly.graph_objects as go
 import pytest
 
-from study.analysis.export import comparison_of
-from study.analysis.notes import ratio
+from study.analysis.answer import sentences
+from study.analysis.evidence import read
+from study.analysis.words import ratio_of
 from study.store.store import Store
 
 if TYPE_CHECKING:
@@ -150,19 +151,17 @@ def test_the_note_shows_the_verdict_table(served: Served, watched: Watched) -> N
     page.locator("table tbody tr").first.wait_for()
     rows = {cells[0]: cells for cells in (texts(row, "td") for row in page.locator("table tbody tr").all())}
     with Store.open(tiny.url, read_only=True) as store:
-        comparison = comparison_of(store, tiny.name)
+        comparison = read(store, tiny.name).comparison
     assert comparison is not None
     assert next(iter(rows)) == "baseline"
-    assert set(rows) == set(comparison.arms["arm"])
-    for row in comparison.arms.to_dict("records"):
-        if row["kind"] != "baseline":
-            shown = [ratio(row["speed_up"], row["low"], row["high"]), row["verdict"]]
-            assert rows[row["arm"]][2:4] == shown
-            seconds = ratio(row["speed_up_seconds"], row["low_seconds"], row["high_seconds"])
-            assert rows[row["arm"]][5:7] == [seconds, row["verdict_seconds"]]
+    assert set(rows) == {arm.arm for arm in comparison.arms}
+    for arm in comparison.arms:
+        if arm.examples is not None and arm.seconds is not None:
+            assert rows[arm.arm][2:4] == [ratio_of(arm.examples.estimate), arm.examples.words]
+            assert rows[arm.arm][5:7] == [ratio_of(arm.seconds.estimate), arm.seconds.words]
     said = page.locator("p").all_inner_texts()
     assert [sentence for sentence in said if tiny.hostile in sentence]
-    assert set(comparison.sentences) <= set(said)
+    assert set(sentences(comparison)) <= set(said)
 
 
 def test_the_plots_are_drawn(served: Served, watched: Watched) -> None:
@@ -184,12 +183,11 @@ def test_the_plots_are_drawn(served: Served, watched: Watched) -> None:
         assert drawn["width"] <= outer["width"]
     forest = page.locator("[id='user-defined-plot:vae-forest'] .annotation-text").all_text_contents()
     with Store.open(tiny.url, read_only=True) as store:
-        comparison = comparison_of(store, tiny.name)
+        comparison = read(store, tiny.name).comparison
     assert comparison is not None
-    arms = comparison.arms[(comparison.arms["kind"] != "baseline") & (comparison.arms["speed_up"] > 0)]
-    assert not arms.empty
-    figures = {ratio(row["speed_up"], row["low"], row["high"]) for row in arms.to_dict("records")}
-    assert figures <= set(forest)
+    known = [arm.examples for arm in comparison.arms if arm.examples is not None and arm.examples.known]
+    assert known
+    assert {ratio_of(measure.estimate) for measure in known} <= set(forest)
 
 
 def test_an_arm_without_parameters_has_its_page(served: Served, watched: Watched) -> None:

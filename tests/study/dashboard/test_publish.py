@@ -14,8 +14,9 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image as Pillow
 
-from study.analysis.export import comparison_of
-from study.analysis.notes import ratio
+from study.analysis.answer import sentences
+from study.analysis.evidence import read
+from study.analysis.words import ratio_of
 from study.dashboard.board import Image, plot_pieces, write
 from study.dashboard.publisher import publish
 from study.report.markdown import markdown_text
@@ -99,19 +100,19 @@ def test_a_page_never_reads_half_a_plot(tiny: Tiny, tiny_store: Store, open_dash
 
 def test_the_notes_hold_the_answer(tiny: Tiny, tiny_store: Store) -> None:
     """Baseline's and search's notes hold the sentences and a verdict table with the figures of the estimate."""
-    comparison = comparison_of(tiny_store, tiny.name)
+    comparison = read(tiny_store, tiny.name).comparison
     assert comparison is not None
     for part in ("baseline", "search"):
         note = tiny.note(tiny_store, part)
-        for sentence in comparison.sentences:
+        for sentence in sentences(comparison):
             assert markdown_text(sentence) in note
         rows = {row.split("|")[1].strip(): row for row in note.splitlines() if row.startswith("| ")}
-        for row in comparison.arms.to_dict("records"):
-            shown = rows[row["arm"]]
-            assert f"{row['hits']}/3" in shown
-            if row["kind"] != "baseline":
-                assert markdown_text(ratio(row["speed_up"], row["low"], row["high"])) in shown
-                assert markdown_text(row["verdict"]) in shown
+        for arm in comparison.arms:
+            shown = rows[arm.arm]
+            assert f"{arm.hits}/3" in shown
+            if arm.examples is not None:
+                assert markdown_text(ratio_of(arm.examples.estimate)) in shown
+                assert markdown_text(arm.examples.words) in shown
     assert f"note of {tiny.name}/baseline" in tiny.note(tiny_store, "muon")
 
 

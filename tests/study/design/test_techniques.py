@@ -8,7 +8,6 @@ from typing import Any
 import fake_training
 import pytest
 
-from study.analysis.comparison import estimate
 from study.design.build import Request, build, read_toml
 from study.design.experiment import Experiment, defaults
 from study.design.space import sobol_points
@@ -222,7 +221,7 @@ def test_a_technique_from_a_file_works_end_to_end(tmp_path: Path) -> None:
     session = fake_training.prepare(tmp_path, **read_toml(tmp_path / "mine.toml"))
     with session.store as store:
         session.run_here()
-        arms = estimate(store, "fake", session.workload.n_train).arms.set_index("arm")
+        arms = fake_training.arms_table(fake_training.estimated(store))
         trials = records.trials(store, "fake")
     assert arms.loc["thrice", "verdict"] == Verdict.FASTER
     assert arms.loc["thrice", "low"] < 3 < arms.loc["thrice", "high"]

@@ -11,9 +11,9 @@ import fake_training
 import numpy as np
 import pandas as pd
 import pytest
-from fake_training import Finished, of, recipes, rerun, share_to
+from fake_training import Finished, arms_table, estimated, of, recipes, rerun, share_to
 
-from study.analysis.comparison import estimate
+from study.analysis.arm import combined_frame
 from study.design.space import Dimension, sobol_points
 from study.protocol.plan import describe_plan
 from study.protocol.planner import ARTICLE_RECIPE, Planner
@@ -157,7 +157,7 @@ def test_verdicts_are_the_truth(compared: Finished) -> None:
     """A true 2x is found faster with 2 in its interval; an identical arm is not; an arm that never gets there
     and one that sometimes doesn't are called that, without a plain ratio."""
     with compared.open() as (store, state):
-        table = estimate(store, "fake", state.workload.n_train).arms.set_index("arm")
+        table = arms_table(estimated(store))
         unlucky = sum(seed % 3 == 0 for seed in state.experiment.seed_set("confirm", 6))
     for arm, ratio in (("twice", 2.0), ("half-more", 1.5)):
         row = table.loc[arm]
@@ -177,8 +177,8 @@ def test_the_article_is_a_reference(trials: pd.DataFrame, compared: Finished) ->
     """The article's recipe is run untuned on the confirmation seeds and takes no part in the family's p."""
     for recipe in recipes(of(trials, "confirm", "article")):
         assert {field: getattr(recipe, field) for field in ARTICLE_RECIPE} == ARTICLE_RECIPE
-    with compared.open() as (store, state):
-        row = estimate(store, "fake", state.workload.n_train).arms.set_index("arm").loc["article"]
+    with compared.open() as (store, _):
+        row = arms_table(estimated(store)).loc["article"]
     assert row["kind"] == "reference"
     assert np.isnan(row["p_adjusted"])
 
@@ -186,9 +186,9 @@ def test_the_article_is_a_reference(trials: pd.DataFrame, compared: Finished) ->
 def test_the_combined_arm_adds_up(compared: Finished) -> None:
     """Two techniques of two slots are combined, tuned again and run on fresh seeds beside their parts and
     without each; 2x times 1.5x is 3x, and the check of the sum finds nothing missing."""
-    with compared.open() as (store, state):
-        comparison = estimate(store, "fake", state.workload.n_train)
-    table = comparison.combined.set_index("arm")
+    with compared.open() as (store, _):
+        comparison = estimated(store)
+    table = combined_frame(comparison.combined).set_index("arm")
     truth = {"twice": 2, "half-more": 1.5, "combined": 3}
     truth |= {"combined-without-twice": 1.5, "combined-without-half-more": 2}
     assert set(table.index) == set(truth)
@@ -274,17 +274,17 @@ def test_topping_up_keeps_what_was_run(compared: Finished, trials: pd.DataFrame,
     assert set(new[new["phase"] == "tune"]["arm"]) == {"thrice"}
     for _, part in after[after["phase"] == "combine"].groupby("arm"):
         assert len({recipe.replace(seed=0) for recipe in recipes(part)}) == 1
-    assert (comparison.arms["seeds"] == 7).all()
-    table = comparison.arms.set_index("arm")
+    assert all(arm.seeds == 7 for arm in comparison.arms)
+    table = arms_table(comparison)
     assert table.loc["thrice", "low"] > table.loc["twice", "high"]
 
 
 def test_blocks_repeat_the_tuning(blocked: Finished) -> None:
     """Each block has its own studies, its own scramble and tuning seed, and every R-th confirmation seed;
     the block is the unit of the estimate."""
-    with blocked.open() as (store, state):
+    with blocked.open() as (store, _):
         trials = records.trials(store, "fake")
-        row = estimate(store, "fake", state.workload.n_train).arms.set_index("arm").loc["twice"]
+        row = arms_table(estimated(store)).loc["twice"]
     for arm in ("baseline", "twice"):
         tuned = trials[(trials["arm"] == arm) & (trials["phase"] == "tune")]
         assert tuned.groupby("block")["seed"].nunique().tolist() == [1, 1]
@@ -304,7 +304,7 @@ def test_blocks_repeat_the_tuning(blocked: Finished) -> None:
 def test_a_reference_is_paired_with_every_block(blocked: Finished) -> None:
     """A reference arm has one recipe for all seeds and is still compared block by block."""
     with blocked.open() as (store, state):
-        row = estimate(store, "fake", state.workload.n_train).arms.set_index("arm").loc["twice"]
+        row = arms_table(estimated(store)).loc["twice"]
         assert row["units"] == 2
         runs = state.of("article", "confirm")
     # An A/A test would have no reference; with another arm beside it there is one, on all seeds.

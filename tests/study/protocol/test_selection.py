@@ -13,8 +13,9 @@ import fake_training
 import numpy as np
 import pandas as pd
 import pytest
-from fake_training import FakeTraining, Finished, of, recipes, rerun, share_to
+from fake_training import FakeTraining, Finished, arms_table, of, recipes, rerun, share_to
 
+from study.analysis.notes import notes
 from study.protocol.selection import State, judge
 from study.statistics.curves import MISS
 from vae.errors import UserError
@@ -206,7 +207,7 @@ def test_an_arm_that_only_diverges_is_confirmed_as_that(
     monkeypatch.setattr(FakeTraining, "diverges", staticmethod(lambda recipe: recipe.init == "orthogonal"))
     trials, comparison = rerun(tmp_path, arms=["twice"], seeds=2, target=6.0)
     assert set(of(trials, "tune", "twice")["outcome"]) == {"diverged"}
-    found = comparison.arms.set_index("arm").loc["twice"]
+    found = arms_table(comparison).loc["twice"]
     assert (found["verdict"], found["hits"], found["diverged"]) == ("never reaches the target", 0, 2)
 
 
@@ -217,13 +218,14 @@ def test_an_arm_that_only_fails_is_not_measured(tmp_path: Path, monkeypatch: pyt
         FakeTraining, "hook", staticmethod(raise_for(lambda recipe: recipe.init == "orthogonal"))
     )
     trials, comparison = rerun(tmp_path, arms=["twice", "half-more"], seeds=2, target=20.0)
+    with Finished(tmp_path, {}).open() as (_, state):
+        said = " ".join(notes(comparison, state))
     assert trials[trials["arm"] == "twice"]["reason"].eq("ArithmeticError: no").all()
-    table = comparison.arms.set_index("arm")
+    table = arms_table(comparison)
     assert table.loc["twice", "verdict"] == "not measured yet"
     assert table.loc["half-more", "verdict"] in ("faster", "not distinguishable")
-    notes = " ".join(comparison.notes)
-    assert "twice lack confirmation runs" in notes
-    assert "twice 3" in notes
+    assert "twice lack confirmation runs" in said
+    assert "twice 3" in said
 
 
 def test_no_target_from_a_broken_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +247,7 @@ def test_stop_at_target_saves_the_rest(tmp_path: Path) -> None:
         assert row["examples_to_target"] == pytest.approx(TAU * share, rel=1e-9)
     article = of(trials, "confirm", "article")
     assert set(article["outcome"]) == {"completed"}  # it misses, so its loss at tau is known
-    assert comparison.article.set_index("arm")["hits"].to_dict() == {"baseline": 2, "twice": 2}
+    assert {arm.arm: arm.hits for arm in comparison.article} == {"baseline": 2, "twice": 2}
     assert of(trials, "calibration").empty  # the target is given
     assert set(of(trials, "tune", "baseline")["outcome"]) == {
         "completed"
@@ -257,4 +259,4 @@ def test_a_fixed_lr_leaves_one_point(tmp_path: Path) -> None:
     trials, comparison = rerun(tmp_path, seeds=2, fixed=["lr"], recipe={"batch_size": 8, "lr": 2e-3})
     assert Counter(of(trials, "tune")["arm"]) == {"baseline": 1, "twice": 1}
     assert {recipe.lr for recipe in recipes(trials[trials["arm"] != "article"])} == {2e-3}
-    assert comparison.arms.set_index("arm").loc["twice", "speed_up"] == pytest.approx(2.0, rel=0.1)
+    assert arms_table(comparison).loc["twice", "speed_up"] == pytest.approx(2.0, rel=0.1)

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from report_data import HOSTILE, NAME, make_hostile
 
-from study.analysis.evidence import Evidence
+from study.analysis.evidence import Evidence, read
 from study.figures.compose import composite
 from study.figures.panel import Figure
 from study.figures.theme import DARK, INK, PAPER
@@ -97,7 +97,7 @@ def hostile_file(made_up_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         after.execute("PRAGMA journal_mode=WAL")
     make_hostile(path)
     with Store.open(f"sqlite:///{path}", read_only=True) as store:
-        return write_report(store, NAME, path.with_name("page.html"), path.parent, None)
+        return write_report(read(store, NAME), path.with_name("page.html"), path.parent, None)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +105,7 @@ def real_file(finished_study: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     """The page of an experiment that was really run, with its model's pictures; its data's path is a payload."""
     with Store.open(finished_study.url, read_only=True) as store:
         path = tmp_path_factory.mktemp("real") / "page.html"
-        return write_report(store, finished_study.name, path, finished_study.artifacts, None)
+        return write_report(read(store, finished_study.name), path, finished_study.artifacts, None)
 
 
 @pytest.fixture(scope="module")

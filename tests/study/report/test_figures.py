@@ -16,7 +16,7 @@ from report_data import (
     NAME,
 )
 
-from study.analysis.evidence import Evidence
+from study.analysis.evidence import Evidence, read
 from study.figures import arms as figures_arms
 from study.figures import search as figures_search
 from study.figures import theme
@@ -136,7 +136,7 @@ class TestFigures:
             Store.open(f"sqlite:///{made_up_file}", read_only=True) as store,
             pytest.raises(UserError, match=r"pip install 'vae-study\[figures\]'"),
         ):
-            write_figures(store, NAME, tmp_path / "figures", tmp_path, None)
+            write_figures(read(store, NAME), tmp_path / "figures", tmp_path, None)
         assert not (tmp_path / "figures").exists()
 
     def test_images_need_a_browser(
@@ -154,4 +154,4 @@ class TestFigures:
             Store.open(f"sqlite:///{made_up_file}", read_only=True) as store,
             pytest.raises(UserError, match="Debian: chromium"),
         ):
-            write_figures(store, NAME, tmp_path / "figures", tmp_path, None)
+            write_figures(read(store, NAME), tmp_path / "figures", tmp_path, None)

@@ -14,11 +14,13 @@ from report_data import (
     NAME,
     NEVER,
     UNRELIABLE,
+    query,
     store_experiment,
 )
 
 from study.analysis import frames as tables
-from study.analysis.evidence import Evidence, collect
+from study.analysis.arm import UNMEASURED, ArmResult, CombinedArm, Kind, Measure, find
+from study.analysis.evidence import Evidence, read
 from study.design.build import read_toml
 from study.design.experiment import Experiment
 from study.design.space import Dimension
@@ -31,9 +33,16 @@ from study.report.markdown import render as render_markdown
 from study.report.sections import sections
 from study.report.tables import arms_table, explained_table, failures_table
 from study.statistics.speed_up import Estimate
+from study.statistics.verdicts import Verdict
 from study.store.store import Store
 
 pytest_plugins = ["tiny_study", "report_fixtures"]
+
+
+def with_ratio(measure: Measure | None, ratio: float, low: float, high: float) -> Measure:
+    """The measure with another ratio and interval."""
+    assert measure is not None
+    return replace(measure, estimate=replace(measure.estimate, ratio=ratio, low=low, high=high))
 
 
 class TestNumbers:
@@ -41,7 +50,7 @@ class TestNumbers:
         """Every marker of the forest plot stands at the ratio its row of the table and its note print."""
         assert made_up.comparison is not None
         shown = {row[0].text: row[3].text for row in arms_table(made_up).rows}
-        figure = figures_forest.forest(made_up.comparison.arms)
+        figure = figures_forest.forest(figures_forest.arm_rows(made_up.comparison.arms))
         names = figure.layout.yaxis.ticktext
         notes = {names[int(note.y)]: note.text for note in figure.layout.annotations}
         found = {}
@@ -59,7 +68,7 @@ class TestNumbers:
         where the axis begins."""
         assert made_up.comparison is not None
         arms = made_up.comparison.arms
-        figure = figures_forest.forest(arms)
+        figure = figures_forest.forest(figures_forest.arm_rows(arms))
         names = list(figure.layout.yaxis.ticktext)
         assert len(names) == len(arms) - 1
         open_rows = {
@@ -73,18 +82,19 @@ class TestNumbers:
         low, high = figure.layout.xaxis.range
         assert open_rows[NEVER][0] == "triangle-left-open"
         assert low < np.log10(open_rows[NEVER][1]) < low + 0.05 * (high - low)
-        hits = arms.set_index("arm").loc[UNRELIABLE, "hits"]
+        unreliable = find(arms, UNRELIABLE)
+        assert unreliable is not None
         notes = [note.text for note in figure.layout.annotations]
-        assert f"{hits} of 5 reach it" in notes
+        assert f"{unreliable.hits} of 5 reach it" in notes
         assert "none of 5 reaches it" in notes
 
     def test_unmeasured_arms_keep_their_row(self, made_up: Evidence) -> None:
         """An arm without a run says so in the forest plot."""
         assert made_up.comparison is not None
-        arms = made_up.comparison.arms.copy()
-        arms.loc[arms["arm"] == "he", ["hits", "seeds"]] = 0
-        arms.loc[arms["arm"] == "he", arms.columns[arms.dtypes == "float64"]] = np.nan
-        notes = [note.text for note in figures_forest.forest(arms).layout.annotations]
+        waiting = ArmResult("he", "initialisation", Kind.TECHNIQUE, 0, 0, 5, examples=UNMEASURED)
+        arms = [waiting if arm.arm == "he" else arm for arm in made_up.comparison.arms]
+        figure = figures_forest.forest(figures_forest.arm_rows(arms))
+        notes = [note.text for note in figure.layout.annotations]
         assert notes.count("not measured yet") == 1
 
     @pytest.mark.parametrize(
@@ -95,9 +105,11 @@ class TestNumbers:
     ) -> None:
         """However far out, a ratio is inside the plot; only bars may leave it."""
         assert made_up.comparison is not None
-        arms = made_up.comparison.arms.copy()
-        arms.loc[arms["arm"] == "he", ["speed_up", "low", "high"]] = ratio, low, high
-        figure = figures_forest.forest(arms)
+        rows = [
+            row._replace(measure=with_ratio(row.measure, ratio, low, high)) if row.arm == "he" else row
+            for row in figures_forest.arm_rows(made_up.comparison.arms)
+        ]
+        figure = figures_forest.forest(rows)
         assert figure.layout.xaxis.range[0] < np.log10(ratio) < figure.layout.xaxis.range[1]
         assert figure.layout.xaxis.range[1] - figure.layout.xaxis.range[0] < 4
 
@@ -160,7 +172,7 @@ class TestWords:
     def test_command_fits_the_experiment(self, new: Store, arms: list[str], trials: int, verb: str) -> None:
         """A search alone is run again by search, a comparison alone by compare."""
         store_experiment(new, arms=arms, search={"trials": trials})
-        assert words.command(collect(new, "new")) == f"python -m study {verb} --file new.toml"
+        assert words.command(read(new, "new")) == f"python -m study {verb} --file new.toml"
 
     @pytest.mark.parametrize(
         ("seeds", "shown"),
@@ -184,12 +196,13 @@ class TestWords:
         ],
     )
     def test_provenance_names_the_machine(
-        self, made_up: Evidence, recorded: str, versions: str, processor: str
+        self, changed: Path, recorded: str, versions: str, processor: str
     ) -> None:
         """Processor, cores and threads are told where trials recorded them, said to be missing where not; what another
         program wrote there breaks nothing."""
-        evidence = replace(made_up, trials=made_up.trials.assign(versions=recorded))
-        told = {row[0].text: row[1].text for row in words.provenance(evidence).rows}
+        query(changed, f"UPDATE trial_run SET versions = '{recorded}'")
+        with Store.open(f"sqlite:///{changed}", read_only=True) as store:
+            told = {row[0].text: row[1].text for row in words.provenance(read(store, NAME)).rows}
         assert told["versions"] == versions
         assert told["processor"] == processor
 
@@ -215,17 +228,10 @@ class TestWords:
     def test_combined_block_has_its_own_forest(self, made_up: Evidence) -> None:
         """The combination, its parts and leave-one-outs are drawn and tabled, and whether they add up is said."""
         assert made_up.comparison is not None
-        row = {
-            "hits": 5,
-            "seeds": 5,
-            "speed_up": 1.6,
-            "low": 1.4,
-            "high": 1.8,
-            "verdict": "faster",
-            "p_adjusted": 1e-4,
-        }
+        e = Estimate(1.6, 1.4, 1.8, 0.47, 0.05, 4.0, 5, 1e-4)
+        faster = Measure(e, (1.3, 1.9), Verdict.FASTER, p_adjusted=1e-4)
         names = ("combined", "he", "cosine", "combined-without-he", "combined-without-cosine")
-        combined = pd.DataFrame([{"arm": arm} | row for arm in names])
+        combined = [CombinedArm(arm, 5, 5, faster) for arm in names]
         addition = Estimate(0.91, 0.8, 1.03, -0.1, 0.05, 4.0, 5, 0.2)
         comparison = replace(made_up.comparison, combined=combined, addition=addition)
         (part,) = [
@@ -239,14 +245,14 @@ class TestWords:
         assert table.rows[0][3].text == "< 0.001"
         assert "0.91x [0.80, 1.03]" in part.lead
 
-    def test_failures_beyond_a_page_are_counted(self, made_up: Evidence) -> None:
+    def test_failures_beyond_a_page_are_counted(self, changed: Path) -> None:
         """A long list of failures ends with how many more there are."""
-        many = pd.DataFrame(
-            [{"arm": "he", "phase": "tune", "number": i, "seed": i, "outcome": "failed", "reason": "x", "examples": 1}
-             for i in range(105)]
-        )  # fmt: skip
-        shown = failures_table(replace(made_up, failures=many))
-        assert len(shown.rows) == 100
+        query(changed, "UPDATE trial_run SET outcome = 'failed', reason = 'x' WHERE phase = 'tune'")
+        with Store.open(f"sqlite:///{changed}", read_only=True) as store:
+            evidence = read(store, NAME)
+            n = len(evidence.failures)
+            shown = failures_table(evidence, most=n - 5)
+        assert len(shown.rows) == n - 5 > 0
         assert "5 more are in the database" in shown.caption
 
 

@@ -16,7 +16,7 @@ from report_data import (
     text_of,
 )
 
-from study.analysis.evidence import collect
+from study.analysis.evidence import read
 from study.report.page import render
 from study.store.store import Store
 
@@ -45,7 +45,7 @@ class TestStates:
     ) -> None:
         """Before the first trial the page is whole and names what it waits for."""
         store_experiment(new, **values)
-        text = text_of(render(collect(new, "new"), Path("nowhere"), None))
+        text = text_of(render(read(new, "new"), Path("nowhere"), None))
         assert all(sentence in text for sentence in said), text
 
     def test_waiting_and_running_trials_are_counted(self, new: Store) -> None:
@@ -55,7 +55,7 @@ class TestStates:
         for _ in range(4):
             study.enqueue_trial({})
         study.ask()
-        evidence = collect(new, "new")
+        evidence = read(new, "new")
         assert evidence.outcomes.set_index("outcome")["trials"].to_dict() == {"running": 1, "waiting": 3}
         assert "0 of 4 search trials have ended." in text_of(render(evidence, Path("nowhere"), None))
 
@@ -121,7 +121,7 @@ class TestStates:
     def test_missing_data_or_model_is_named(self, tiny: Any, tmp_path: Path) -> None:
         """Without the data the best model still shows samples; without the model's file there is a sentence."""
         with Store.open(tiny.url, read_only=True) as store:
-            evidence = collect(store, tiny.name)
+            evidence = read(store, tiny.name)
             whole = render(evidence, tiny.artifacts, None)
             Path(evidence.experiment.data).rename(tmp_path / "moved.npy")
             try:
@@ -141,5 +141,5 @@ class TestStates:
         for path in (tiny.artifacts / tiny.name).rglob("*.safetensors"):
             path.write_bytes(b"not a model")
         with Store.open(tiny.url, read_only=True) as store:
-            html = render(collect(store, tiny.name), tiny.artifacts, None)
+            html = render(read(store, tiny.name), tiny.artifacts, None)
         assert re.search(r" trial-\d+\.safetensors is no model written by this project", text_of(html))

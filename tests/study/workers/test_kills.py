@@ -22,7 +22,6 @@ import torch
 from fake_study import expire, scalar
 from fake_training import FakeTraining
 
-from study.analysis.comparison import estimate
 from study.design.build import Request
 from study.place import Place
 from study.session import Session
@@ -117,7 +116,7 @@ def run_to_the_end(folder: Path, **values: Any) -> tuple[pd.DataFrame, pd.DataFr
         return (
             trials[EXAMPLES],
             curves_of(store),
-            estimate(store, "fake", 64).arms,
+            fake_training.arms_table(fake_training.estimated(store)),
             list(records.study_ids(store, "fake")),
         )
 
@@ -310,7 +309,7 @@ def table(session: Session) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     trials = records.trials(session.store, "digits")
     kept = trials[trials["phase"].isin(["confirm", "calibration"])]
     curves = records.curves(session.store, "digits", kept["trial_id"].tolist())
-    arms = estimate(session.store, "digits", session.workload.n_train).arms
+    arms = fake_training.arms_table(fake_training.estimated(session.store, "digits"))
     by = ["study_name", "phase", "seed"]
     columns = [c for c in EXAMPLES if c != "number"]
     rows = curves.sort_values(["arm", "phase", "seed", "number"], ignore_index=True)

@@ -10,7 +10,8 @@ import optuna
 import pytest
 from fake_training import SPACE, prepare_search
 
-from study.analysis.export import best_recipe
+from study.analysis.answer import offers
+from study.analysis.evidence import read
 from study.design.experiment import PrunerName, SamplerName
 from study.session import Session
 from study.store import records
@@ -113,7 +114,7 @@ def test_the_best_model_can_be_used(searched: Session) -> None:
     recipe = Recipe.from_json(best["recipe"])
     assert load_model(path).recipe == recipe
     assert Recipe.load(path.with_suffix(".toml")) == recipe
-    assert best_recipe(trials) == recipe
+    assert [offer.recipe for offer in offers(read(searched.store, "fake"))] == [recipe]
     trained = load_model(path)
     assert trained.data_fingerprint == searched.data.fingerprint
     assert evaluated(searched, path) == pytest.approx(best["value"], rel=1e-6)

@@ -1,0 +1,346 @@
+"""The answer: which arm is the fastest, how the family fares, what to use; typed, and in sentences to quote."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, find
+from study.analysis.comparison import Comparison
+from study.analysis.evidence import Evidence
+from study.analysis.words import ratio, ratio_of
+from study.protocol.history import Run
+from study.statistics.verdicts import Verdict
+from study.terms import BASELINE, COMBINED, WITHOUT, Outcome, Phase
+from vae.recipe import Recipe
+
+#: What the phases' counts are called.
+PHASES = {
+    Phase.SEARCH: "search trials",
+    Phase.TUNE: "tuning trials",
+    Phase.FINAL: "finalists' reruns",
+    Phase.CALIBRATION: "calibration runs",
+    Phase.CONFIRM: "confirmation runs",
+}
+
+
+# Typed.
+
+
+def fastest(comparison: Comparison, unit: str = "examples") -> ArmResult | None:
+    """The fastest of the techniques that are faster, in "examples" or "seconds"; None where none is."""
+    measures = {arm.arm: arm.seconds if unit == "seconds" else arm.examples for arm in comparison.techniques}
+    faster = {
+        arm: measure.ratio
+        for arm, measure in measures.items()
+        if measure is not None and measure.verdict is Verdict.FASTER and measure.known
+    }
+    return find(comparison.arms, max(faster, key=faster.__getitem__)) if faster else None
+
+
+def verdicts(comparison: Comparison) -> Counter[Verdict]:
+    """How many techniques have which verdict in examples."""
+    return Counter(arm.examples.verdict for arm in comparison.techniques if arm.examples is not None)
+
+
+class Addition(StrEnum):
+    """The combined arm's speed-up beside the product of its parts'."""
+
+    LESS = "they gain less than that"
+    MORE = "they gain more than that"
+    SAME = "not distinguishable from it"
+    UNKNOWN = "not enough seeds to judge that"
+
+
+def addition(comparison: Comparison) -> Addition | None:
+    """Whether the combined arm's parts add up; None where that wasn't estimated."""
+    e = comparison.addition
+    if e is None:
+        return None
+    if math.isnan(e.low):
+        return Addition.UNKNOWN
+    if e.high < 1.0:
+        return Addition.LESS
+    return Addition.MORE if e.low > 1.0 else Addition.SAME
+
+
+def better_than_combined(comparison: Comparison) -> CombinedArm | None:
+    """The fastest of the combine block's arms whose interval lies above the combined arm's; None without one."""
+    combined = find(comparison.combined, COMBINED)
+    if combined is None:
+        return None
+    high = combined.examples.estimate.high
+    better = [arm for arm in comparison.combined if arm.examples.estimate.low > high]
+    return max(better, key=lambda arm: arm.examples.ratio, default=None)
+
+
+def against_article(comparison: Comparison) -> ArticleArm | None:
+    """How much sooner the fastest arm, or else the baseline, has the article's loss; None where it isn't known."""
+    best = fastest(comparison)
+    arm = find(comparison.article, BASELINE if best is None else best.arm)
+    return arm if arm is not None and arm.sooner is not None else None
+
+
+class Use(StrEnum):
+    """Why a recipe is offered, by the name that its file ends with."""
+
+    FASTEST = "fastest"
+    BEST = "best"
+    BASELINE = "baseline"
+
+    @property
+    def words(self) -> str:
+        """What it is, for a reader."""
+        return _USES[self]
+
+
+_USES = {
+    Use.FASTEST: "the fastest",
+    Use.BEST: "the lowest loss",
+    Use.BASELINE: "the tuned baseline",
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A recipe to use, and the run whose model is kept for it."""
+
+    use: Use
+    arm: str
+    recipe: Recipe
+    run: Run | None
+    because: str
+
+
+def offers(evidence: Evidence) -> list[Offer]:
+    """What may be used: the fastest confirmed recipe, the one with the lowest loss, the tuned baseline.
+
+    The lowest loss is that of an arm over its confirmation runs; where there are none, or all ended at the
+    target, the search's best trial stands in for it."""
+    comparison = evidence.comparison
+    found = [] if comparison is None else [_fastest_offer(comparison)]
+    found.append(_best_offer(evidence))
+    if comparison is not None:
+        baseline = find(comparison.arms, BASELINE)
+        if baseline is not None and baseline.recipe is not None:
+            because = f"target reached on {baseline.hits} of {baseline.seeds} seeds"
+            found.append(Offer(Use.BASELINE, BASELINE, baseline.recipe, baseline.best_run, because))
+    return [offer for offer in found if offer is not None]
+
+
+def _fastest_offer(comparison: Comparison) -> Offer | None:
+    """By seconds where arms were timed, else by examples; the baseline where no technique is faster."""
+    unit = "seconds" if comparison.timed else "examples"
+    arm = fastest(comparison, unit)
+    measure = None if arm is None else arm.seconds if comparison.timed else arm.examples
+    because = f"no technique is distinguishably faster in {unit}"
+    if measure is None:
+        arm = find(comparison.arms, BASELINE)
+    else:
+        because = f"{ratio_of(measure.estimate)} as fast in {unit}"
+    if arm is None or arm.recipe is None:
+        return None
+    return Offer(Use.FASTEST, arm.arm, arm.recipe, arm.best_run, because)
+
+
+def _best_offer(evidence: Evidence) -> Offer | None:
+    comparison = evidence.comparison
+    arms = [] if comparison is None or evidence.experiment.stop_at_target else comparison.arms
+    to_tau = [
+        (arm.final_loss, arm)
+        for arm in arms
+        if arm.final_loss is not None
+        and not arm.ended.get(Outcome.DIVERGED)
+        and not arm.ended.get(Outcome.FAILED)
+    ]
+    if to_tau:
+        loss, arm = min(to_tau, key=lambda pair: pair[0])
+        if arm.recipe is None:
+            return None
+        because = f"{loss:.2f} nats, the mean of {arm.seeds} confirmation runs"
+        return Offer(Use.BEST, arm.arm, arm.recipe, arm.best_run, because)
+    best = evidence.best_search
+    if best is None or best.recipe is None:
+        return None
+    because = f"{best.best_loss:.2f} nats, once: no other seed has confirmed it"
+    return Offer(Use.BEST, f"search trial {best.number}", best.recipe, best, because)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to use: a sentence, and commands to copy, a line each."""
+
+    sentence: str
+    commands: tuple[str, ...]
+
+
+# In sentences.
+
+
+def first_screen(evidence: Evidence) -> list[str]:
+    """The sentences of the first screen."""
+    comparison = evidence.comparison
+    if comparison is not None and comparison.target is not None:
+        return sentences(comparison)
+    said = []
+    if comparison is not None:
+        said.append("Nothing has been compared yet: the target is not calibrated.")
+    best = evidence.best_search
+    if best is not None:
+        changed = evidence.search.set_index("number")["changes"][best.number]
+        said.append(
+            f"The best of {len(evidence.search)} search trials is trial {best.number}: a validation loss of "
+            f"{best.best_loss:.2f} nats per example ({changed})."
+        )
+    elif evidence.experiment.search.trials:
+        said.append(_no_best(evidence))
+    return said or ["No trial has been run yet."]
+
+
+def advice(evidence: Evidence) -> Advice | None:
+    """What to use, with the commands to copy; None before there is a recipe to offer."""
+    offered = offers(evidence)
+    if not offered:
+        return None
+    first, *others = offered
+    rest = "".join(f"; {offer.use.words}: {offer.arm} ({offer.because})" for offer in others)
+    recipe = f"export/{evidence.name}-{first.use}.toml"
+    data = " ".join(evidence.experiment.data.split())  # a command is one line
+    experiment = evidence.experiment
+    seed = f" --seed {experiment.seed}" if experiment.seed else ""
+    return Advice(
+        f"Use {first.arm}, {first.use.words} ({first.because}){rest}. The recipes and how to train one:",
+        (
+            f"python -m study export --name {shlex.quote(evidence.name)}",
+            f"python -m vae train --data {shlex.quote(data)} --budget {experiment.budget:g}{seed} "
+            f"--recipe {shlex.quote(recipe)} --out model.safetensors",
+        ),
+    )
+
+
+def _no_best(evidence: Evidence) -> str:
+    found = evidence.search
+    if found.empty:
+        return "No search trial has ended yet."
+    counted = ", ".join(f"{n} {outcome}" for outcome, n in found["outcome"].value_counts(sort=False).items())
+    return f"No search trial has completed ({counted})."
+
+
+def missing(evidence: Evidence) -> list[str]:
+    """What was planned and has not been run."""
+    said = [
+        f"{done} of {planned} {PHASES[Phase(phase)]} have ended."
+        for phase, (done, planned) in evidence.planned.items()
+        if done < planned
+    ]
+    comparison = evidence.comparison
+    if said and comparison is not None and comparison.target is None:
+        said.append("The target is not calibrated yet, so no arm can be tuned or compared.")
+    if comparison is not None and comparison.target is not None and not evidence.speeds:
+        said.append("No arm has been timed yet, so there is nothing in seconds.")
+    if said:
+        said.append("The command at the end of this page goes on where it stopped.")
+    return said
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Two or three sentences with figures, intervals, seeds and censoring."""
+    if not comparison.measured:
+        return ["Nothing has been compared yet."]
+    said = [_best(comparison), _counted(comparison), _together(comparison), _sooner(comparison)]
+    return [sentence for sentence in said if sentence is not None]
+
+
+def _best(comparison: Comparison) -> str:
+    experiment, target, best = comparison.experiment, comparison.target, fastest(comparison)
+    known = [arm for arm in comparison.techniques if arm.examples is not None and arm.examples.known]
+    if not known or target is None:
+        return f"On {experiment.data} no technique has a speed-up to report yet."
+    if best is None or best.examples is None:
+        return (
+            f"On {experiment.data} no technique is distinguishably faster than the tuned baseline in reaching a "
+            f"validation loss of {target:.2f} nats."
+        )
+    seconds = ""
+    if best.seconds is not None and best.seconds.known:
+        seconds = f", and {ratio_of(best.seconds.estimate)} in seconds"
+    return (
+        f"On {experiment.data}, {best.arm} reaches a validation loss of {target:.2f} nats "
+        f"{ratio_of(best.examples.estimate)} sooner in examples than the tuned baseline"
+        f"{seconds} ({best.seeds} paired seeds, {best.misses} censored)."
+    )
+
+
+def _counted(comparison: Comparison) -> str:
+    counts = verdicts(comparison)
+    faster, open_, slower = counts[Verdict.FASTER], counts[Verdict.UNDECIDED], counts[Verdict.SLOWER]
+    pending = counts[Verdict.NOT_MEASURED]
+    missed = counts[Verdict.UNRELIABLE] + counts[Verdict.NEVER]
+    unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
+    blocks = comparison.experiment.blocks
+    scope = ", for the tuned recipes" if blocks == 1 else f", {blocks} blocks"
+    return (
+        f"Of {len(comparison.techniques)} techniques {faster} {_be(faster)} faster in examples, "
+        f"{open_} not distinguishable from the baseline, {slower} slower{unmeasured}, and {missed} "
+        f"{'does' if missed == 1 else 'do'} not reach the target on every seed (margin "
+        f"{comparison.experiment.margin:.0%}, simultaneous 95 % intervals{scope})."
+    )
+
+
+def _together(comparison: Comparison) -> str | None:
+    """Whether the combined arm's parts add up, and whether one of them is better left out."""
+    combined, e, judged = find(comparison.combined, COMBINED), comparison.addition, addition(comparison)
+    if combined is None or not combined.examples.known or e is None or judged is None:
+        return None
+    parts = [arm.arm for arm in comparison.combined if not arm.arm.startswith(COMBINED)]
+    said = (
+        f"Together {', '.join(parts[:-1])} and {parts[-1]} are {ratio_of(combined.examples.estimate)} as fast in "
+        f"examples ({combined.seeds} fresh seeds, {combined.seeds - combined.hits} censored), "
+        f"{ratio_of(e)} of the product of their own speed-ups: {judged}"
+    )
+    better = better_than_combined(comparison)
+    if better is not None:
+        left_out = better.arm.removeprefix(WITHOUT)
+        how = "Without" if left_out != better.arm else "Alone"
+        said += f". {how} {left_out} it is {ratio_of(better.examples.estimate)}"
+    return f"{said}."
+
+
+def _sooner(comparison: Comparison) -> str | None:
+    """How much sooner the best arm has the article's loss; the baseline where no arm stands out."""
+    arm = against_article(comparison)
+    if arm is None or arm.sooner is None:
+        return None
+    e, seconds = arm.sooner, arm.sooner_seconds
+    time = "" if seconds is None or math.isnan(seconds) else f" and 1/{seconds:.1f} of the time"
+    interval = "" if math.isnan(e.low) else f" [1/{e.low:.1f}, 1/{e.high:.1f}]"
+    most = "at most " if arm.is_floor else ""
+    floor = f"; {arm.first} had it at the first evaluation" if arm.is_floor else ""
+    who = "the tuned baseline" if arm.arm == BASELINE else arm.arm
+    return (
+        f"The loss that the article's recipe has after {epochs(comparison.experiment.budget)} ({arm.loss:.2f} "
+        f"nats) is reached by {who} in {most}1/{e.ratio:.1f}{interval} of the examples{time} "
+        f"({arm.seeds} seeds, 0 censored{floor})."
+    )
+
+
+def sooner_words(arm: ArticleArm) -> str:
+    """How much sooner an arm has the article's loss; "at least" where some seed had it at its first evaluation."""
+    if arm.sooner is None or math.isnan(arm.sooner.ratio):
+        return ratio_of(arm.sooner)
+    e = arm.sooner
+    if not arm.is_floor:
+        return ratio_of(e)
+    return f"at least {ratio(e.ratio, e.low, e.high).removesuffix(' [no interval]')}"
+
+
+def epochs(budget: float) -> str:
+    """ "1 epoch", "8 epochs"."""
+    return f"{budget:g} epoch{'' if budget == 1 else 's'}"
+
+
+def _be(n: int) -> str:
+    return "is" if n == 1 else "are"
