@@ -12,6 +12,7 @@ import torch
 
 from study.design.build import Request, build
 from study.design.experiment import Experiment
+from study.design.fits import require_batches, require_evaluation
 from study.design.workload import SMALL_DATA
 from study.place import Place, require_writable
 from study.protocol.planner import Planner
@@ -23,7 +24,7 @@ from study.store.owner import new_owner
 from study.store.records import counts
 from study.store.setup import setup_lock
 from study.store.store import Store
-from study.workers.launch import launch
+from study.workers.launch import Ended, launch
 from study.workers.throughput import time_arms
 from study.workers.trial import Objective, Trainer, model_path
 from study.workers.worker import work
@@ -81,8 +82,8 @@ class Session:
         _require_same_data(kept, data)
         return cls(place, store, experiment, data)
 
-    def launch(self, on_progress: Callable[[], None]) -> bool:
-        """Run everything that is planned in worker processes; False when it was stopped before the end."""
+    def launch(self, on_progress: Callable[[], None]) -> Ended:
+        """Run everything that is planned in worker processes; how that ended."""
         place = self.place
         extra_args = ["--device", place.device, "--artifacts", str(place.artifacts)]
         extra_args += ["--data-dir", str(place.data_dir)] if place.data_dir else []
@@ -116,8 +117,8 @@ class Session:
             until=until,
         )
 
-    def time_arms(self, on_arm: Callable[[str], None]) -> None:
-        """Measure the throughput factor of every arm that has none yet."""
+    def time_arms(self, say: Callable[[str], None]) -> None:
+        """Measure the throughput factor of every arm that has none yet; `say` is told what is being done."""
         torch.set_num_threads(self.place.threads)
         time_arms(
             self.store,
@@ -127,11 +128,12 @@ class Session:
             tau=self.workload.tau,
             device=pick_device(self.place.device),
             slice_seconds=0.05 if self.workload.small_data else 0.4,
-            on_arm=on_arm,
+            say=say,
         )
 
-    def keep_best_model(self) -> Path | None:
-        """Copy the search's best model and its recipe to NAME/best.safetensors and best.toml; None: no search.
+    def keep_best_model(self, say: Callable[[str], None]) -> Path | None:
+        """Copy the search's best model and its recipe to NAME/best.safetensors and best.toml; None: no search, or,
+        as `say` is told, the model is gone.
 
         Raises FailureError where they can't be written."""
         best = self.planner.observe().search_winner
@@ -139,6 +141,11 @@ class Session:
             return None
         kept = model_path(self.place.artifacts, best.study, best.number)
         if not kept.exists():
+            say(
+                f"The search's best model (trial {best.number}) can't be kept: {kept} is not there. It was deleted, or "
+                "written on another machine or to another --artifacts folder; `python -m vae train --recipe` trains it "
+                "anew from the recipe that `python -m study export` writes."
+            )
             return None
         path = self.place.artifacts / self.experiment.name / "best.safetensors"
         write_whole(path, lambda temporary: shutil.copyfile(kept, temporary))
@@ -161,8 +168,9 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
     experiment = build(request, len(data.train), before)
     _require_same_data(kept, data)
-    for recipe in (experiment.recipe, *map(experiment.base_recipe, experiment.arms)):
-        data.require_batch(recipe.batch(len(data.train)))
+    require_batches(experiment, before, len(data.train), source)
+    if before is None:
+        require_evaluation(experiment, len(data.train), source)
     least = least_loss(data, likelihood)
     if experiment.target is not None and experiment.target <= least:
         raise UserError(

@@ -10,6 +10,7 @@ from statistics import median
 from study.analysis.arm import ArmResult
 from study.analysis.comparison import Comparison
 from study.protocol.history import Run
+from study.protocol.plan import cut_to_fit
 from study.protocol.selection import State
 from study.statistics.verdicts import Verdict, smallest_n
 from study.terms import SEARCH_BEST, Outcome, Phase
@@ -64,6 +65,10 @@ def _calibration_diverged(comparison: Comparison, _: State) -> str | None:
     if comparison.calibration is None or not comparison.calibration.diverged:
         return None
     return f"{comparison.calibration.diverged} calibration runs diverged."
+
+
+def _cut_to_fit(comparison: Comparison, _: State) -> str | None:
+    return " ".join(cut_to_fit(comparison.experiment, comparison.workload)) or None
 
 
 def _search_topped_up(_: Comparison, state: State) -> str | None:
@@ -210,6 +215,7 @@ _BEFORE: Sequence[Note] = (
     _plateau,
     _raised,
     _calibration_diverged,
+    _cut_to_fit,
     _search_topped_up,
     _no_interval,
     _too_few_seeds,

@@ -11,11 +11,9 @@ from rich.live import Live
 from rich.table import Table
 
 from study.design.experiment import Experiment
-from study.place import Place
 from study.protocol.plan import describe_plan
 from study.store.records import Count, counts
 from study.store.store import Store
-from vae.data.dataset import Dataset
 
 #: Seconds between two plain lines.
 LINE_SECONDS = 10.0
@@ -125,22 +123,3 @@ def arms_table(parts: list[Count], title: str, room: int) -> Table:
     if len(shown) < len(arms):
         table.add_row(f"and {len(arms) - len(shown)} more")
     return table
-
-
-def estimated_minutes(experiment: Experiment, data: Dataset, place: Place) -> float:
-    """A first guess of the wall time: every planned trial to tau, from a few timed steps of the baseline."""
-    import torch
-
-    from vae.devices import pick_device
-    from vae.training import train
-
-    torch.set_num_threads(place.threads)
-    tau = experiment.workload(len(data.train)).tau
-    training = train(experiment.recipe, data, tau, pick_device(place.device))
-    training.advance(2)
-    began = time.perf_counter()
-    training.advance(5)
-    step = (time.perf_counter() - began) / 5
-    trials = sum(describe_plan(experiment).values())
-    # Evaluations cost about as much again on small data, and capping saves about as much.
-    return trials * tau / training.batch_size * step / place.at_once / 60

@@ -18,7 +18,7 @@ from study.analysis.words import DASH, number, p_value, ratio_of
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
 from study.design.phases import FINALISTS
-from study.protocol.plan import describe_plan
+from study.protocol.plan import cut_to_fit, describe_plan
 from study.protocol.stored import stored
 from study.statistics.verdicts import Verdict
 from study.store.records import counts
@@ -66,6 +66,8 @@ def print_plan(
             f"S = {experiment.seeds} seeds, R = {experiment.blocks}",
             soft_wrap=True,
         )
+    for line in cut_to_fit(experiment, experiment.workload(len(data.train))):
+        console.print(line, soft_wrap=True, markup=False)
     parts = ", ".join(f"{n} {phase}" for phase, n in plan.items() if n)
     parts += ", and then the combined arm" if experiment.combine else ""
     done = f"; {total - left} of them are done, the others take" if left < total else ","

@@ -166,6 +166,7 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
     from study.place import cores, require_writable
     from study.report.page import write_report
     from study.session import Session, check
+    from study.workers.launch import Ended
 
     require_writable(REPORTS, "The folder of the report")
     if place.workers * place.threads > cores():
@@ -190,14 +191,14 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
                 progress.update()
                 publisher.maybe_publish()
 
-            complete = session.launch(on_progress)
-        if not complete:
-            say(f"Stopped. Finished trials are kept, running ones were saved. To go on:\n  {again(command)}")
+            ended = session.launch(on_progress)
+        if ended is not Ended.DONE:
+            say(f"{ended.sentence} To go on:\n  {again(command)}")
             raise SystemExit(130)
         publisher.wait()
         if experiment.arms:
-            session.time_arms(lambda arm: out.print(f"timing {arm} against the baseline", style="dim"))
-        kept = session.keep_best_model()
+            session.time_arms(lambda line: out.print(line, style="dim", markup=False, soft_wrap=True))
+        kept = session.keep_best_model(say)
     evidence = read(session.store, experiment.name)
     print_comparison(out, evidence)
     print_search(out, evidence)
@@ -209,9 +210,11 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
 
 
 def _print_plan(experiment: Experiment, data: Dataset, place: Place) -> None:
-    from study.cli.progress import estimated_minutes
     from study.cli.tables import print_plan
     from study.session import finished_trials
+    from study.workers.throughput import estimated_minutes
+    from vae.devices import pick_device
 
-    minutes = estimated_minutes(experiment, data, place)
+    device = pick_device(place.device)
+    minutes = estimated_minutes(experiment, data, device, at_once=place.at_once, threads=place.threads)
     print_plan(out, experiment, data, place, minutes, finished_trials(place, experiment.name))

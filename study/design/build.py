@@ -89,10 +89,12 @@ def build(request: Request, n_train: int, stored: Experiment | None) -> Experime
     merged |= given
     merged["recipe"] = merged["recipe"] | recipe | fixed
     merged["fixed"] = tuple(dict.fromkeys([*merged.get("fixed", ()), *fixed]))
+    offered: set[str] = set()
     if "arms" in given:
-        arms = _arm_names(given["arms"], merged.get("techniques", {}), source)
+        arms, offered = _arm_names(given["arms"], merged.get("techniques", {}), source)
         # Arms once compared stay in the family: dropping one afterwards would be choosing by result.
         merged["arms"] = tuple(dict.fromkeys([*(stored.arms if stored else ()), *arms]))
+        offered -= set(stored.arms if stored else ())
     before = merged.get("search", {})
     merged["search"] = before | search
     if not before.get("trials") and "trials" not in search:
@@ -101,13 +103,21 @@ def build(request: Request, n_train: int, stored: Experiment | None) -> Experime
     space = space | _table(search.get("space", {}), f"{source}: search.space")
     merged["search"]["space"] = {f: d for f, d in space.items() if f not in merged["fixed"]}
     experiment = Experiment.from_values(merged, source)
+    kept = tuple(arm for arm in experiment.arms if arm not in offered or _fits(experiment, arm, n_train))
+    if kept and kept != experiment.arms:
+        experiment = Experiment.from_values(merged | {"arms": kept}, source)
     if stored is not None:
         _refuse_changes(stored, experiment)
     return experiment
 
 
-def _arm_names(arms: Any, own: dict[str, Any], source: str) -> tuple[str, ...]:
-    """Arms as given: "all", or names; "baseline" is always there and may be named."""
+def _fits(experiment: Experiment, arm: str, n_train: int) -> bool:
+    return experiment.base_recipe(arm).batch(n_train) <= n_train
+
+
+def _arm_names(arms: Any, own: dict[str, Any], source: str) -> tuple[tuple[str, ...], set[str]]:
+    """(arms as given: "all", "default", or names; those that were not named, and may be left out where they don't
+    fit the data). "baseline" is always there and may be named."""
     if isinstance(arms, str):
         arms = [arm.strip() for arm in arms.split(",") if arm.strip()]
     if not isinstance(arms, list | tuple) or not all(isinstance(arm, str) for arm in arms):
@@ -123,7 +133,7 @@ def _arm_names(arms: Any, own: dict[str, Any], source: str) -> tuple[str, ...]:
             names.append(find(arm, known).name)
     if not names:
         raise UserError(f"{source}: a comparison needs at least one arm beside the baseline.")
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(names)), set(names) - set(arms)
 
 
 def _refuse_changes(stored: Experiment, wanted: Experiment) -> None:

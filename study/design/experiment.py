@@ -237,7 +237,7 @@ def default_name(data: str) -> str:
 def defaults(data: str, n_train: int) -> dict[str, Any]:
     """The defaults for a data set with n_train training examples, as plain values; no arms and no search trials."""
     if is_small(n_train):
-        recipe = Recipe(hidden=(128,), latent_size=8, batch_size=64)
+        recipe = Recipe(hidden=(128,), latent_size=8, batch_size=min(64, n_train))
         budget = 40.0
     else:
         recipe = Recipe(hidden=(500,), latent_size=30, batch_size=256)

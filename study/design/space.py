@@ -109,6 +109,8 @@ def search_space(n_train: int) -> Space:
     """What `search` samples unless told otherwise, on n_train training examples. The lr range is one that both
     optimizer families use."""
     small_data = is_small(n_train)
+    offered = (32, 64, 128) if small_data else (128, 256, 512)
+    batches = tuple(batch for batch in offered if batch <= n_train) or (n_train,)
     return {
         "optimizer": Dimension(choices=("adam", "rmsprop", "momentum", "muon")),
         "lr": Dimension(low=3e-4, high=3e-2, log=True)
@@ -116,7 +118,7 @@ def search_space(n_train: int) -> Space:
         else Dimension(low=1e-4, high=1e-2, log=True),
         "lr_schedule": Dimension(choices=("constant", "cosine", "exponential", "step", "onecycle")),
         "horizon": Dimension(low=0.1, high=1.0),
-        "batch_size": Dimension(choices=(32, 64, 128) if small_data else (128, 256, 512)),
+        "batch_size": Dimension(choices=batches),
         "init": Dimension(choices=("torch", "xavier_uniform", "he_normal", "orthogonal")),
         "latent_size": Dimension(low=4, high=32, log=True)
         if small_data

@@ -43,6 +43,8 @@ class Run:
     test_loss: float
     examples: float
     """Examples seen when it ended."""
+    reason: str | None
+    """Why it failed; None where it didn't."""
 
     @property
     def arm(self) -> str:
@@ -176,6 +178,7 @@ def _run(trial_id: int, mark: Mark, record: Record) -> Run | None:
         best_loss=_number(record.best_valid_loss),
         test_loss=_number(record.test_loss),
         examples=_number(record.examples),
+        reason=record.reason,
     )
 
 

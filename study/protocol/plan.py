@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from study.design.experiment import Experiment
 from study.design.phases import CALIBRATION_SEEDS
-from study.terms import BASELINE, Phase
+from study.design.techniques import DEFAULT_ARMS
+from study.design.workload import Workload
+from study.terms import ARTICLE, BASELINE, Phase
+from vae.recipe import Recipe
+
+#: Recipe of the source article, whatever the baseline is: Adam at 1e-4, constant, batches of 256.
+ARTICLE_RECIPE = {"optimizer": "adam", "lr": 1e-4, "lr_schedule": "constant", "warmup": 0.0}
+ARTICLE_BATCH = 256
 
 
 def describe_plan(experiment: Experiment) -> dict[str, int]:
@@ -20,3 +27,26 @@ def describe_plan(experiment: Experiment) -> dict[str, int]:
     plan[Phase.CALIBRATION] = CALIBRATION_SEEDS if experiment.target is None else 0
     plan[Phase.CONFIRM] = (len(arms) + reference_arms) * experiment.seeds
     return plan
+
+
+def article_recipe(experiment: Experiment, workload: Workload) -> Recipe:
+    """The source article's recipe on this workload: its batch is the data where that is smaller."""
+    return experiment.recipe.replace(**ARTICLE_RECIPE, batch_size=min(ARTICLE_BATCH, workload.n_train))
+
+
+def cut_to_fit(experiment: Experiment, workload: Workload) -> list[str]:
+    """What is changed or left out because a batch would be larger than the data: sentences for whoever plans."""
+    if not experiment.arms:
+        return []
+    n = workload.n_train
+    said = []
+    if n < ARTICLE_BATCH:
+        said.append(
+            f"{ARTICLE}: its batches of {ARTICLE_BATCH} are more than the {n} training examples: trained with {n}."
+        )
+    offered = DEFAULT_ARMS if experiment.recipe.batch_size != "full" else ()  # nothing scales "full"
+    for arm in offered:
+        batch = experiment.base_recipe(arm).batch(n)
+        if batch > n and arm not in experiment.arms:
+            said.append(f"{arm}: its batches of {batch} are more than the {n} training examples: left out.")
+    return said

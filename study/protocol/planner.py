@@ -6,6 +6,7 @@ saves reading it again, so it goes on where it was after any kill, and its plan 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,21 +20,17 @@ from study.design.workload import Workload
 from study.protocol.assignment import Assignment
 from study.protocol.combine import change, combined_choice, combined_recipe
 from study.protocol.history import Run
-from study.protocol.selection import State, final_index
+from study.protocol.plan import article_recipe
+from study.protocol.selection import State, final_index, reasons
 from study.store import records
 from study.store.setup import setup_lock
 from study.store.store import Store
-from study.terms import ARTICLE, BASELINE, COMBINED, SEARCH, SEARCH_BEST, WITHOUT, Phase, StudyName
+from study.terms import ARTICLE, BASELINE, COMBINED, SEARCH, SEARCH_BEST, WITHOUT, Outcome, Phase, StudyName
+from vae.errors import FailureError, UserError
 from vae.recipe import Recipe
 
-#: Recipe of the source article, whatever the baseline is: Adam at 1e-4, constant, batches of 256.
-ARTICLE_RECIPE = {
-    "optimizer": "adam",
-    "lr": 1e-4,
-    "lr_schedule": "constant",
-    "warmup": 0.0,
-    "batch_size": 256,
-}
+#: So many trials that fail for one reason, and none that doesn't, end an experiment.
+HOPELESS = 4
 #: Search trials that wait at a time.
 WAVE = 16
 
@@ -59,10 +56,10 @@ class Planner:
         self.store = store
         self.experiment = experiment
         self.workload = workload
-        self._studies: dict[str, optuna.Study] = {}
         self._sobol: dict[tuple[str, int], list[dict[str, Any]]] = {}
         self._progress = -1
         self._earlier: State | None = None
+        self._ended_before: set[int] | None = None
 
     def advance(self) -> bool:
         """Enqueue what has become possible; True when nothing is left to plan or to run."""
@@ -74,12 +71,26 @@ class Planner:
             return False
         with setup_lock(self.store):
             state = self.observe()
+            self._refuse_the_hopeless(state)
             missing = [trial for trial in self._plan(state) if trial.key not in state.known]
+            studies = {name: self._study(name) for name in dict.fromkeys(trial.study for trial in missing)}
             for trial in missing:
-                study = self._study(trial.study)
-                study.enqueue_trial(trial.params, user_attrs=trial.assignment.to_attrs(trial.params))
+                attrs = trial.assignment.to_attrs(trial.params)
+                studies[trial.study].enqueue_trial(trial.params, user_attrs=attrs)
         self._progress = progress
         return not missing and not remaining and all(run.finished for run in state.runs)
+
+    def _refuse_the_hopeless(self, state: State) -> None:
+        """Raises FailureError where every trial fails for one reason, UserError where no target can be calibrated."""
+        ended = {run.trial_id for run in state.runs if run.finished}
+        if self._ended_before is None:
+            self._ended_before = ended
+        new = [run for run in state.runs if run.trial_id in ended - self._ended_before]
+        failed = all(run.outcome == Outcome.FAILED for run in state.runs if run.finished)
+        if len(new) >= HOPELESS and failed and len({_kind(run.reason) for run in new}) == 1:
+            raise FailureError(f"All of {len(new)} trials failed for one reason: {reasons(new)}.")
+        if state.no_target is not None:
+            raise UserError(f"No target can be calibrated for '{self.experiment.name}': {state.no_target}.")
 
     def observe(self) -> State:
         """What the database holds of this experiment now."""
@@ -87,11 +98,10 @@ class Planner:
         return self._earlier
 
     def _study(self, name: str) -> optuna.Study:
-        if name not in self._studies:
-            self._studies[name] = optuna.create_study(
-                study_name=name, storage=self.store.optuna, direction="minimize", load_if_exists=True
-            )
-        return self._studies[name]
+        # Looked up each time: it may have been deleted, and made anew, since the last.
+        return optuna.create_study(
+            study_name=name, storage=self.store.optuna, direction="minimize", load_if_exists=True
+        )
 
     def _plan(self, state: State) -> Iterable[Planned]:
         yield from self._search(state)
@@ -190,7 +200,7 @@ class Planner:
 
     def _references(self, state: State) -> Iterable[Planned]:
         """Two arms outside the family, untuned here: the article's recipe and the joint search's best."""
-        recipes = {ARTICLE: self.experiment.recipe.replace(**ARTICLE_RECIPE)}
+        recipes = {ARTICLE: article_recipe(self.experiment, self.workload)}
         best, earlier = state.search_winner, state.of(SEARCH_BEST, Phase.CONFIRM)
         if earlier:  # a search topped up later may have another best: an arm has one recipe for all its seeds
             recipes[SEARCH_BEST] = _base(earlier[0])
@@ -244,6 +254,11 @@ class Planner:
             recipes[WITHOUT + left_out] = resolve(best.params, rest)
         for arm, full in recipes.items():
             yield from self._fixed(state, arm, Phase.COMBINE, full)
+
+
+def _kind(reason: str | None) -> str:
+    """A reason without its numbers, which may be the trial's own."""
+    return re.sub(r"\d+", "#", reason or "")
 
 
 def _base(run: Run) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -14,7 +15,6 @@ from study.protocol.history import History, Run
 from study.statistics.calibration import Calibration, calibrate_target
 from study.statistics.curves import MISS, best_points, tuning_score
 from study.terms import BASELINE, REFERENCE_ARMS, SEARCH, Outcome, Phase
-from vae.errors import UserError
 from vae.recipe import Recipe
 
 Scores = npt.NDArray[np.float64]
@@ -25,33 +25,46 @@ class State(History):
 
     @cached_property
     def calibration_finalists(self) -> list[Run] | None:
-        """Step 1: the baseline's best points by final loss; None before all K have ended."""
+        """Step 1: the baseline's best points by final loss; None before all K have ended, none where all failed."""
         runs = self.complete(BASELINE, Phase.TUNE, 1, self.experiment.points(BASELINE))
         if runs is None:
             return None
         best = best_points(final_losses(runs), max(1, self.experiment.finalists(BASELINE)))
-        return [runs[i] for i in best] or runs[:1]  # where all failed calibration will say so
+        return [runs[i] for i in best]
 
     @cached_property
     def calibration_winner(self) -> Run | None:
         """The best of them by its final loss over the tuning seeds; None before that is known."""
         return self._judged(self.calibration_finalists or [], final_losses, np.inf)
 
-    @cached_property
+    @property
     def calibration(self) -> Calibration | None:
-        """Step 1: the target and how well it can be timed, once its runs have ended."""
-        experiment = self.experiment
+        """Step 1: the target and how well it can be timed; None before its runs have ended, and without a target."""
+        return self._calibration[0]
+
+    @property
+    def no_target(self) -> str | None:
+        """Why this experiment will never have a target; None where it has one or may yet."""
+        return self._calibration[1]
+
+    @cached_property
+    def _calibration(self) -> tuple[Calibration | None, str | None]:
+        experiment, tau = self.experiment, self.workload.tau
+        if experiment.target is None and self.calibration_finalists == []:
+            tuned = self.of(BASELINE, Phase.TUNE, 1)
+            return None, f"every tuning trial of the baseline failed: {reasons(tuned)}"
         runs = self.complete(BASELINE, Phase.CALIBRATION, 1, CALIBRATION_SEEDS)
         if runs is None:
-            return None
-        tau = self.workload.tau
+            return None, None
+        if all(run.outcome == Outcome.FAILED for run in runs):
+            return None, f"every calibration run failed: {reasons(runs)}"
         try:
-            return calibrate_target(self.curves(runs), tau, experiment.target_at, experiment.target)
+            return calibrate_target(self.curves(runs), tau, experiment.target_at, experiment.target), None
         except ValueError as error:
-            raise UserError(
-                f"No target can be calibrated for '{experiment.name}': {error}. Check the baseline's recipe and "
-                f"lr range, or give --target, under another --name."
-            ) from None
+            return (
+                None,
+                f"{error}. Check the baseline's recipe and lr range, or give --target, under another --name",
+            )
 
     @cached_property
     def target(self) -> float | None:
@@ -165,6 +178,12 @@ def judge(scores: Sequence[Scores], miss: float) -> int:
     return min(range(len(ranks)), key=ranks.__getitem__)
 
 
+def reasons(runs: Sequence[Run]) -> str:
+    """Why runs failed: each reason once, the most frequent first."""
+    counted = Counter(run.reason or "no reason is known" for run in runs if run.outcome == Outcome.FAILED)
+    return "; ".join(reason.rstrip(".") for reason, _ in counted.most_common(3))
+
+
 def final_index(finalist: Run, i: int) -> int:
     """The index of a finalist's run on the i-th of the other tuning seeds."""
     return finalist.index * (MAX_TUNE_SEEDS - 1) + i
@@ -182,12 +201,12 @@ def final_losses(runs: Sequence[Run]) -> Scores:
 
 
 def winning_recipes(experiment: Experiment, history: History) -> dict[str, Recipe]:
-    """arm -> the recipe it was confirmed with (its first block's winner), for arms that have one."""
+    """arm -> the recipe it was confirmed with (its first block's winner, or the next one's that could be trained),
+    for arms that have one."""
     recipes = {}
     for arm in (BASELINE, *experiment.arms, *REFERENCE_ARMS):
-        recipe = next(
-            (run.recipe for run in history.of(arm, Phase.CONFIRM, 1) if run.recipe is not None), None
-        )
-        if recipe is not None:
-            recipes[arm] = recipe
+        trained = [run for run in history.of(arm, Phase.CONFIRM) if run.outcome not in (None, Outcome.FAILED)]
+        first = min(trained, key=lambda run: run.block, default=None)
+        if first is not None and first.recipe is not None:
+            recipes[arm] = first.recipe
     return recipes

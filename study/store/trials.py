@@ -43,6 +43,7 @@ class Record(NamedTuple):
     best_valid_loss: float | None
     test_loss: float | None
     examples: int | None
+    reason: str | None
 
 
 def read_trials(

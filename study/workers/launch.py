@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 from study.store.claims import release_owner
 from study.store.outage import Outage, Patience
@@ -22,6 +23,25 @@ MAX_QUICK_KILLS = 20
 _POLL = 0.3
 _LONGEST_DELAY = 10.0
 
+
+class Ended(StrEnum):
+    """How a launch ended."""
+
+    DONE = "done"
+    STOPPED = "stopped"
+    KILLED = "killed"
+
+    @property
+    def sentence(self) -> str:
+        """What it means for the trials."""
+        return {
+            Ended.DONE: "Everything that was planned has been run.",
+            Ended.STOPPED: "Stopped. Finished trials are kept, running ones were saved.",
+            Ended.KILLED: "Stopped at once. Finished trials are kept; running ones were not saved now and go on from "
+            "their last saved state, some ten seconds back, or from their start.",
+        }[self]
+
+
 StartWorker = Callable[[int], WorkerProcess]
 
 
@@ -35,15 +55,15 @@ def launch(
     on_progress: Callable[[], None],
     command: Sequence[str] | None = None,
     extra_args: Sequence[str] = (),
-) -> bool:
+) -> Ended:
     """Keep `workers` processes busy with NAME until `advance()` says that everything is done.
 
     `advance` plans and enqueues what can be, and `on_progress` draws; both are called about every 0.3 s, and again
     where the database failed for a while in the middle of them.
     A worker is `command --name NAME --threads T --worker-seed I extra_args...`, with the storage's URL in
     the environment; I counts starts, so a restarted worker doesn't repeat its predecessor's random numbers.
-    Must be called from the main thread: Ctrl-C or SIGTERM makes the workers put their trials back and
-    returns False; a second one kills them. Returns True when everything is done. Raises FailureError where
+    Must be called from the main thread: Ctrl-C or SIGTERM makes the workers put their trials back; a second one
+    kills them. Raises FailureError where
     the database fails, and, with a worker's last lines, where workers die again and again without progress.
     """
     program = [*(command or this_program("worker")), "--name", name]
@@ -73,8 +93,8 @@ def launch(
             done = False
         finally:
             signals.interrupt = False
-            running.stop(signals)
-    return done
+            killed = running.stop(signals)
+    return Ended.DONE if done else Ended.KILLED if killed else Ended.STOPPED
 
 
 class Workers:
@@ -106,20 +126,24 @@ class Workers:
                 self._running.append(self._start(self._n_started))
                 self._n_started += 1
 
-    def stop(self, signals: Signals) -> None:
-        """End every worker: gracefully, at once after a second signal, and after GRACE seconds in any case."""
+    def stop(self, signals: Signals) -> bool:
+        """End every worker: gracefully, at once after a second signal, and after GRACE seconds in any case. Whether
+        any had to be killed."""
+        killed = False
         patience = min(signals.received, 1)
         for worker in self._running:
             worker.stop()
         deadline = time.monotonic() + GRACE
         while any(worker.ended() is None for worker in self._running):
             if signals.received > patience or time.monotonic() > deadline:
+                killed = True
                 for worker in self._running:
                     worker.kill()
             time.sleep(0.02)
         for worker in self._running:
             worker.close()
         self._running.clear()
+        return killed
 
     def _count_death(self, worker: WorkerProcess, code: int) -> None:
         # Workers here see that the process is gone; those on other machines need to be told.

@@ -26,7 +26,7 @@ from study.store.owner import new_owner
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.terms import STORAGE_VARIABLE
-from study.workers.launch import launch
+from study.workers.launch import Ended, launch
 from study.workers.signals import stop_on_signals
 from study.workers.worker import Interrupted, work
 from vae.errors import FailureError, UserError
@@ -241,7 +241,7 @@ def run_launcher(options: argparse.Namespace) -> int:
             plan(store, study_name, max(0, options.trials - n_planned))
         print("planned", flush=True)
         extra_args = ["--folder", options.folder, "--rows", options.rows, "--delay", options.delay]
-        done = launch(
+        ended = launch(
             store,
             options.name,
             workers=options.workers,
@@ -251,6 +251,7 @@ def run_launcher(options: argparse.Namespace) -> int:
             command=[*PROGRAM, "worker"],
             extra_args=[*map(str, extra_args), "--lease", str(options.lease)],
         )
+    done = ended is Ended.DONE
     print("done" if done else "stopped; run the same command to go on", flush=True)
     return 0 if done else 130
 

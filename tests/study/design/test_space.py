@@ -213,7 +213,7 @@ def ask(space: Space, base: Recipe, fixed: dict[str, Any] | None = None) -> tupl
 
 def test_suggest_keeps_its_values_in_the_trial() -> None:
     """The recipe holds what the trial's params hold, so `resolve` makes the same recipe of them."""
-    space = search_space(True) | {"hidden": Dimension(choices=[[64], [64, 32]]), "lr_schedule": ["cosine"]}
+    space = search_space(1_000) | {"hidden": Dimension(choices=[[64], [64, 32]]), "lr_schedule": ["cosine"]}
     space = {field: Dimension.model_validate(d) if isinstance(d, list) else d for field, d in space.items()}
     base = Recipe(seed=7)
     recipe, trial = ask(space, base)

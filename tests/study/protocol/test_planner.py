@@ -15,8 +15,8 @@ from fake_training import Finished, arms_table, estimated, of, recipes, rerun, s
 
 from study.analysis.arm import combined_frame
 from study.design.space import Dimension, sobol_points
-from study.protocol.plan import describe_plan
-from study.protocol.planner import ARTICLE_RECIPE, Planner
+from study.protocol.plan import ARTICLE_RECIPE, describe_plan
+from study.protocol.planner import Planner
 from study.store import records
 from study.store.store import Store
 from vae.recipe import Recipe

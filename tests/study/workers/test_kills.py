@@ -329,7 +329,7 @@ sys.path[:0] = [{root!r}, *{tests!r}]
 from test_kills import real
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 with real(Path(sys.argv[1])) as session:
-    sys.exit(not session.launch(lambda: None))
+    sys.exit(session.launch(lambda: None) is not Ended.DONE)
 """
 
 

@@ -15,7 +15,7 @@ from fake_study import PROGRAM, Launcher, alive, check_complete, events, finish,
 from study.store import records
 from study.store.owner import new_owner
 from study.store.store import Store
-from study.workers.launch import Workers, launch
+from study.workers.launch import Ended, Workers, launch
 from vae.errors import FailureError
 
 
@@ -23,7 +23,7 @@ def states(store: Store) -> list[str]:
     return list(records.trials(store, "digits")["state"])
 
 
-def launch_fake(store: Store, folder: Path, n_workers: int, **options: Any) -> bool:
+def launch_fake(store: Store, folder: Path, n_workers: int, **options: Any) -> Ended:
     settings: dict[str, Any] = {
         "advance": lambda: records.remaining(store, "digits") == 0,
         "on_progress": lambda: None,
@@ -50,7 +50,7 @@ def test_launch_runs_everything(store: Store, tmp_path: Path) -> None:
         ticks.append(records.remaining(store, "digits"))
 
     before = signal.getsignal(signal.SIGINT)
-    assert launch_fake(store, tmp_path, 2, advance=advance, on_progress=progress)
+    assert launch_fake(store, tmp_path, 2, advance=advance, on_progress=progress) is Ended.DONE
     assert states(store) == ["COMPLETE"] * 6
     assert ticks[0] == 4
     assert signal.getsignal(signal.SIGINT) is before
@@ -149,7 +149,7 @@ def test_workers_end_when_their_launcher_dies(sqlite_url: str, tmp_path: Path) -
         assert set(records.trials(store, "digits")["died"].dropna()) == {0}
 
 
-class Ended:
+class GoneWorker:
     """A worker that has ended with this code."""
 
     owner = "elsewhere:1"
@@ -176,7 +176,7 @@ def test_quick_deaths_are_counted_without_progress(prepared_sqlite_url: str) -> 
 
         def start(index: int) -> Any:
             started.append(index)
-            return Ended(1)
+            return GoneWorker(1)
 
         workers = Workers(store, "digits", 1, start)
 
@@ -217,7 +217,7 @@ with Store.open(os.environ["VAE_STUDY_STORAGE"]) as store:
 """
 
 
-def launch_crashing(store: Store, crash: str) -> bool:
+def launch_crashing(store: Store, crash: str) -> Ended:
     plan(store, "digits/a", 3)
     return launch(
         store,
@@ -236,7 +236,7 @@ def test_a_trial_that_kills_workers_does_not_end_the_launch(
     """A trial that crashes every worker is given up after three, and the others are run."""
     monkeypatch.setenv("PYTHONPATH", str(Path(PROGRAM[1]).parent))
     with Store.open(prepared_sqlite_url) as store:
-        assert launch_crashing(store, "os.abort()")
+        assert launch_crashing(store, "os.abort()") is Ended.DONE
         reasons = list(records.trials(store, "digits")["reason"])
         assert reasons == ["never mind", "3 workers died at the same place of it", "never mind"]
 
@@ -265,5 +265,5 @@ def test_a_second_signal_breaks_off_the_planning(prepared_sqlite_url: str, tmp_p
             return False
 
         began = time.monotonic()
-        assert not launch_fake(store, tmp_path, 1, advance=advance)
+        assert launch_fake(store, tmp_path, 1, advance=advance) is Ended.STOPPED
         assert time.monotonic() - began < 10

@@ -109,7 +109,7 @@ def test_the_best_model_can_be_used(searched: Session) -> None:
     are those of its best evaluation, not of its last."""
     trials = records.trials(searched.store, "fake")
     best = trials.loc[trials["value"].astype(float).idxmin()]
-    path = searched.keep_best_model()
+    path = searched.keep_best_model(print)
     assert path is not None
     recipe = Recipe.from_json(best["recipe"])
     assert load_model(path).recipe == recipe
@@ -126,7 +126,7 @@ def test_an_overfitted_end_is_not_kept(tmp_path: Path) -> None:
     session = search(tmp_path, 1, pruner="none", space=space, budget=3.0)
     (row,) = records.trials(session.store, "fake").to_dict("records")
     assert row["valid_loss"] > row["value"]
-    path = session.keep_best_model()
+    path = session.keep_best_model(print)
     assert path is not None
     assert evaluated(session, path) == pytest.approx(row["value"], rel=1e-6)
     session.store.close()
@@ -178,7 +178,7 @@ def test_every_named_pruner_prunes_in_a_search(tmp_path: Path, name: str) -> Non
     winner = session.planner.observe().search_winner
     assert winner is not None
     assert winner.best_loss == complete["value"].min()
-    assert session.keep_best_model() is not None
+    assert session.keep_best_model(print) is not None
     pruned = trials[trials["outcome"] == "pruned"]
     assert (pruned["examples"] < session.workload.tau).all()
     if name in ("none", "halving", "hyperband"):
