@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from vae.errors import FailureError
+from vae.files import try_folder
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ def require_writable(folder: Path, what: str) -> None:
 
     `what` is how the message begins: "The folder of the report"."""
     try:
-        there = folder.absolute()
-        while not there.exists():
-            there = there.parent
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        try_folder(folder)
     except OSError as error:
         raise FailureError(f"{what} can't be written to: {folder}: {error.strerror}.") from None
+
+
+def model_path(artifacts: Path, study_name: str, number: int) -> Path:
+    """Where a search trial's model is kept if it was the best when it ended."""
+    return artifacts / study_name / "models" / f"trial-{number}.safetensors"

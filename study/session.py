@@ -14,7 +14,7 @@ from study.design.build import Request, build
 from study.design.experiment import Experiment
 from study.design.fits import require_batches, require_evaluation
 from study.design.workload import SMALL_DATA
-from study.place import Place, require_writable
+from study.place import Place, model_path, require_writable
 from study.protocol.planner import Planner
 from study.protocol.selection import winning_recipes
 from study.protocol.stored import Stored, find_stored, stored
@@ -26,7 +26,7 @@ from study.store.setup import setup_lock
 from study.store.store import Store
 from study.workers.launch import Ended, launch
 from study.workers.throughput import time_arms
-from study.workers.trial import Objective, Trainer, model_path
+from study.workers.trial import Objective, Trainer
 from study.workers.worker import work
 from vae.data.dataset import Dataset, load
 from vae.devices import pick_device

@@ -205,17 +205,21 @@ def sample(
     out: Out,
     n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
+    pixels: Annotated[
+        bool,
+        typer.Option("--draw-pixels", help="Draw the pixels from p(x|z) too; else what is expected of them."),
+    ] = False,
     shape: Shape = None,
     debug: Debug = False,
 ) -> None:
-    """Generate new images from the prior: a .png sheet or an .npy array of expected pixels."""
+    """Generate new images from the prior: a .png sheet or an .npy array."""
     from vae import use
     from vae.checkpoint import load_model
 
     if not -(2**63) <= seed < 2**64:
         raise UserError(f"--seed {seed}: a whole number of 64 bits, for example one from 0 to 2^64 - 1.")
     trained = load_model(model)
-    shown = _write_images(out, trained, use.draws(trained, n, seed), n, shape)
+    shown = _write_images(out, trained, use.draws(trained, n, seed, pixels), n, shape)
     print(f"{n} samples of shape {shown}: {out}")
 
 

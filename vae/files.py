@@ -45,13 +45,18 @@ def require_writable(path: Path) -> None:
     target = Path(os.path.realpath(path))
     try:
         _require_file(target)
-        there = target.parent
-        while not there.exists():
-            there = there.parent
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        try_folder(target.parent)
     except OSError as error:
         raise FailureError(f"{path} can't be written: {error.strerror or error}.") from None
+
+
+def try_folder(folder: Path) -> None:
+    """Raises OSError where no file can be written to a folder, which is there or would be made; leaves nothing."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    with tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def _require_file(target: Path) -> None:

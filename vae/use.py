@@ -91,12 +91,20 @@ def codes_of(trained: TrainedModel, split: Split) -> dict[str, Any]:
     return codes if split.labels is None else codes | {"labels": split.labels.numpy()}
 
 
-def draws(trained: TrainedModel, n: int, seed: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Expected pixels (B, D) of n draws from the prior, batch by batch; the same for the same seed."""
+def draws(trained: TrainedModel, n: int, seed: int, pixels: bool = False) -> Iterator[np.ndarray[Any, Any]]:
+    """Expected pixels (B, D) of n draws from the prior, batch by batch; the same for the same seed. pixels: draw the
+    pixels from p(x|z) too, in place of what is expected of them."""
     generator = torch.Generator().manual_seed(seed)
+    of, model = likelihood(trained.recipe.likelihood), cast(Model, trained.model)
     for start in range(0, n, DRAWN_AT_ONCE):
         z = torch.randn(min(DRAWN_AT_ONCE, n - start), trained.recipe.latent_size, generator=generator)
-        yield from decoded_batches(trained, z)
+        if not pixels:
+            yield from decoded_batches(trained, z)
+            continue
+        for part in torch.split(z, BATCH):
+            with torch.inference_mode():
+                drawn = of.sample(model.decode(part), generator)
+            yield drawn.float().numpy()
 
 
 def decoded_batches(trained: TrainedModel, z: Tensor) -> Iterator[np.ndarray[Any, Any]]:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from study.design.experiment import Experiment
-from study.workers.trial import model_path
+from study.place import model_path
 from vae.checkpoint import load_model
 from vae.data.dataset import Dataset, load
 from vae.elbo import active_units

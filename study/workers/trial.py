@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 
 from study.design.experiment import Experiment
 from study.design.space import suggest
+from study.place import model_path
 from study.protocol.assignment import EXAMPLES_TO_TARGET, Assignment, tuning_hit
 from study.statistics.curves import Curve, examples_to_target, tuning_score
 from study.stopping.capping import Capping, CappingPruner
@@ -369,11 +370,6 @@ def _check_extra(extra: dict[str, Any], training: Training) -> None:
     if extra.get("weights") is not None:
         like |= {"weights": training.model.state_dict()}
     require_like(extra, like, "extra")
-
-
-def model_path(artifacts: Path, study_name: str, number: int) -> Path:
-    """Where a search trial's model is kept if it was the best when it ended."""
-    return artifacts / study_name / "models" / f"trial-{number}.safetensors"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -84,6 +84,21 @@ def test_samples(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (arrays[0] != arrays[2]).any()
 
 
+def test_pixels_are_drawn(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --draw-pixels a sample's pixels are drawn too: black or white under the Bernoulli, as often white as the
+    expected pixels of the same seed's codes say."""
+    arrays = []
+    for flags in ([], ["--draw-pixels"], ["--draw-pixels"]):
+        path = tmp_path / f"{len(arrays)}.npy"
+        assert call(monkeypatch, "sample", str(model), "--out", str(path), "--n", "900", *flags) == 0
+        arrays.append(np.load(path))
+    expected, drawn, again = arrays
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+    assert (drawn == again).all()
+    # 900 draws of a pixel: a standard deviation of 1/60 at most, and 64 pixels to look at.
+    assert np.abs(drawn.mean(0) - expected.mean(0)).max() < 4.5 / 60
+
+
 def test_trains_an_exported_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe file from `study export` trains here as it is."""
     recipe = tmp_path / "recipe.toml"
