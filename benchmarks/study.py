@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import typer
 
-from study.analysis.export import open_reader
 from study.store import records
+from study.store.store import Store
 from vae.errors import FailureError
 
 #: What is run: name -> arguments of `python -m study`.
@@ -74,7 +74,7 @@ def run_harness(
     began = time.time()
     command = [sys.executable, "-m", "study", *arguments, "--data", data, "--budget", str(budget)]
     _run([*command, "--workers", str(workers), "--storage", storage, "--artifacts", str(folder)], folder)
-    with open_reader(storage) as store:
+    with Store.open(storage, read_only=True) as store:
         trials = records.trials(store, data)
     trials = trials[trials["examples"].notna()]
     return float(trials["finished"].max()) - began, trials

@@ -9,30 +9,10 @@ import pandas as pd
 from study.analysis.answer import offers
 from study.analysis.arm import article_frame, combined_frame, to_frame
 from study.analysis.evidence import Evidence
-from study.store.store import Store
-from vae.errors import FailureError, UserError, did_you_mean
+from vae.errors import FailureError, UserError
 from vae.files import write_bytes
 
 FORMATS = ("csv", "parquet")
-
-
-def open_reader(storage: str) -> Store:
-    """The database for reading. Raises UserError, FailureError."""
-    return Store.open(storage, read_only=True)
-
-
-def pick_name(store: Store, name: str | None) -> str:
-    """The experiment meant: the given one, or the only one. Raises UserError listing what there is."""
-    names = store.experiments()
-    if name is None and len(names) == 1:
-        return names[0]
-    if name in names:
-        assert name is not None
-        return name
-    listed = ", ".join(names) or "none"
-    if name is None:
-        raise UserError(f"Which experiment? Give --name. Experiments in {store.database.name}: {listed}.")
-    raise UserError(f"No experiment '{name}' in {store.database.name}. {did_you_mean(name, names)}")
 
 
 def tables(evidence: Evidence) -> dict[str, pd.DataFrame]:

@@ -30,10 +30,11 @@ def show(
     """The tables of an experiment, or the list of experiments, in the terminal."""
     quiet()
     from study.analysis.evidence import read
-    from study.analysis.export import open_reader, pick_name
     from study.cli.tables import print_comparison, print_experiments, print_search
+    from study.store.names import pick_name
+    from study.store.store import Store
 
-    with open_reader(storage) as store:
+    with Store.open(storage, read_only=True) as store:
         if name is None and len(store.experiments()) != 1:
             print_experiments(out, store)
             return
@@ -52,9 +53,11 @@ def export(
     """Trials, learning curves, arms and recipes as CSV or Parquet and TOML files."""
     quiet()
     from study.analysis.evidence import read
-    from study.analysis.export import export_tables, open_reader, pick_name, require_format
+    from study.analysis.export import export_tables, require_format
+    from study.store.names import pick_name
+    from study.store.store import Store
 
-    with open_reader(storage) as store:
+    with Store.open(storage, read_only=True) as store:
         require_format(format)
         for path in export_tables(read(store, pick_name(store, name)), folder, format):
             out.print(f"{path}", soft_wrap=True)
@@ -80,12 +83,13 @@ def report(
         raise UserError(f"--format {format}: choose html or md.")
     quiet()
     from study.analysis.evidence import read
-    from study.analysis.export import open_reader, pick_name
     from study.report import markdown
     from study.report.files import write_figures
     from study.report.page import write_report
+    from study.store.names import pick_name
+    from study.store.store import Store
 
-    with open_reader(storage) as store:
+    with Store.open(storage, read_only=True) as store:
         evidence = read(store, pick_name(store, name))
         if format == "md":
             print(markdown.render(evidence), end="")

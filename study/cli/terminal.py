@@ -8,6 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from study.store.url import shown
+from study.terms import STORAGE_VARIABLE
+
 # Names and paths are shown as they are: no markup, no emoji codes, no colours guessed from words.
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -19,9 +22,22 @@ def say(line: str) -> None:
 
 
 def again(command: str) -> str:
-    """The command line to go on with, as it was typed."""
+    """The command line to go on with, as it was typed, but for a password in it."""
     program = "vae-study" if Path(sys.argv[0]).name == "vae-study" else "python -m study"
-    return f"{program} {shlex.join(sys.argv[1:] or [command])}"
+    arguments = sys.argv[1:] or [command]
+    masked = [_masked(argument) for argument in arguments]
+    line = f"{program} {shlex.join(masked)}"
+    if masked != arguments:
+        line += f"\n  with the password in the place of the stars, or the whole URL in {STORAGE_VARIABLE}"
+    return line
+
+
+def _masked(argument: str) -> str:
+    """An argument without a URL's password."""
+    option, equals, url = argument.partition("=") if argument.startswith("--storage=") else ("", "", argument)
+    hidden = shown(url)
+    is_plain = "://" not in url or (url.startswith(hidden) and "password" not in url[len(hidden) :])
+    return argument if is_plain else f"{option}{equals}{hidden}"
 
 
 def quiet() -> None:

@@ -20,6 +20,7 @@ from study.store import optuna_private
 from study.store.database import CLAIM_LOCK
 from study.store.keepalive import LeaseLost
 from study.store.owner import is_gone
+from study.store.records import study_ids
 from study.store.schema import curve, of_name, studies, trial_run, trials, unix_now
 from study.store.store import Store
 
@@ -169,7 +170,12 @@ def next_claim(
             taken = _take(connection, name, owner, store.lease)
         if taken is None:
             return None
-        study = make_study(taken.study_name)
+        try:
+            study = make_study(taken.study_name)
+        except KeyError:
+            if taken.study_name in study_ids(store, name):
+                raise
+            continue  # deleted meanwhile
         if taken.outcome is not None:
             optuna_private.tell(study, taken.number, TrialState[taken.result_state], taken.value)
             continue

@@ -6,24 +6,28 @@ SQLite's in a temporary file that is renamed into place when it is complete.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, Connection, Engine, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, func, inspect, make_url, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from study.store import schema, sqlite
-from study.store.outage import Outage, is_outage, is_passing, root
-from vae.errors import FailureError, UserError
+from study.store.outage import Outage, is_outage, is_passing, may_not, root
+from study.store.url import check_readable, shown, without_secrets
+from vae.errors import FailureError, UserError, did_you_mean
+
+_log = logging.getLogger(__name__)
 
 # Two keys of PostgreSQL's advisory locks, which share one 64-bit space per database.
 _CREATION_LOCK = 0x7661655F0001
@@ -39,15 +43,18 @@ class Database:
 
     url: URL
     path: Path | None
+    identity: tuple[int, int] | None = None
+    """Device and inode of the SQLite file that was opened for writing: what is at the path must stay that file."""
 
     @classmethod
     def parse(cls, url: str) -> Database:
         """Where a `--storage` URL points. Raises UserError for a kind that can't be used."""
+        check_readable(url)
         try:
             parsed = make_url(url)
         except (ArgumentError, ValueError):
             raise UserError(
-                f"--storage {_without_password(url)} is not a database URL."
+                f"--storage {shown(url)} is not a database URL."
                 " Use sqlite:///optuna.db or postgresql+psycopg://user@host/database."
             ) from None
         if parsed.drivername not in _DRIVERS:
@@ -56,11 +63,12 @@ class Database:
                 " Use sqlite:///optuna.db or postgresql+psycopg://user@host/database."
             )
         if parsed.drivername.startswith("postgres"):
+            _check_options(parsed)
             return cls(parsed.set(drivername="postgresql+psycopg"), None)
         if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
             raise UserError(
                 "--storage must name a SQLite file that several processes can open,"
-                f" not {_without_password(url)}. Use sqlite:///optuna.db."
+                f" not {shown(url)}. Use sqlite:///optuna.db."
             )
         return cls(parsed, Path(str(parsed.database)).absolute())
 
@@ -69,7 +77,11 @@ class Database:
         """For messages: the file as it was typed, or the URL without its password and options."""
         if self.path is not None:
             return str(self.url.database)
-        return self.url.set(query={}).render_as_string(hide_password=True)
+        return shown(self.url.render_as_string(hide_password=False))
+
+    def opened(self) -> Database:
+        """The same, to be used from now on: a SQLite file must stay the one that it is now."""
+        return self if self.path is None else replace(self, identity=_identity(self.path))
 
     def storage(self, read_only: bool) -> RDBStorage:
         """Optuna's storage on this database, which `check` has found complete. Raises UserError, FailureError."""
@@ -79,7 +91,9 @@ class Database:
                 return _storage(self.url, pool_pre_ping=True, connect_args=options)
             path = self.path
             storage = _storage(self.url, creator=lambda: sqlite.connect(path, read_only))
-            sqlite.begin_with(storage.engine, "BEGIN" if read_only else "BEGIN IMMEDIATE")
+            sqlite.begin_with(
+                storage.engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", self._require_same_file
+            )
             return storage
 
     def check(self, create: bool) -> bool:
@@ -124,8 +138,11 @@ class Database:
     def create(self) -> None:
         """Make what is missing, once, however many processes ask at the same time."""
         if self.path is None:
-            with self.explained(), self._postgresql_lock():
+            with self.explained(), self._postgresql_lock() as connection:
                 if not self.check(create=True):
+                    # Asked before, for Optuna would leave connections open behind the refusal.
+                    if not connection.scalar(text("SELECT has_schema_privilege(current_schema(), 'CREATE')")):
+                        raise FailureError(self._forbidden("this role may not create tables"))
                     self._install(_storage(self.url, create_tables=True))
             return
         path = self.path
@@ -150,14 +167,35 @@ class Database:
 
     def explain(self, error: BaseException) -> Outage:
         """One line for a database error: what happened and what to do; no password in it."""
+        if self._is_another_file():
+            return self._another_file()
         message = re.sub(r"\s+", " ", str(root(error))).strip()
-        password = self.url.password
-        if password:
-            message = message.replace(str(password), "***")
+        message = without_secrets(
+            message, [str(self.url.password or ""), str(self.url.query.get("password", ""))]
+        )
+        if self.path is None and may_not(error):
+            return Outage(self._forbidden(message))
         if self.path is None:
             line = f"The database {self.name} can't be used: {message}. Check the server and --storage."
             return Outage(line, is_passing(error))
         return Outage(sqlite.explain(self.name, message))
+
+    def _forbidden(self, message: str) -> str:
+        role = self.url.username or "ROLE"
+        return f"{self.name}: {message}. Its owner can allow it: GRANT CREATE ON SCHEMA public TO {role};"
+
+    def _require_same_file(self) -> None:
+        if self._is_another_file():
+            raise self._another_file()
+
+    def _is_another_file(self) -> bool:
+        return self.identity is not None and self.path is not None and _identity(self.path) != self.identity
+
+    def _another_file(self) -> Outage:
+        return Outage(
+            f"{self.name} was deleted or replaced while it was in use: what was found since is lost. Bring the file "
+            "back, or run the same command again to begin anew."
+        )
 
     def check_writable(self) -> None:
         """Raises FailureError where the file or its folder is read-only; takes and drops the write lock."""
@@ -222,10 +260,9 @@ class Database:
         finally:
             storage.engine.dispose()
         if stored in known:
-            shown = self.url.set(query={}).render_as_string(hide_password=True)
+            url = shown(self.url.render_as_string(hide_password=False))
             raise UserError(
-                f"{self.name} was written by an older Optuna."
-                f" Upgrade it: optuna storage upgrade --storage {shown}"
+                f"{self.name} was written by an older Optuna. Upgrade it: optuna storage upgrade --storage {url}"
             )
         raise UserError(f"{self.name} was written by a newer Optuna. Upgrade: pip install -U optuna")
 
@@ -253,17 +290,26 @@ class Database:
             sqlite.begin_with(storage.engine, "BEGIN IMMEDIATE")
         try:
             with storage.engine.begin() as connection:
+                is_new = schema.stored_version(connection) is None
+                n_studies = connection.execute(select(func.count()).select_from(schema.studies)).scalar_one()
                 schema.install(connection)
+            if is_new and n_studies:
+                _log.warning(
+                    "%s holds %d studies of another program: they stay as they are, and this program's tables are "
+                    "added beside them.",
+                    self.name,
+                    n_studies,
+                )
         finally:
             storage.engine.dispose()
 
     @contextmanager
-    def _postgresql_lock(self) -> Iterator[None]:
+    def _postgresql_lock(self) -> Iterator[Connection]:
         engine = _postgresql_engine(self.url)
         try:
             with engine.connect() as connection:
                 connection.execute(text(f"SELECT pg_advisory_lock({_CREATION_LOCK})"))
-                yield  # the lock goes with the connection
+                yield connection  # the lock goes with it
         finally:
             engine.dispose()
 
@@ -294,5 +340,27 @@ def _no_driver() -> UserError:
     return UserError("PostgreSQL needs the driver psycopg: pip install 'vae-study[postgres]'")
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/]*:).*@", r"\1***@", url.split("?")[0])
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _check_options(url: URL) -> None:
+    """Raises UserError for an option of a PostgreSQL URL that there isn't, or that isn't the user's to set."""
+    name = shown(url.render_as_string(hide_password=False))
+    if "options" in url.query:
+        # They could move our tables to another schema than the next command's.
+        raise UserError(f"--storage {name}: 'options' is set by this program. Leave it out of the URL.")
+    try:
+        from psycopg import pq
+    except ImportError:
+        return  # said when it is needed
+    known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
+    for option in url.query:
+        if option not in known:
+            raise UserError(
+                f"--storage {name}: PostgreSQL has no option '{option}'. {did_you_mean(option, known)}"
+            )

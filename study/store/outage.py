@@ -45,6 +45,7 @@ _MISTAKES = (
 #: SQLSTATEs of PostgreSQL that pass by themselves, by their beginning: connection lost, server stopping or
 #: starting, too many connections, deadlock and serialisation failure.
 _PASSING_STATES = ("08", "57P", "53300", "40")
+_MAY_NOT = "42501"
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def is_outage(error: BaseException) -> bool:
     The first error of the database among the causes decides: Optuna wraps some in its own, and its `tell` ends in an
     UnboundLocalError over others.
     """
+    if may_not(error):
+        return True
     for cause in _causes(error):
         if isinstance(cause, _MISTAKES):
             return False
@@ -71,6 +74,13 @@ def is_outage(error: BaseException) -> bool:
         if isinstance(cause, StorageInternalError) and cause.__cause__ is None:
             return True
     return False
+
+
+def may_not(error: BaseException) -> bool:
+    """Whether the server refuses what its role may not do."""
+    return any(
+        getattr(getattr(cause, "orig", None), "sqlstate", None) == _MAY_NOT for cause in _causes(error)
+    )
 
 
 def is_passing(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import os
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,11 +71,12 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
-def begin_with(engine: Engine, begin: str) -> None:
-    """Every transaction of this engine starts with the statement `begin`."""
+def begin_with(engine: Engine, begin: str, check: Callable[[], None] = lambda: None) -> None:
+    """Every transaction of this engine starts with the statement `begin`, after `check`, which may raise."""
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
+        check()
         connection.exec_driver_sql(begin)
 
 

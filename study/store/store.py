@@ -11,8 +11,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Connection, Engine, select
 
 from study.store.database import Database
+from study.store.names import require_name
 from study.store.schema import experiment, unix_now
-from vae.errors import UserError
 
 #: Seconds that a worker holds a trial without a sign of life.
 LEASE = 60.0
@@ -43,6 +43,8 @@ class Store:
             database.check_writable()
         if create and not complete:
             database.create()
+        if not read_only:
+            database = database.opened()
         return cls(database, database.storage(read_only), lease)
 
     def close(self) -> None:
@@ -75,8 +77,7 @@ class Store:
 
     def save_experiment(self, name: str, spec: dict[str, Any]) -> None:
         """Store or replace the spec of NAME. Raises UserError for a name that can't be one."""
-        if not name or "/" in name or len(name) > 200:
-            raise UserError(f"--name '{name}' must have 1 to 200 characters and no '/'.")
+        require_name(name, "--name")
         values = {"spec": json.dumps(spec)}
         with self.write() as connection:
             changed = connection.execute(experiment.update().where(experiment.c.name == name).values(values))

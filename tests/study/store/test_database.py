@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -332,11 +331,42 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install 'vae-study[postgres]'" in refusal("postgresql://me@localhost/db", create=True)
 
 
-def test_a_file_that_vanishes_is_not_made_anew(prepared_sqlite_url: str, tmp_path: Path) -> None:
-    """Deleting the file under a running command never leaves an empty database in its place."""
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_file_that_vanishes_is_not_made_anew(prepared_sqlite_url: str, tmp_path: Path, how: str) -> None:
+    """As soon as the path is no longer the open file, whatever is asked of the database says so in one line, Optuna's
+    part too; nothing is put in its place."""
+    path = tmp_path / "optuna.db"
+    copy = tmp_path / "copy.db"
+    shutil.copy(path, copy)
     with Store.open(prepared_sqlite_url) as store:
+        study = plan(store, "digits/a", 1)
+        if how == "replaced":
+            copy.replace(path)
+        elif how == "moved":
+            path.rename(tmp_path / "elsewhere.db")
+        else:
+            path.unlink()
+        for ask in (lambda: records.remaining(store, "digits"), lambda: study.trials, store.experiments):
+            gone = pytest.raises(FailureError, match="was deleted or replaced while it was in use")
+            with gone, store.database.explained():
+                ask()
         store.close()
-        shutil.move(tmp_path / "optuna.db", tmp_path / "elsewhere.db")
-        with pytest.raises(FailureError, match="unable to open"), store.database.explained():
-            records.remaining(store, "digits")
-        assert not os.path.exists(tmp_path / "optuna.db")
+        with pytest.raises(FailureError, match="was deleted or replaced"):
+            store.experiments()
+        assert path.exists() == (how == "replaced")
+
+
+def test_another_programs_studies_stay_and_are_named(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database with Optuna studies of another program gets our tables beside them, and one line says so, once."""
+    theirs = optuna.create_study(study_name="theirs", storage=sqlite_url, direction="maximize")
+    theirs.tell(theirs.ask(), 1.0)
+    theirs._storage.remove_session()
+    theirs._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+    for _ in range(2):
+        with Store.open(sqlite_url, create=True) as store:
+            assert optuna.load_study(study_name="theirs", storage=store.optuna).best_value == 1.0
+    said = [message for message in caplog.messages if "another program" in message]
+    assert len(said) == 1
+    assert "holds 1 studies of another program" in said[0]
