@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -61,8 +61,10 @@ class Training:
         tau: int,
         device: torch.device | None = None,
         model: nn.Module | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.recipe = recipe
+        self._clock = clock  # seconds, for train_seconds
         self.device = device or torch.device("cpu")
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -102,10 +104,10 @@ class Training:
             due = self._grid[min(self._passed() + 1, len(self._grid) - 1)]
             n_steps = max(1, math.ceil((due - self.examples) / self.batch_size))
             with self._random.active():
-                began = time.perf_counter()
+                began = self._clock()
                 steps = self._take(n_steps)
                 self._synchronise()
-                self.train_seconds += time.perf_counter() - began
+                self.train_seconds += self._clock() - began
             self._number = self._passed()
             evaluation = self._evaluate(steps)
             if not math.isfinite(evaluation.valid_loss) or not math.isfinite(evaluation.train_loss):
@@ -123,10 +125,10 @@ class Training:
         grid points passed over are not visited later."""
         with self._random.active():
             self._synchronise()
-            began = time.perf_counter()
+            began = self._clock()
             self._take(steps)
             self._synchronise()
-            return time.perf_counter() - began
+            return self._clock() - began
 
     def _take(self, n_steps: int) -> _Steps:
         """Train n_steps >= 1 steps."""
