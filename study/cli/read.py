@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +115,8 @@ def dashboard(
     quiet()
     from study.dashboard.server import listen
 
+    # A shell starts what stands before its & with Ctrl-C ignored, and this ends by nothing else.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with listen(storage, artifacts, host, port, say) as dashboard:
         if not dashboard.local:
             say(

@@ -40,6 +40,21 @@ class Figure:
     kind: Literal["figure"] = "figure"
 
 
+def single(
+    id: str,
+    key: str,
+    title: str,
+    caption: str,
+    graph: go.Figure,
+    *,
+    axes: str = "",
+    layout: Literal["single", "wide"] = "single",
+    narrow: dict[str, Any] | None = None,
+) -> Figure:
+    """A figure of one graph, which needs no title of its own; `key` is the graph's."""
+    return Figure(id, title, caption, [Panel(key, "", graph, narrow=narrow or {})], layout, axes)
+
+
 def as_float(value: Any) -> float:
     """The value as a float, NaN where it is missing."""
     return float("nan") if value is None or pd.isna(value) else float(value)

@@ -185,7 +185,7 @@ def _levels(low: float, high: float) -> list[float]:
 
 
 def latent_map(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
-    """Posterior means of test images on two axes; colour and symbol by label where there are labels.
+    """Posterior means of test examples on two axes; colour and symbol by label where there are labels.
 
     Columns x, y, label (NaN without labels)."""
     labels: list[float] = sorted(frame["label"].dropna().unique().tolist())
@@ -199,14 +199,14 @@ def latent_map(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
             x=plain(own["x"], 4),
             y=plain(own["y"], 4),
             mode="markers",
-            name=f"{label:g}" if labels else "image",
+            name=f"{label:g}" if labels else "example",
             marker={
                 "symbol": SYMBOLS[i % len(COLOURS)] + suffix,
                 "color": colour,
                 "size": 7,
                 "line": {"width": 1.5 if suffix else 0.7, "color": colour if suffix else PAPER},
             },
-            hovertemplate=f"label {label:g}<extra></extra>" if labels else "image<extra></extra>",
+            hovertemplate=f"label {label:g}<extra></extra>" if labels else "example<extra></extra>",
         )
     figure.update_layout(
         # Margins that hang on the labels would move the scales, and these the labels, without an end.

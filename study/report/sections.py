@@ -13,7 +13,7 @@ from study.design.phases import FINALISTS
 from study.figures import arms as figures_arms
 from study.figures import forest as figures_forest
 from study.figures import tuning as figures_tuning
-from study.figures.panel import Figure, Panel
+from study.figures.panel import Figure, Panel, single
 from study.report import sections_search, tables, words
 from study.report.blocks import Block, Notes, Section, Text
 
@@ -130,8 +130,9 @@ def _decomposition(evidence: Evidence) -> Section:
         "The diamond is the circle times the square: a technique that needs fewer examples can still lose the race by "
         "slower steps."
     )
-    panel = Panel("decomposition", "", figures_forest.decomposition(evidence.comparison.arms))
-    figure = Figure("factors", "Fewer examples, faster steps, and their product", caption, [panel])
+    what = "Fewer examples, faster steps, and their product"
+    graph = figures_forest.decomposition(evidence.comparison.arms)
+    figure = single("factors", "decomposition", what, caption, graph)
     lead = (
         "Throughput is timed apart from the trials, interleaved with the baseline. A censored arm has no ratio in "
         "examples, so it shows its throughput alone."
@@ -182,8 +183,9 @@ def _tuning(evidence: Evidence) -> Section:
             "A symbol in a shaded edge is a winner that a wider range might beat; ticks are the points tried."
         )
         figure = figures_tuning.winners(evidence.winners, evidence.family)
-        panel = Panel("winners", "", figure, narrow=figures_tuning.winners_narrow(figure))
-        blocks.append(Figure("winners", "Where winners lie in their space", caption, [panel]))
+        narrow = figures_tuning.winners_narrow(figure)
+        where = "Where winners lie in their space"
+        blocks.append(single("winners", "winners", where, caption, figure, narrow=narrow))
     seeds = experiment.tune_seeds
     finals = f": of its best {FINALISTS} the better over {seeds} seeds" if experiment.has_finalists else ""
     lead = (
@@ -205,12 +207,13 @@ def _combined(evidence: Evidence) -> list[Section]:
         )
     rows = figures_forest.combined_rows(combined, evidence.family)
     figure = figures_forest.forest(rows, margin=evidence.experiment.margin)
-    panel = Panel("forest-combined", "", figure, narrow=figures_forest.forest_narrow(figure))
+    narrow = figures_forest.forest_narrow(figure)
     caption = (
         "Together the techniques should stand right of each alone; what is lost without one is what it adds."
     )
-    blocks = [Figure("combined-forest", "Speed-up of the combination and its parts", caption, [panel])]
-    return [Section("combined", "Techniques combined", lead, [*blocks, tables.combined_table(evidence)])]
+    title = "Speed-up of the combination and its parts"
+    block = single("combined-forest", "forest-combined", title, caption, figure, narrow=narrow)
+    return [Section("combined", "Techniques combined", lead, [block, tables.combined_table(evidence)])]
 
 
 def _article(evidence: Evidence) -> list[Section]:

@@ -9,7 +9,7 @@ from study.analysis.evidence import Evidence
 from study.figures import search as figures_search
 from study.figures import space as figures_space
 from study.figures import tuning as figures_tuning
-from study.figures.panel import Figure, Panel
+from study.figures.panel import Figure, single
 from study.report import tables, words
 from study.report.blocks import Block, Picture, Section, Text
 from vae.errors import UserError
@@ -32,8 +32,8 @@ def history(evidence: Evidence) -> Figure:
         "The line is the best complete trial so far: where it has gone flat, more trials would find little. The axis "
         "holds the better half of the complete trials; an arrow at its edge is a trial above it."
     )
-    figure = figures_search.history(evidence.search)
-    return Figure("history", "Every trial in order", caption, [Panel("history", "", figure)])
+    graph = figures_search.history(evidence.search)
+    return single("history", "history", "Every trial in order", caption, graph)
 
 
 def _search(evidence: Evidence) -> Section:
@@ -67,9 +67,9 @@ def _search_figures(evidence: Evidence) -> list[Block]:
             "Trust a field that both evaluators put high: the thin lines over fANOVA, from its least to its greatest "
             "forest, show what a seed alone changes."
         )
-        panel = Panel("importance", "", figures_search.importance(evidence.importance))
+        graph = figures_search.importance(evidence.importance)
         title, note = "Importance, by PED-ANOVA and by fANOVA", evidence.importance_note
-        blocks.append(Figure("importances", title, caption, [panel], axes=note))
+        blocks.append(single("importances", "importance", title, caption, graph, axes=note))
     panels = figures_search.slices(found, space)
     if panels:
         caption = "Where points are dense and low the sampler found good values; an empty stretch is untested, not bad."
@@ -78,15 +78,17 @@ def _search_figures(evidence: Evidence) -> list[Block]:
         complete = (found["state"] == "COMPLETE").sum()
         if complete > 1:
             caption = "Where the coloured lines run together, the best trials agree on a value."
-            panel = Panel("parallel", "", figures_space.parallel(found, space))
-            blocks.append(Figure("parallel-lines", "Parallel coordinates", caption, [panel], "wide"))
+            graph = figures_space.parallel(found, space)
+            title = "Parallel coordinates"
+            blocks.append(single("parallel-lines", "parallel", title, caption, graph, layout="wide"))
     if not evidence.rate_distortion.empty:
         caption = (
             "Points on one dotted line have one loss: to its left they store less in z, to its right they reconstruct "
             "better; near rate 0 a model has collapsed."
         )
-        panel = Panel("rate-distortion", "", figures_space.rate_distortion(evidence.rate_distortion))
-        blocks.append(Figure("rate-distortion", "Rate against distortion", caption, [panel]))
+        graph = figures_space.rate_distortion(evidence.rate_distortion)
+        title = "Rate against distortion"
+        blocks.append(single("rate-distortion", "rate-distortion", title, caption, graph))
     return blocks
 
 
@@ -95,12 +97,12 @@ def _stopping(evidence: Evidence) -> Section:
     if evidence.savings.empty:
         return Section("stopping", title, missing="No trial that could be stopped early has ended yet.")
     caption = "The hatched part of a bar is training that stopping early spared, of running every trial to the budget."
-    panel = Panel("savings", "", figures_tuning.savings(evidence.savings))
     lead = (
         "In tuning, a trial ends at the target, or once it can no longer be among the best (adaptive capping, which "
         "never changes who they are); in the search the pruner decides, which can."
     )
-    figure = Figure("stopping-savings", "Training spared", caption, [panel])
+    graph = figures_tuning.savings(evidence.savings)
+    figure = single("stopping-savings", "savings", "Training spared", caption, graph)
     return Section("stopping", title, lead, [figure, tables.savings_table(evidence)])
 
 
@@ -129,17 +131,25 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
     missing = "; ".join(pictures.missing)
     missing = f"{missing[0].upper()}{missing[1:]}." if missing else ""
     active = (
-        f", {pictures.active_units} of them active on the test images" if not pictures.latent.empty else ""
+        ""
+        if pictures.latent.empty
+        else f", {pictures.active_units} of them active on the test {_examples(pictures)}"
     )
     latent = best.recipe.latent_size
-    lead = f"Search trial {best.number}, {latent} latent dimensions{active}; images are expected pixels."
+    expected = "; images are expected pixels" if pictures.samples is not None else ""
+    lead = f"Search trial {best.number}, {latent} latent dimensions{active}{expected}."
     return Section("model", title, lead, _pictures(pictures), missing)
+
+
+def _examples(pictures: Gallery) -> str:
+    """What the data's examples are called: only what could be drawn is an image."""
+    return "examples" if pictures.samples is None else "images"
 
 
 def _pictures(pictures: Gallery) -> list[Block]:
     blocks: list[Block] = []
     if pictures.reconstructions is not None:
-        caption = "Top: test images; below each: what the model makes of it. Look for strokes that change the class."
+        caption = "Top: test images; below each: what the model makes of it. Look for what changes the class."
         alt = "Two rows of images: test images above, their reconstructions below."
         blocks.append(
             Picture("reconstructions", "Reconstructions", caption, alt, pictures.reconstructions, 720)
@@ -156,10 +166,10 @@ def _pictures(pictures: Gallery) -> list[Block]:
         blocks.append(Picture("walk", "A walk along each latent dimension", caption, alt, pictures.walk, 430))
     if not pictures.latent.empty:
         labelled = bool(pictures.latent["label"].notna().any())
-        caption = "Test images at their posterior means; " + (
+        caption = f"Test {_examples(pictures)} at their posterior means; " + (
             "classes that lie apart were told apart without their labels."
             if labelled
-            else "clusters are kinds of image that the model tells apart."
+            else f"clusters are kinds of {_examples(pictures)} that the model tells apart."
         )
         narrow = {
             "height": 430,
@@ -168,10 +178,8 @@ def _pictures(pictures: Gallery) -> list[Block]:
             "legend.yanchor": "bottom",
             "margin.t": 60,
         }
-        panel = Panel(
-            "latent-map", "", figures_space.latent_map(pictures.latent, pictures.axes), narrow=narrow
-        )
-        blocks.append(Figure("latent", "Latent map", caption, [panel]))
+        graph = figures_space.latent_map(pictures.latent, pictures.axes)
+        blocks.append(single("latent", "latent-map", "Latent map", caption, graph, narrow=narrow))
     return blocks
 
 
@@ -180,8 +188,8 @@ def _outcomes(evidence: Evidence) -> Section:
     if evidence.outcomes.empty:
         return Section("endings", title, missing="No trial has been planned yet.")
     caption = "All but completed, hit, capped, pruned and stopped are trainings that went wrong, and count as misses."
-    panel = Panel("outcomes", "", figures_tuning.outcomes(evidence.outcomes))
-    blocks: list[Block] = [Figure("outcome-bars", "Trials by outcome", caption, [panel])]
+    graph = figures_tuning.outcomes(evidence.outcomes)
+    blocks: list[Block] = [single("outcome-bars", "outcomes", "Trials by outcome", caption, graph)]
     blocks.append(tables.outcomes_table(evidence))
     if not evidence.failures.empty:
         blocks.append(tables.failures_table(evidence))

@@ -32,6 +32,7 @@ from sqlalchemy.sql.functions import sum as Sum
 from study.store import schema
 from study.store.schema import curve, learning_curve, of_name, studies, trial_params, trial_run
 from study.store.store import Store
+from vae.errors import FailureError
 
 if TYPE_CHECKING:
     import pandas as pd  # imported where tables are made: a worker starts faster without it
@@ -242,16 +243,22 @@ def distribution_of(text: str) -> BaseDistribution:
 
 
 def _frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
-    """The rows of a query with one dtype a column whatever is missing: float64, Int64, boolean, object."""
+    """The rows of a query with one dtype a column whatever is missing: float64, Int64, boolean, object.
+
+    Raises FailureError where a column holds another type, which SQLite lets any program write."""
     import pandas as pd
 
     result = connection.execute(query)
     frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()), dtype=object)
     for column in query.selected_columns:
-        if isinstance(column.type, Double):
-            frame[column.name] = frame[column.name].astype("float64")
-        elif isinstance(column.type, Boolean):
-            frame[column.name] = frame[column.name].astype("boolean")
-        elif isinstance(column.type, Integer):
-            frame[column.name] = frame[column.name].astype("Int64")
+        for kind, dtype in ((Double, "float64"), (Boolean, "boolean"), (Integer, "Int64")):
+            if not isinstance(column.type, kind):
+                continue
+            try:
+                frame[column.name] = frame[column.name].astype(dtype)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise FailureError(
+                    f"Column {column.name} of the database's own tables holds what is no {dtype.lower()} "
+                    f"({error}): another program has written there. Set it right, or take a copy of before."
+                ) from None
     return frame

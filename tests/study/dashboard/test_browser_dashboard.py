@@ -66,12 +66,22 @@ class Watched:
 
 
 @contextmanager
-def running(tiny: Tiny) -> Iterator[Served]:
-    """`python -m study dashboard` on a free port, ended with Ctrl-C."""
+def running(tiny: Tiny, *before: str) -> Iterator[Served]:
+    """`python -m study dashboard` on a free port, ended with Ctrl-C; `before` is what starts it, if not we."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "study", "dashboard", "--storage", tiny.url, "--port", str(port)]
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "study",
+        "dashboard",
+        "--storage",
+        tiny.url,
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(
         [*command, "--artifacts", str(tiny.artifacts)],
         cwd=tiny.folder,
@@ -238,9 +248,10 @@ def test_hostile_texts_of_a_study_do_not_run(served: Served, watched: Watched) -
         watched.check()
 
 
-def test_ctrl_c_ends_it_quietly(finished_study: Tiny, tmp_path: Path) -> None:
-    """Ctrl-C ends the command with code 0 and not one line more."""
-    with running(finished_study.copy(tmp_path)) as server:
+@pytest.mark.parametrize("before", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]], ids=["", "ignored"])
+def test_ctrl_c_ends_it_quietly(finished_study: Tiny, tmp_path: Path, before: list[str]) -> None:
+    """Ctrl-C ends the command with code 0 and not one line more, also where what started it ignores Ctrl-C."""
+    with running(finished_study.copy(tmp_path), *before) as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=60) == 0
         assert server.process.stdout is not None
