@@ -22,7 +22,9 @@ from study.figures import search as figures_search
 from study.figures import theme
 from study.figures.compose import composite
 from study.figures.panel import Figure
+from study.report import sections_search
 from study.report.files import write_figures
+from study.report.model import Gallery
 from study.report.sections import sections
 from study.store.store import Store
 from vae.errors import UserError
@@ -155,3 +157,24 @@ class TestFigures:
             pytest.raises(UserError, match="Debian: chromium"),
         ):
             write_figures(read(store, NAME), tmp_path / "figures", tmp_path, None)
+
+
+def test_a_table_s_model_has_no_images() -> None:
+    """The words beside a model of examples that can't be drawn say nothing of images."""
+    latent = pd.DataFrame({"x": [0.0, 1.0], "y": [1.0, 0.0], "label": [math.nan, math.nan]})
+    gallery = Gallery(
+        recipe_json="{}",
+        reconstructions=None,
+        samples=None,
+        walk=None,
+        walk_dimensions=(),
+        walk_start="",
+        latent=latent,
+        axes=("z 1", "z 2"),
+        active_units=2,
+        missing=(),
+    )
+    (block,) = sections_search._pictures(gallery)
+    assert isinstance(block, Figure)
+    assert "examples" in block.caption
+    assert "image" not in block.caption + block.panels[0].figure.to_json()

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import json
 import re
+import sqlite3
 import time
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,28 @@ class TestPage:
         ):
             write_report(read(store, NAME), tmp_path / "file" / "page.html", tmp_path, None)
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+class TestWords:
+    def test_only_images_are_called_images(self, made_up: Evidence) -> None:
+        """Nothing is said of images or grey pixels where it isn't known that the examples are some."""
+        text = text_of(render(made_up, Path("nowhere"), None))
+        assert re.findall(r"[^.]*\b(?:images?|pixels?)\b[^.]*", text) == []
+
+    @pytest.mark.parametrize(
+        ("column", "value", "kind"),
+        [("seed", "junk", "int64"), ("examples", 9e999, "int64"), ("train_seconds", "x", "float64")],
+    )
+    def test_a_column_of_another_type_is_one_line(
+        self, changed: Path, column: str, value: Any, kind: str
+    ) -> None:
+        """What another program has written into a column of ours is named, not met by a traceback."""
+        with closing(sqlite3.connect(changed)) as connection:
+            connection.execute(f"UPDATE trial_run SET {column} = ?", (value,))
+            connection.commit()
+        with pytest.raises(FailureError, match=f"Column {column} .* holds what is no {kind}") as caught:
+            report_of(changed)
+        assert "\n" not in str(caught.value)
 
 
 class TestEscaping:
