@@ -251,14 +251,19 @@ def _frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
     result = connection.execute(query)
     frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()), dtype=object)
     for column in query.selected_columns:
-        for kind, dtype in ((Double, "float64"), (Boolean, "boolean"), (Integer, "Int64")):
+        kinds = (
+            (Double, "float64", "number"),
+            (Boolean, "boolean", "truth"),
+            (Integer, "Int64", "whole number"),
+        )
+        for kind, dtype, words in kinds:
             if not isinstance(column.type, kind):
                 continue
             try:
                 frame[column.name] = frame[column.name].astype(dtype)
             except (ValueError, TypeError, OverflowError) as error:
                 raise FailureError(
-                    f"Column {column.name} of the database's own tables holds what is no {dtype.lower()} "
+                    f"Column {column.name} of the database's own tables holds what is no {words} "
                     f"({error}): another program has written there. Set it right, or take a copy of before."
                 ) from None
     return frame

@@ -120,7 +120,7 @@ class TestWords:
 
     @pytest.mark.parametrize(
         ("column", "value", "kind"),
-        [("seed", "junk", "int64"), ("examples", 9e999, "int64"), ("train_seconds", "x", "float64")],
+        [("seed", "junk", "whole"), ("examples", 9e999, "whole"), ("train_seconds", "x", "number")],
     )
     def test_a_column_of_another_type_is_one_line(
         self, changed: Path, column: str, value: Any, kind: str
