@@ -16,6 +16,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
 from benchmarks.verdict_world import BASELINE, OUTPUT_BIAS, Rows, World, world
 from study.design.space import Dimension, sobol_points
@@ -326,7 +327,8 @@ def main(
         for protocol in PROTOCOLS.values():
             start = time.perf_counter()
             rng = np.random.default_rng([seed, *map(ord, scenario.name + protocol.name)])
-            lines = figures(scenario, [simulate(protocol, scenario, table, rng) for _ in range(n)])
+            with threadpool_limits(1):  # matrices of 80 rows: threads would take ten times as long
+                lines = figures(scenario, [simulate(protocol, scenario, table, rng) for _ in range(n)])
             seconds = time.perf_counter() - start
             typer.echo(f"\n{protocol.name}: {scenario.name}, {n} studies ({seconds:.0f} s)")
             for what, figure in lines.items():
