@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -10,6 +11,9 @@ from pathlib import Path
 import torch
 
 from vae.errors import UserError
+
+#: What the seconds of bfloat16 must be read with.
+NO_BF16_UNITS = "this processor has no bf16 units"
 
 
 def pick_device(name: str, worker: int = 0) -> torch.device:
@@ -32,7 +36,7 @@ def pick_device(name: str, worker: int = 0) -> torch.device:
 
 def machine(device: torch.device) -> dict[str, str | int]:
     """What seconds depend on beside the code: the processor's name, the cores that this process may use, torch's
-    threads, and the name of an accelerator if `device` is one."""
+    threads, the name of an accelerator if `device` is one, and whether bfloat16 had to be done in float32."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found: dict[str, str | int] = {
         "processor": _processor(),
@@ -41,6 +45,8 @@ def machine(device: torch.device) -> dict[str, str | int]:
     }
     if device.type == "cuda":
         found["accelerator"] = torch.cuda.get_device_name(device)
+    if not multiplies_bf16(device):
+        found["bf16"] = NO_BF16_UNITS
     return found
 
 
@@ -52,3 +58,19 @@ def _processor() -> str:
         told = ""
     named = re.search(r"^model name\s*:\s*(\S.*)$", told, re.MULTILINE)
     return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has units that multiply bfloat16. A processor without any takes ten times as long as with
+    float32: its matrices are then to be multiplied in float32."""
+    return device.type != "cpu" or _processor_multiplies_bf16()
+
+
+@functools.cache
+def _processor_multiplies_bf16() -> bool:
+    if platform.machine() in {
+        "x86_64",
+        "AMD64",
+    }:  # oneDNN says yes to every AVX-512, and widens what it is given
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -190,6 +190,7 @@ MACHINE = {
     "cores": "cores: {}",
     "threads": "torch threads a worker: {}",
     "accelerator": "{}",
+    "bf16": "{}",
 }
 
 

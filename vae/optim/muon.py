@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae.devices import multiplies_bf16
+
 #: Below this width of a matrix the conversion costs more than native bfloat16 saves.
 _BF16_FROM = 128
 
@@ -52,7 +54,7 @@ class Muon(torch.optim.Muon):
 
 
 def _dtype_for(matrix: Tensor) -> torch.dtype:
-    native = matrix.dtype == torch.float32 and torch.cpu._is_avx512_bf16_supported()
+    native = matrix.dtype == torch.float32 and multiplies_bf16(matrix.device)
     return torch.bfloat16 if native and min(matrix.shape) >= _BF16_FROM else matrix.dtype
 
 

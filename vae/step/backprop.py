@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vae.devices import multiplies_bf16
 from vae.likelihoods import Likelihood, at_least_fp32
-from vae.model.linear import linear_by_onednn, onednn_is_faster
+from vae.model.linear import linear_by_onednn, linear_by_rounding, onednn_is_faster
 from vae.model.mlp import ACTIVATIONS, VAE
 from vae.recipe import Recipe
 
@@ -43,9 +44,14 @@ class Objective:
     free_bits: bool
     dtype: torch.dtype
     """Of activations and matrix products: float32 or bfloat16. Losses are float32 in either."""
+    by_rounding: bool = False
+    """bfloat16 on a device without units for it: the same numbers, multiplied in float32."""
 
     @classmethod
-    def of(cls, recipe: Recipe, likelihood: Likelihood, dtype: torch.dtype) -> Objective:
+    def of(
+        cls, recipe: Recipe, likelihood: Likelihood, dtype: torch.dtype, device: torch.device
+    ) -> Objective:
+        """The recipe's, for weights of that dtype on that device."""
         return cls(
             activation=recipe.activation,
             residual=recipe.residual,
@@ -53,6 +59,7 @@ class Objective:
             dropout=recipe.dropout > 0,
             free_bits=recipe.free_bits > 0,
             dtype=torch.bfloat16 if recipe.precision == "bf16" else dtype,
+            by_rounding=recipe.precision == "bf16" and not multiplies_bf16(device),
         )
 
 
@@ -68,48 +75,54 @@ class _Linear:
     """A linear layer: forward, and backward into the given gradients.
 
     With gradients given, MKL's results stay in the layer's own memory until its next call; without, all tensors
-    are new, as a compiler wants them.
+    are new, as a compiler wants them. by_rounding: see `Objective`.
     """
 
-    def __init__(self, name: str, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, name: str, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], by_rounding: bool
+    ) -> None:
         self.name = name
+        self._linear = linear_by_rounding if by_rounding else linear_by_onednn
+        self._by_rounding = by_rounding
         self.weight, self.bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
         self._transposed = self.weight.t()
         self.d_weight, self.d_bias = gradients.get(f"{name}.weight"), gradients.get(f"{name}.bias")
         self._reuses = bool(gradients)
         self._n_batch = -1
-        self._onednn = False
+        self._whole = (
+            by_rounding  # layers as wholes, by `_linear`; else products by MKL into memory kept for them
+        )
         self._out: Tensor | None = None
         self._d_in: Tensor | None = None
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, n_in) -> (B, n_out)."""
         if h.shape[0] != self._n_batch:
-            self._n_batch, self._onednn = h.shape[0], onednn_is_faster(h, self.weight)
-            reuses = self._reuses and not self._onednn
+            self._n_batch, self._whole = h.shape[0], self._by_rounding or onednn_is_faster(h, self.weight)
+            reuses = self._reuses and not self._whole
             self._out = h.new_empty(self._n_batch, self.weight.shape[0]) if reuses else None
-        if self._onednn:
-            return linear_by_onednn(h, self.weight, self.bias)
+        if self._whole:
+            return self._linear(h, self.weight, self.bias)
         if self.bias is None:
             return torch.mm(h, self._transposed, out=self._out)
         return torch.addmm(self.bias, h, self._transposed, out=self._out)
 
     def backward(self, g: Tensor, h: Tensor) -> None:
         """g: (B, n_out), gradient of the output. h: (B, n_in), the input of the last forward."""
-        if not self._onednn:
+        if not self._whole:
             self.d_weight = torch.mm(g.t(), h, out=self.d_weight)
         elif self._reuses:
             assert self.d_weight is not None
-            self.d_weight.copy_(linear_by_onednn(g.t(), h.t()))
+            self.d_weight.copy_(self._linear(g.t(), h.t()))
         else:
-            self.d_weight = linear_by_onednn(g.t(), h.t())
+            self.d_weight = self._linear(g.t(), h.t())
         if self.bias is not None:
             self.d_bias = torch.sum(g, 0, out=self.d_bias)
 
     def to_input(self, g: Tensor) -> Tensor:
         """Gradient of the output (B, n_out) -> of the input (B, n_in)."""
-        if self._onednn:
-            return linear_by_onednn(g, self._transposed)
+        if self._whole:
+            return self._linear(g, self._transposed)
         if self._reuses and (self._d_in is None or self._d_in.shape[0] != g.shape[0]):
             self._d_in = g.new_empty(g.shape[0], self.weight.shape[1])
         return torch.mm(g, self.weight, out=self._d_in)
@@ -144,10 +157,13 @@ class _Network:
         self.activation_gradient = ACTIVATION_GRADIENTS[objective.activation]
         self.residual, self.dropout = objective.residual, objective.dropout
         n_layers = sum(key.startswith(f"{name}.layers.") and key.endswith(".weight") for key in weights)
-        self.layers = [_Linear(f"{name}.layers.{i}", weights, gradients) for i in range(n_layers)]
+        by_rounding = objective.by_rounding
+        self.layers = [
+            _Linear(f"{name}.layers.{i}", weights, gradients, by_rounding) for i in range(n_layers)
+        ]
         # The shortcut round layer i + 1; None is the identity.
         self.shortcuts = [
-            _Linear(f"{name}.shortcuts.{i}", weights, gradients)
+            _Linear(f"{name}.shortcuts.{i}", weights, gradients, by_rounding)
             if f"{name}.shortcuts.{i}.weight" in weights
             else None
             for i in range(n_layers - 1)
@@ -221,9 +237,9 @@ class Backprop:
         gradients = gradients or {}
         self._objective = objective
         self._encoder = _Network("encoder", objective, weights, gradients)
-        self._posterior = _Linear("posterior", weights, gradients)
+        self._posterior = _Linear("posterior", weights, gradients, objective.by_rounding)
         self._decoder = _Network("decoder", objective, weights, gradients)
-        self._output = _Linear("output", weights, gradients)
+        self._output = _Linear("output", weights, gradients, objective.by_rounding)
 
     @staticmethod
     def covers(model: nn.Module) -> bool:

@@ -171,7 +171,7 @@ class CompiledAdam:
 
     def __init__(self, flat: Flat, average: Tensor | None, likelihood: Likelihood, recipe: Recipe) -> None:
         self._flat, self._average, self._recipe = flat, average, recipe
-        self._objective = Objective.of(recipe, likelihood, flat.values.dtype)
+        self._objective = Objective.of(recipe, likelihood, flat.values.dtype, flat.values.device)
         self._first_moment = torch.zeros_like(flat.values)
         self._second_moment = torch.zeros_like(flat.values)
         self._steps = 0
@@ -238,7 +238,7 @@ class CompiledAdam:
 
 def by_hand(flat: Flat, likelihood: Likelihood, recipe: Recipe) -> Gradient:
     """The gradient of a `VAE` without autograd; in bfloat16 on a copy of the weights in it."""
-    of = Objective.of(recipe, likelihood, flat.values.dtype)
+    of = Objective.of(recipe, likelihood, flat.values.dtype, flat.values.device)
     if recipe.compile:
 
         def compiled_gradient(x: Tensor, noise: Tensor, beta: float) -> Tensor:

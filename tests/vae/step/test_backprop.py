@@ -32,7 +32,7 @@ def by_autograd(model: VAE, recipe: Recipe, x: Tensor, noise: Tensor) -> tuple[T
 
 def by_hand(model: VAE, recipe: Recipe, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     flat = Flat(model)
-    of = Objective.of(recipe, likelihood(recipe.likelihood), flat.values.dtype)
+    of = Objective.of(recipe, likelihood(recipe.likelihood), flat.values.dtype, flat.values.device)
     gradients = views(flat.gradient, flat.layout)
     with torch.no_grad():
         loss = Backprop(of, views(flat.values, flat.layout), gradients)(
