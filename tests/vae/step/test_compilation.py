@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_vae import Own, batch_of, model_of, recipe_of, take
 
+from vae import devices
 from vae.likelihoods import likelihood
 from vae.step import compilation
 from vae.step.step import CompiledAdam, build_step
@@ -65,6 +66,19 @@ def test_compiled_steps_are_the_same_steps(changes: dict[str, Any]) -> None:
     torch.testing.assert_close(first + take(steps[1], 4, start=4), take(eager, 8), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(steps[1].flat.values, eager.flat.values, rtol=0, atol=1e-3)
     assert _graphs() == before + 1
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_a_compiled_step_rounds_where_there_are_no_units(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    """On a processor without bf16 units the graph has the products by rounding in it, as the eager step."""
+    monkeypatch.setattr(devices, "_processor_multiplies_bf16", lambda: False)
+    recipe = recipe_of(precision="bf16", optimizer=optimizer)
+    p_x = likelihood(recipe.likelihood)
+    eager, fast = (build_step(model_of(recipe), p_x, recipe.replace(compile=c)) for c in (False, True))
+    torch.testing.assert_close(take(fast, 3), take(eager, 3), rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.usefixtures("traced")
