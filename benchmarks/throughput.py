@@ -25,14 +25,26 @@ import typer
 
 from benchmarks.throughput_peers import (
     CONTESTANTS,
-    HOW_TO_INSTALL,
     Contestant,
     CrashError,
     Process,
     install,
     interpreter_for,
+    lacking,
 )
-from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, spread, versions_told
+from benchmarks.throughput_table import (
+    BEYOND,
+    TITLES,
+    Result,
+    beyond,
+    beyond_the_limit,
+    limit_of,
+    ratios,
+    render,
+    rows,
+    spread,
+    versions_told,
+)
 from vae.data.dataset import Split, load
 from vae.errors import FailureError, UserError, did_you_mean
 from vae.evaluation import GRID_IMAGES
@@ -128,12 +140,10 @@ def started(
     results = {contestant.name: Result(contestant.name) for contestant in contestants}
     with ExitStack() as stack:
         for contestant in contestants:
-            interpreter = interpreter_for(contestant)
-            if interpreter is None:
-                results[contestant.name].error = "not installed"
-                typer.echo(
-                    f"{contestant.name}: skipped, {' and '.join(contestant.packages)} not installed: {HOW_TO_INSTALL}"
-                )
+            interpreter, reason = interpreter_for(contestant), lacking(contestant)
+            if interpreter is None or reason is not None:
+                results[contestant.name].error = reason
+                typer.echo(f"{contestant.name}: skipped, {reason}")
                 continue
             # One after the other: a start-up is timed too.
             process = stack.enter_context(Process(contestant, interpreter, options))
@@ -196,6 +206,8 @@ def tell(results: dict[str, Result], *, markdown: bool) -> None:
         "Validation loss: negative ELBO at beta 1, nats per example, after the same number of examples.\n"
     )
     typer.echo(render([TITLES, *rows(results)], markdown=markdown) + "\n")
+    for line in beyond_the_limit(results):
+        typer.echo(line)
     ran = [result for result in results.values() if result.slices]
     sizes = {result.parameters for result in ran}
     if len(sizes) > 1:
@@ -218,19 +230,23 @@ def tell_together(
     """Examples per second of as many one-thread processes as threads, training at once."""
     table = [(f"{threads} processes of one thread", "examples/s together", "of the limit")]
     rates: dict[str, list[float]] = {}
+    wrong: list[str] = []
     for kind, arguments in {"ours": (), "ours-bf16": ("--bf16",)}.items():
         team = [Contestant(f"{kind} {i + 1}", OURS, arguments) for i in range(threads)]
         rates[kind] = together(team, ["--data", str(path), "--threads", "1"], rounds)
         if not rates[kind]:
             continue
-        limit = limits.get("limit-bf16" if "bf16" in kind else "limit")
-        share = (
-            "-"
-            if limit is None or not limit.slices
-            else f"{np.median(rates[kind]) / np.median(limit.rates):.0%}"
-        )
+        limit = limit_of(kind, limits)
+        if limit is None or not limit.slices:
+            share = "-"
+        else:
+            reached = float(np.median(rates[kind]) / np.median(limit.rates))
+            share = f"{reached:.0%}"
+            wrong += [beyond(f"{kind}, {threads} processes", reached)] if reached > BEYOND else []
         table.append((kind, spread(np.array(rates[kind]), "{:,.0f}"), share))
     typer.echo("\n" + render(table, markdown=markdown))
+    for line in wrong:
+        typer.echo(line)
     return rates
 
 

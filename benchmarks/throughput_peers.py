@@ -18,6 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+
+from vae.devices import NO_BF16_UNITS, multiplies_bf16
 from vae.errors import FailureError
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +39,8 @@ class Contestant:
     module: str
     arguments: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    needs_bf16_units: bool = False
+    """Means nothing on a processor without units that multiply bfloat16."""
 
 
 CONTESTANTS = (
@@ -51,7 +56,7 @@ CONTESTANTS = (
     Contestant("ours-compiled", "benchmarks.peers.ours", ("--compile",)),
     Contestant("ours-bf16-compiled", "benchmarks.peers.ours", ("--bf16", "--compile")),
     Contestant("limit", "benchmarks.peers.limit"),
-    Contestant("limit-bf16", "benchmarks.peers.limit", ("--bf16",)),
+    Contestant("limit-bf16", "benchmarks.peers.limit", ("--bf16",), needs_bf16_units=True),
 )
 
 
@@ -144,6 +149,15 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def lacking(contestant: Contestant) -> str | None:
+    """Why the contestant can't take part on this machine; None where it can."""
+    if contestant.needs_bf16_units and not multiplies_bf16(torch.device("cpu")):
+        return NO_BF16_UNITS
+    if interpreter_for(contestant) is None:
+        return f"{' and '.join(contestant.packages)} not installed: {HOW_TO_INSTALL}"
+    return None
 
 
 def interpreter_for(contestant: Contestant) -> str | None:

@@ -70,20 +70,43 @@ TITLES = (
 )
 
 
+#: Share of the limit from which it is none; below, a neighbour may have slowed it down.
+BEYOND = 1.05
+
+
+def limit_of(name: str, results: Mapping[str, Result]) -> Result | None:
+    """The limit in a contestant's arithmetic."""
+    return results.get("limit-bf16" if "bf16" in name else "limit")
+
+
+def beyond_the_limit(results: Mapping[str, Result]) -> list[str]:
+    """A line for each contestant that is faster than its limit: then the limit is wrong."""
+    lines = []
+    for result in results.values():
+        share = ratios(result, limit_of(result.name, results))
+        if share is not None and len(share) and float(np.median(share)) > BEYOND:
+            lines.append(beyond(result.name, float(np.median(share))))
+    return lines
+
+
+def beyond(who: str, share: float) -> str:
+    """What is told of one of them."""
+    return f"{who}: {share:.0%} of the limit. The limit is wrong on this machine, so no share of it means anything."
+
+
 def rows(results: Mapping[str, Result]) -> list[tuple[str, ...]]:
     """One row a contestant that ran at least a round. The share is of the limit in the same arithmetic."""
     told: list[tuple[str, ...]] = []
     for result in results.values():
         if not result.slices:
             continue
-        limit = results.get("limit-bf16" if "bf16" in result.name else "limit")
         told.append(
             (
                 result.name,
                 spread(result.rates, "{:,.0f}"),
                 spread(ratios(result, results.get("plain"))),
                 spread(ratios(result, results.get("ours"))),
-                spread(ratios(result, limit), "{:.0%}"),
+                spread(ratios(result, limit_of(result.name, results)), "{:.0%}"),
                 f"{result.startup_seconds:.1f}",
                 f"{result.compile_seconds:.1f}",
                 "-" if result.loss is None else f"{result.loss:.2f}",

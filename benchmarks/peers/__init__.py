@@ -1,1 +1,4 @@
-"""The contestants of `python -m benchmarks throughput`, one process each; all but `ours` know nothing of us."""
+"""The contestants of `python -m benchmarks throughput`, one process each.
+
+All but `ours` know nothing of us; `limit` takes from us only how to keep memory, and what a processor can.
+"""

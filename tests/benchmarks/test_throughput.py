@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 
 from benchmarks import throughput, throughput_peers
 from benchmarks.__main__ import app
+from benchmarks.peers import limit
 from benchmarks.peers.plain import Images, Tensors
 from benchmarks.throughput_peers import Contestant, Process
-from benchmarks.throughput_table import TITLES, Result, ratios, render, rows, versions_told
+from benchmarks.throughput_table import TITLES, Result, beyond_the_limit, ratios, render, rows, versions_told
+from vae import devices
 from vae.errors import UserError
 
 
@@ -95,7 +97,7 @@ def test_a_missing_contestant_is_skipped_by_name(
     results = throughput.run([absent, there], options, rounds=1)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"absent: skipped, no_such_package not installed: {throughput_peers.HOW_TO_INSTALL}"]
-    assert results["absent"].error == "not installed"
+    assert results["absent"].error == f"no_such_package not installed: {throughput_peers.HOW_TO_INSTALL}"
     assert [row[0] for row in rows(results)] == ["there"]
 
 
@@ -189,6 +191,46 @@ def test_shares_are_of_the_limit_in_the_same_arithmetic() -> None:
     assert told["ours"][TITLES.index("x plain")] == "-"
     header, rule, *body = render([TITLES, *told.values()], markdown=True).splitlines()
     assert header.count("|") == rule.count("|") == body[0].count("|") == len(TITLES) + 1
+
+
+def test_a_contestant_beyond_the_limit_proves_it_wrong() -> None:
+    """From 105 % of the limit in its own arithmetic, by the median of its rounds: told by name. The limit itself, and
+    who has none, never."""
+    results = {
+        result.name: result
+        for result in [
+            rounds_of("ours", 0.9, 1.0, 1.0),  # seconds: one round beyond, the median not
+            rounds_of("ours-compiled", 0.9, 0.8, 1.0),
+            rounds_of("ours-bf16", 0.1),
+            rounds_of("limit", 1.0, 1.0, 1.0),
+        ]
+    }
+    assert beyond_the_limit(results) == [
+        "ours-compiled: 111% of the limit. The limit is wrong on this machine, so no share of it means anything."
+    ]
+
+
+def test_what_the_processor_lacks_is_skipped_by_name(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No bf16 units: no bf16 limit, told and not crashed; our own bf16 still takes part."""
+    monkeypatch.setattr(devices, "_processor_multiplies_bf16", lambda: False)
+    chosen = throughput.choose("limit-bf16")
+    results = throughput.run(chosen, options, rounds=1)
+    assert capsys.readouterr().out.splitlines() == ["limit-bf16: skipped, this processor has no bf16 units"]
+    assert results["limit-bf16"].error == "this processor has no bf16 units"
+    assert not any(contestant.needs_bf16_units for contestant in throughput.choose("ours-bf16,jax-bf16"))
+
+
+def test_the_limit_is_the_least_time_of_its_ways() -> None:
+    """Of what is slow once and quick later the least counts; every way gives the same product; and no number that
+    the update touches becomes subnormal."""
+    pauses = iter([0.05, 0.02, 0.001, 0.03] + [0.001] * 100)
+    assert limit.least_seconds(lambda: time.sleep(next(pauses)), budget=0.02) < 0.02
+    step = limit.step_of(limit.products_of_a_step(16, 4, 2, 8), limit.fused_adam(100), torch.float32)
+    step()
+    for way in limit._ways(8, 16, 4, torch.float32):
+        assert tuple(way().shape) == (8, 4)  # type: ignore[attr-defined]
 
 
 def test_an_interrupt_ends_every_process(
