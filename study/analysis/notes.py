@@ -186,6 +186,18 @@ def _noisy_timing(comparison: Comparison, _: State) -> str | None:
     return f"Noisy timing, throughput interval wider than 15 %: {', '.join(noisy)}." if noisy else None
 
 
+def _no_bf16_units(comparison: Comparison, state: State) -> str | None:
+    recipe_of = comparison.experiment.base_recipe
+    low = [arm.arm for arm in comparison.arms if arm.throughput and recipe_of(arm.arm).precision == "bf16"]
+    without = {str(told["bf16"]) for told in (state.versions() if low else ()) if "bf16" in told}
+    if not without:
+        return None
+    return (
+        f"Seconds of {', '.join(low)}: {', '.join(without)}. The examples are those of bf16, by rounding and "
+        "multiplying in fp32; the seconds say nothing about a machine that has them."
+    )
+
+
 def _no_likelihood(comparison: Comparison, _: State) -> str | None:
     if comparison.experiment.recipe.likelihood != "cross_entropy":
         return None
@@ -227,4 +239,4 @@ _BEFORE: Sequence[Note] = (
     _lost_tuning,
 )
 _OF_AN_ARM: Sequence[Callable[[ArmResult], str | None]] = (_worse_on_test, _coarse)
-_AFTER: Sequence[Note] = (_different_models, _noisy_timing, _no_likelihood)
+_AFTER: Sequence[Note] = (_different_models, _noisy_timing, _no_bf16_units, _no_likelihood)

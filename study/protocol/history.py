@@ -94,6 +94,10 @@ class History:
         for run in sorted(self.runs, key=lambda run: run.index):
             self._of[run.arm, run.phase].append(run)
 
+    def versions(self) -> list[dict[str, Any]]:
+        """What its trials recorded of their versions and machine, each once."""
+        return records.versions(self._store, self.experiment.name)
+
     def of(self, arm: str, phase: Phase, block: int | None = None) -> list[Run]:
         """Runs of an arm and phase by index."""
         runs = self._of.get((arm, phase), [])

@@ -6,8 +6,10 @@ A few queries each, no Optuna layer.
 from __future__ import annotations
 
 import functools
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +102,18 @@ def curves(store: Store, name: str, trial_ids: Sequence[int] | None = None) -> p
         query = query.where(learning_curve.c.trial_id.in_(trial_ids))
     with store.read() as connection:
         return _frame(connection, query).drop(columns="experiment")
+
+
+def versions(store: Store, name: str) -> list[dict[str, Any]]:
+    """What the trials of NAME recorded of their versions and machine, each once; without what others wrote there."""
+    query = select(trial_run.c.versions).where(trial_run.c.experiment == name).distinct()
+    with store.read() as connection:
+        texts = [text for (text,) in connection.execute(query) if text is not None]
+    found = []
+    for text in texts:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(text))
+    return [told for told in found if isinstance(told, dict)]
 
 
 def throughput(store: Store, name: str) -> pd.DataFrame:

@@ -173,3 +173,18 @@ def test_a_search_topped_up_is_noted(comparison: Comparison) -> None:
 
     assert "trial 7 is better by now" in noted(comparison, **state(Recipe(lr=0.5)))
     assert "topped up" not in noted(comparison, **state(Recipe()))
+
+
+def test_seconds_of_bf16_without_units_are_told(comparison: Comparison) -> None:
+    """Where a trial's machine had none, and only then, the arms in bf16 that were timed are named."""
+    experiment = comparison.experiment
+    timed = changed(comparison, "twice", throughput=Estimate(1.1, 1.05, 1.15, 0.1, 0.05, 9.0, 10, 0.5))
+    low = replace(timed, experiment=experiment.model_copy(update={"recipe": Recipe(precision="bf16")}))
+    machine = {"processor": "one with AVX2", "bf16": "this processor has no bf16 units"}
+    for compared, machines, told in (
+        (low, [machine], True),
+        (low, [{"processor": "another"}], False),
+        (timed, [machine], False),
+    ):
+        said = noted(compared, versions=lambda machines=machines: machines)
+        assert ("Seconds of twice: this processor has no bf16 units." in said) == told
