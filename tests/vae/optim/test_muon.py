@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from vae import devices
 from vae.optim.muon import Muon, newton_schulz
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -51,7 +52,7 @@ def test_bfloat16_only_where_it_is_native_and_pays(
 ) -> None:
     """A wide matrix is orthogonalised in bfloat16 on a processor that multiplies it natively, else in float32;
     either way to bfloat16's rounding of the same update."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(devices, "_processor_multiplies_bf16", lambda: native)
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.zeros(shape))
     weight.grad = torch.randn(shape)
