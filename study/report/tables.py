@@ -15,8 +15,8 @@ from study.report.blocks import Cell, Table, estimate, number
 from study.statistics.speed_up import Difference
 from study.statistics.verdicts import Verdict
 
-#: A sign before each verdict, so that a table can be skimmed.
-SIGNS = {Verdict.FASTER: "▲", Verdict.SLOWER: "▼", Verdict.UNDECIDED: "≈", Verdict.NEVER: "✕"}
+#: A sign before each verdict, so that a table can be skimmed. All are in WGL4, which every common font has.
+SIGNS = {Verdict.FASTER: "▲", Verdict.SLOWER: "▼", Verdict.UNDECIDED: "≈", Verdict.NEVER: "×"}
 #: How good a verdict is, the best first.
 _RANKS = {
     Verdict.FASTER: 0.0,
@@ -217,7 +217,7 @@ def verdict(measure: Measure | None) -> Cell:
     """A verdict with its sign, sorted by how good it is."""
     if measure is None:
         return Cell(DASH)
-    sign, word = SIGNS.get(measure.verdict, "◌"), measure.verdict
+    sign, word = SIGNS.get(measure.verdict, "○"), measure.verdict
     return Cell(f"{sign} {measure.words}", _RANKS[word], strong=word.decided)
 
 
