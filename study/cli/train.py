@@ -47,11 +47,13 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Search, compare and report; resumes where it stopped."""
+    from study.design.build import RUN_DEFAULTS
+
     request = experiment.request(
         **comparison.values,
         tune_trials=tune_trials,
         search={"trials": search_trials},
-        defaults={"arms": "default", "search": {"trials": 30}},
+        defaults=RUN_DEFAULTS,
     )
     _execute("run", place.place(), request, dry_run)
 

@@ -15,6 +15,10 @@ from vae.errors import UserError, did_you_mean
 from vae.recipe import Recipe
 
 
+#: What a search with a comparison takes where nothing is said.
+RUN_DEFAULTS = {"arms": "default", "search": {"trials": 30}}
+
+
 @dataclass(frozen=True)
 class Request:
     """What a command asks for, as it was asked; what it leaves out, `build` decides."""
