@@ -162,9 +162,9 @@ def _answer(store: Store, name: str) -> Answer:
             {
                 "arm": arm.arm,
                 "hits": f"{arm.hits}/{arm.seeds}",
-                "speed-up, examples": ratio_of(arm.examples and arm.examples.estimate),
+                "speed-up, examples": ratio_of(arm.examples.estimate if arm.examples else None),
                 "in examples": arm.examples.words if arm.examples else "",
-                "speed-up, seconds": ratio_of(arm.seconds and arm.seconds.estimate),
+                "speed-up, seconds": ratio_of(arm.seconds.estimate if arm.seconds else None),
                 "in seconds": arm.seconds.words if arm.seconds else "",
             }
             for arm in arms
