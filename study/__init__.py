@@ -7,8 +7,8 @@
     with study.open("sqlite:///optuna.db") as experiments:                  # reads: nothing is trained
         comparison = experiments.comparison("digits")
 
-A comparison has `.arms` (a DataFrame, one row an arm), `.verdicts`, `.sentences` and `.notes`. Everything else is in the
-modules, documented there.
+A comparison has `.arms` (a DataFrame, one row an arm), `.verdicts`, `.sentences` and `.notes`. Everything else is in
+the modules, documented there.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +143,7 @@ def run(
             if not session.launch(tell):
                 raise KeyboardInterrupt
             session.time_arms(lambda _: None)
-            session.keep_best_model()
+            session.keep_best_model(warnings.warn)
             return _answer(session.store, session.experiment.name)
     finally:
         optuna.logging.set_verbosity(verbosity)

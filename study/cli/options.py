@@ -39,6 +39,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 DEFAULT_ARTIFACTS = Path("artifacts")
+REPORTS = Path("reports")
 
 
 @dataclass(frozen=True)

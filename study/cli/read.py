@@ -12,6 +12,7 @@ import typer
 from study.cli.options import (
     DEFAULT_ARTIFACTS,
     DEFAULT_STORAGE,
+    REPORTS,
     Artifacts,
     DataDir,
     File,
@@ -55,9 +56,11 @@ def export(
     quiet()
     from study.analysis.evidence import read
     from study.analysis.export import export_tables, require_format
+    from study.place import require_writable
     from study.store.names import pick_name
     from study.store.store import Store
 
+    require_writable(folder, "--out")
     with Store.open(storage, read_only=True) as store:
         require_format(format)
         for path in export_tables(read(store, pick_name(store, name)), folder, format):
@@ -84,18 +87,25 @@ def report(
         raise UserError(f"--format {format}: choose html or md.")
     quiet()
     from study.analysis.evidence import read
+    from study.place import require_writable
     from study.report import markdown
     from study.report.files import write_figures
     from study.report.page import write_report
     from study.store.names import pick_name
     from study.store.store import Store
 
+    if path is not None and path.is_dir():
+        raise UserError(f"--out {path} is a folder: name a file, for example {path / 'report.html'}.")
+    if format == "html":
+        require_writable(REPORTS if path is None else path.parent, "The folder of the report")
+    if figures is not None:
+        require_writable(figures, "--figures")
     with Store.open(storage, read_only=True) as store:
         evidence = read(store, pick_name(store, name))
         if format == "md":
             print(markdown.render(evidence), end="")
         else:
-            path = path or Path("reports") / f"{evidence.name}.html"
+            path = path or REPORTS / f"{evidence.name}.html"
             written = write_report(evidence, path, artifacts, data_dir)
             out.print(f"Report: {written}", soft_wrap=True)
         if figures is not None:

@@ -130,7 +130,7 @@ def print_use(console: Console, evidence: Evidence) -> None:
 
 
 def print_comparison(console: Console, evidence: Evidence) -> None:
-    """The forest table, the sentences and the validity notes."""
+    """The answer in sentences and what to use, then the forest table and the validity notes."""
     comparison = evidence.comparison
     if comparison is None:
         return
@@ -138,8 +138,11 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
         console.print("\nThe target isn't calibrated yet: nothing to compare.")
         return
     console.print()
+    for sentence in sentences(comparison):
+        console.print(sentence)
+    print_use(console, evidence)
     console.print(
-        f"Time to a validation loss of {comparison.target:.2f} nats, against the tuned baseline (95 % intervals; "
+        f"\nTime to a validation loss of {comparison.target:.2f} nats, against the tuned baseline (95 % intervals; "
         f"verdicts from simultaneous ones, margin {comparison.experiment.margin:.0%}):"
     )
     wide = console.width >= 120
@@ -149,9 +152,6 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
             "n.d.: not distinguishable; unrel.: some seeds never reach the target; never: none does; open: "
             "not measured yet"
         )
-    for sentence in sentences(comparison):
-        console.print(sentence)
-    print_use(console, evidence)
     if comparison.combined:
         print_combined(console, comparison)
     for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
@@ -167,8 +167,8 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
 def forest_table(comparison: Comparison, wide: bool) -> Table:
     """Arm, hits, speed-up in examples and in seconds with 95 % intervals and verdicts; with `wide` also
     epochs to target and the adjusted p."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("arm", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0))
+    table.add_column("arm", overflow="fold")  # a long name takes two lines; a figure is never cut
     table.add_column("hits", no_wrap=True, justify="right")
     if wide:
         table.add_column("epochs", no_wrap=True, justify="right")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from study.cli.options import (
     DEFAULT_ARTIFACTS,
     DEFAULT_STORAGE,
+    REPORTS,
     Artifacts,
     ComparisonOptions,
     DataDir,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from study.design.experiment import Experiment
     from study.place import Place
     from vae.data.dataset import Dataset
-
-REPORTS = Path("reports")
 
 
 @grouped

@@ -14,7 +14,6 @@ from vae.documents import parse_toml, read_text
 from vae.errors import UserError, did_you_mean
 from vae.recipe import Recipe
 
-
 #: What a search with a comparison takes where nothing is said.
 RUN_DEFAULTS = {"arms": "default", "search": {"trials": 30}}
 

@@ -105,7 +105,9 @@ def test_the_readme_s_notebook_runs(tmp_path: Path) -> None:
     """The README's section for notebooks runs as it stands: it trains, reads and prints."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"<!-- notebook -->\n```python\n(.*?)^```", text, flags=re.S | re.M)
-    lines = python(tmp_path, f"{code}\nprint(comparison.arms.shape[0], sorted(comparison.verdicts))").splitlines()
+    lines = python(
+        tmp_path, f"{code}\nprint(comparison.arms.shape[0], sorted(comparison.verdicts))"
+    ).splitlines()
     assert lines[0] == "digits"
     assert lines[1].startswith("On digits, ")
     assert lines[2].startswith("4 ['article', 'cosine', 'output-bias']")

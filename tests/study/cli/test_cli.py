@@ -202,6 +202,35 @@ def test_folders_are_tried_before_anything_is_trained(
     assert [path.name for path in tmp_path.iterdir()] == [in_the_way]
 
 
+@pytest.mark.parametrize(
+    ("args", "words", "code"),
+    [
+        (
+            "report --out file/r.html",
+            "The folder of the report can't be written to: file: Not a directory",
+            1,
+        ),
+        ("report --out folder", "--out folder is a folder: name a file", 2),
+        ("report --figures file", "--figures can't be written to: file: Not a directory", 1),
+        ("report", "The folder of the report can't be written to: reports", 1),
+        ("export --out file", "--out can't be written to: file: Not a directory", 1),
+    ],
+)
+def test_where_results_go_is_tried_before_they_are_made(
+    call: Call, tmp_path: Path, args: str, words: str, code: int
+) -> None:
+    """What a reading command can't write to is said before the database is looked at."""
+    for name in ("file", "reports"):
+        (tmp_path / name).write_text("a file where a folder belongs")
+    (tmp_path / "folder").mkdir()
+    if args == "report --figures file":
+        (tmp_path / "reports").unlink()
+    result = call(*args.split())
+    assert (result.code, result.out) == (code, "")
+    assert words in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_workers_and_threads(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """--threads sets each worker's threads, else OMP_NUM_THREADS bounds them; more than the cores is warned of."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)

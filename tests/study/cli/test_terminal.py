@@ -1,16 +1,19 @@
-"""Progress: how many of how many, on a terminal with every arm that has ended, in plain lines elsewhere."""
+"""The terminal at 80 columns: the plan, progress with every arm that has ended, the table of the answer."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import fake_training
 import pytest
 from rich.console import Console
 
+from study.analysis.evidence import read
+from study.analysis.words import ratio_of
 from study.cli.progress import Progress, arms_table
-from study.cli.tables import print_plan
+from study.cli.tables import forest_table, print_plan
 from study.design.build import Request
 from study.place import Place
 from study.session import check, finished_trials
@@ -88,3 +91,25 @@ def test_a_plan_counts_what_is_done(tmp_path: Path, finished: fake_training.Fini
         in (console.file.getvalue())
     )
     assert (folder / "optuna.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "longest", ["gradient-clipping", "a-technique-of-the-users-with-a-name-of-48-letters"[:48]]
+)
+def test_the_answers_table_is_whole_at_80_columns(finished: fake_training.Finished, longest: str) -> None:
+    """No heading and no figure of the forest table is cut, however long the arms' names are."""
+    with Store.open(f"sqlite:///{finished.folder / 'optuna.db'}", read_only=True) as store:
+        comparison = read(store, "fake").comparison
+    assert comparison is not None
+    twice = next(arm for arm in comparison.arms if arm.arm == "twice")
+    comparison = replace(comparison, arms=[*comparison.arms, replace(twice, arm=longest)])
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(forest_table(comparison, wide=False))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert "…" not in console.file.getvalue()
+    assert max(map(len, lines)) <= 80
+    assert "speed-up, examples" in lines[0]
+    assert "speed-up, seconds" in lines[0]
+    assert twice.examples is not None
+    assert sum(ratio_of(twice.examples.estimate) in line for line in lines) == 2
