@@ -200,7 +200,7 @@ def test_state_of_another_rule_is_refused() -> None:
             with pytest.raises(ValueError, match=f"state of the optimizer '{name}', not of 'adam'"):
                 adam.check(other.state_dict(), 0)
     _, deeper, _ = trained(recipe_of("adam", hidden=(16, 12, 12)))
-    with pytest.raises(ValueError, match=r"rule\.rules\.0\.param_groups\.0\.params has 14 parts, not 10"):
+    with pytest.raises(ValueError, match=r"rule\.rules\.0\.param_groups\.0\.params has 16 parts, not 12"):
         adam.check(deeper.state_dict(), 0)
 
 
