@@ -45,8 +45,11 @@ def cut_to_fit(experiment: Experiment, workload: Workload) -> list[str]:
             f"{ARTICLE}: its batches of {ARTICLE_BATCH} are more than the {n} training examples: trained with {n}."
         )
     offered = DEFAULT_ARMS if experiment.recipe.batch_size != "full" else ()  # nothing scales "full"
-    for arm in offered:
-        batch = experiment.base_recipe(arm).batch(n)
-        if batch > n and arm not in experiment.arms:
-            said.append(f"{arm}: its batches of {batch} are more than the {n} training examples: left out.")
+    batches = {arm: experiment.base_recipe(arm).batch(n) for arm in offered if arm not in experiment.arms}
+    # Only where the default arms were asked for: all of them that fit are there.
+    if all(batch > n for batch in batches.values()):
+        said += [
+            f"{arm}: its batches of {batch} are more than the {n} training examples: left out."
+            for arm, batch in batches.items()
+        ]
     return said

@@ -118,3 +118,11 @@ def test_a_budget_without_an_evaluation_is_refused(
         UserError, match=r"one batch of 64 doesn't fit into .*: give at least (0.667|1.334) epochs"
     ):
         check(place, asked(small, arms=["he"], **values))
+
+
+def test_arms_that_nobody_asked_for_are_not_said_to_be_left_out(place: Place, small: str) -> None:
+    """With arms by name only what is changed in these is said."""
+    experiment, _ = check(place, asked(small, arms=["he"]))
+    assert [line.split(":")[0] for line in cut_to_fit(experiment, experiment.workload(N_TRAIN))] == [
+        "article"
+    ]

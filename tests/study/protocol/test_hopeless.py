@@ -10,6 +10,7 @@ import fake_training
 import pytest
 from fake_training import FAKE, FakeTraining, Finished, of, rerun
 
+from study.analysis.notes import notes
 from study.protocol.selection import winning_recipes
 from study.store import records
 from study.workers.throughput import time_arms
@@ -87,7 +88,9 @@ def test_the_article_s_batch_is_the_data(tmp_path: Path) -> None:
     article = of(trials, "confirm", "article")
     assert {Recipe.from_json(text).batch_size for text in article["recipe"]} == {64}
     assert set(article["outcome"]) == {"completed"}
-    assert any("batches of 256 are more than the 64 training examples" in note for note in comparison.notes)
+    with Finished(tmp_path, {}).open() as (_, state):
+        said = " ".join(notes(comparison, state))
+    assert "batches of 256 are more than the 64 training examples" in said
 
 
 def test_without_a_baseline_nothing_is_timed(tmp_path: Path) -> None:

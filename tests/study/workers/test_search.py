@@ -120,6 +120,18 @@ def test_the_best_model_can_be_used(searched: Session) -> None:
     assert evaluated(searched, path) == pytest.approx(best["value"], rel=1e-6)
 
 
+def test_a_lost_model_is_said(tmp_path: Path) -> None:
+    """Where the best trial's model was deleted, that is told with its path, and nothing is kept."""
+    session = search(tmp_path, 1, pruner="none")
+    (kept,) = session.place.artifacts.rglob("trial-*.safetensors")
+    kept.unlink()
+    said: list[str] = []
+    assert session.keep_best_model(said.append) is None
+    assert str(kept) in said[0]
+    assert "deleted" in said[0]
+    session.store.close()
+
+
 def test_an_overfitted_end_is_not_kept(tmp_path: Path) -> None:
     """A trial that gets worse after its best evaluation keeps the model of the best."""
     space = {"lr": {"low": 0.3, "high": 0.5}}
