@@ -125,7 +125,7 @@ def _measure(session: Session) -> _Measured:
         session.experiment,
         session.data,
         torch.device("cpu"),
-        session.place.artifacts,
+        session.artifacts,
         Trainer(train=make),
     )
 

@@ -61,8 +61,3 @@ def require_writable(folder: Path, what: str) -> None:
         try_folder(folder)
     except OSError as error:
         raise FailureError(f"{what} can't be written to: {folder}: {error.strerror}.") from None
-
-
-def model_path(artifacts: Path, study_name: str, number: int) -> Path:
-    """Where a search trial's model is kept if it was the best when it ended."""
-    return artifacts / study_name / "models" / f"trial-{number}.safetensors"

@@ -9,19 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from optuna.study import StudyDirection
 
 from study.design.build import Request, build
 from study.design.experiment import Experiment
 from study.design.fits import require_batches, require_evaluation
 from study.design.workload import SMALL_DATA
-from study.place import Place, model_path, require_writable
+from study.place import Place, require_writable
 from study.protocol.planner import Planner
 from study.protocol.selection import winning_recipes
 from study.protocol.stored import Stored, find_stored, stored
+from study.store.artifacts import Artifacts
 from study.store.database import Database
 from study.store.outage import patiently
 from study.store.owner import new_owner
-from study.store.records import counts
+from study.store.records import counts, study_ids
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.workers.launch import Ended, launch
@@ -44,9 +46,11 @@ class Session:
         store: Store,
         experiment: Experiment,
         data: Dataset,
+        artifacts: Artifacts,
         trainer: Trainer | None = None,
     ) -> None:
         self.place = place
+        self.artifacts = artifacts
         self.trainer = trainer
         self.store = store
         self.experiment = experiment
@@ -63,9 +67,15 @@ class Session:
             # Read again under the lock: another command of this name may have come first.
             before = stored_experiment(store, experiment.name, data)
             experiment = build(request, len(data.train), before)
-            spec = Stored(experiment, data.fingerprint, len(data.train)).to_spec()
+            _require_ours(store, experiment.name, is_new=before is None)
+            kept = find_stored(store, experiment.name)
+            artifacts = (
+                kept.files(place.artifacts) if kept else Artifacts.make(place.artifacts, experiment.name)
+            )
+            artifacts.require()
+            spec = Stored(experiment, data.fingerprint, len(data.train), artifacts.to_store).to_spec()
             store.save_experiment(experiment.name, spec)
-        return cls(place, store, experiment, data, trainer)
+        return cls(place, store, experiment, data, artifacts, trainer)
 
     @classmethod
     def join(cls, place: Place, name: str) -> Session:
@@ -80,7 +90,9 @@ class Session:
             data_dir=place.data_dir,
         )
         _require_same_data(kept, data)
-        return cls(place, store, experiment, data)
+        artifacts = kept.files(place.artifacts)
+        artifacts.require()
+        return cls(place, store, experiment, data, artifacts)
 
     def launch(self, on_progress: Callable[[], None]) -> Ended:
         """Run everything that is planned in worker processes; how that ended."""
@@ -104,9 +116,7 @@ class Session:
     def work(self, stop: threading.Event, sampler_seed: int, until: Callable[[], bool] | None = None) -> int:
         """Run waiting trials in this process until none is left (see `study.workers.worker.work`)."""
         device = pick_device(self.place.device, worker=sampler_seed)
-        objective = Objective(
-            self.store, self.experiment, self.data, device, self.place.artifacts, self.trainer
-        )
+        objective = Objective(self.store, self.experiment, self.data, device, self.artifacts, self.trainer)
         return work(
             self.store,
             self.experiment.name,
@@ -139,7 +149,7 @@ class Session:
         best = self.planner.observe().search_winner
         if best is None or best.recipe is None:
             return None
-        kept = model_path(self.place.artifacts, best.study, best.number)
+        kept = self.artifacts.model(best.study, best.number)
         if not kept.exists():
             say(
                 f"The search's best model (trial {best.number}) can't be kept: {kept} is not there. It was deleted, or "
@@ -147,7 +157,7 @@ class Session:
                 "anew from the recipe that `python -m study export` writes."
             )
             return None
-        path = self.place.artifacts / self.experiment.name / "best.safetensors"
+        path = self.artifacts.best
         write_whole(path, lambda temporary: shutil.copyfile(kept, temporary))
         write_bytes(path.with_suffix(".toml"), best.recipe.to_toml().encode())
         return path
@@ -178,6 +188,17 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
             f"{likelihood} loss below {least:.2f} nats; give a higher one, or none to have it calibrated."
         )
     return experiment, data
+
+
+def _require_ours(store: Store, name: str, is_new: bool) -> None:
+    """Raises UserError where studies of that name are another program's: those that a new experiment finds, and those
+    that don't minimise one value."""
+    for study_name, study_id in study_ids(store, name).items():
+        if is_new or store.optuna.get_study_directions(study_id) != [StudyDirection.MINIMIZE]:
+            raise UserError(
+                f"{store.database.name} has a study '{study_name}' that this program did not make: use another --name "
+                "or --storage."
+            )
 
 
 def _peek(storage: str, name: str) -> Stored | None:

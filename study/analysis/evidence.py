@@ -36,6 +36,8 @@ class Evidence:
     name: str
     experiment: Experiment
     fingerprint: str
+    kept_artifacts: Mapping[str, Any] | None
+    """Which folder of files is the experiment's own, as its spec says."""
     state: State = field(repr=False)
     throughput: pd.DataFrame = field(repr=False)
     """The timings, as `records.throughput` gives them."""
@@ -195,6 +197,7 @@ def read(store: Store, name: str) -> Evidence:
         name=name,
         experiment=spec.experiment,
         fingerprint=spec.fingerprint,
+        kept_artifacts=spec.artifacts,
         state=state,
         throughput=throughput,
         comparison=compare(state, throughput) if spec.experiment.arms else None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from study.analysis.evidence import Evidence
 from study.dashboard.board import Image, images_folder
 from study.protocol.history import Run
+from study.store.artifacts import Artifacts
 from vae.errors import UserError
 from vae.files import write_bytes
 from vae.recipe import Recipe
@@ -41,7 +42,8 @@ def images(
     from study.report.model import best_model, gallery
     from vae.pictures import enlarged
 
-    path = best_model(artifacts, evidence.name, best.number)
+    files = Artifacts.of(artifacts, evidence.name, evidence.kept_artifacts)
+    path = best_model(files, evidence.name, best.number)
     if path is None:
         return [], f"the model of trial {best.number} is not in {artifacts}"
     try:

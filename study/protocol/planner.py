@@ -22,6 +22,7 @@ from study.protocol.combine import change, combined_choice, combined_recipe
 from study.protocol.history import Run
 from study.protocol.plan import article_recipe
 from study.protocol.selection import State, final_index, reasons
+from study.protocol.stored import stored
 from study.store import records
 from study.store.setup import setup_lock
 from study.store.store import Store
@@ -70,6 +71,9 @@ class Planner:
         if progress == self._progress and remaining:
             return False
         with setup_lock(self.store):
+            stored(
+                self.store, self.experiment.name
+            )  # or it was deleted meanwhile, with the last of its studies
             state = self.observe()
             self._refuse_the_hopeless(state)
             missing = [trial for trial in self._plan(state) if trial.key not in state.known]

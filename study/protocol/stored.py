@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from study.design.experiment import Experiment
 from study.design.workload import Workload
+from study.store.artifacts import Artifacts
 from study.store.store import Store
 from vae.errors import UserError, did_you_mean
 
@@ -19,6 +22,12 @@ class Stored:
     fingerprint: str
     """SHA-256 of the data, with the split in it."""
     n_train: int
+    artifacts: Mapping[str, Any] | None = None
+    """Which folder of files is its own; None for one of before."""
+
+    def files(self, root: Path) -> Artifacts:
+        """Its folder of files under `root`."""
+        return Artifacts.of(root, self.experiment.name, self.artifacts)
 
     @property
     def workload(self) -> Workload:
@@ -31,6 +40,7 @@ class Stored:
             "experiment": self.experiment.to_json(),
             "data_fingerprint": self.fingerprint,
             "n_train": self.n_train,
+            "artifacts": self.artifacts,
         }
 
 
@@ -40,7 +50,7 @@ def find_stored(store: Store, name: str) -> Stored | None:
     if spec is None:
         return None
     experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-    return Stored(experiment, str(spec["data_fingerprint"]), int(spec["n_train"]))
+    return Stored(experiment, str(spec["data_fingerprint"]), int(spec["n_train"]), spec.get("artifacts"))
 
 
 def stored(store: Store, name: str) -> Stored:

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from study.design.experiment import Experiment
-from study.place import model_path
+from study.store.artifacts import Artifacts
+from study.terms import SEARCH, StudyName
 from vae.checkpoint import load_model
 from vae.data.dataset import Dataset, load
 from vae.elbo import active_units
@@ -46,10 +47,12 @@ class Gallery:
     missing: tuple[str, ...]
 
 
-def best_model(artifacts: Path, name: str, number: int) -> Path | None:
+def best_model(artifacts: Artifacts, name: str, number: int) -> Path | None:
     """The file of search trial `number`, as a worker keeps it, or the copy that `run` and `search` leave; None where
     there is neither."""
-    paths = (model_path(artifacts, f"{name}/search", number), artifacts / name / "best.safetensors")
+    if not artifacts.are_ours():
+        return None
+    paths = (artifacts.model(str(StudyName(name, SEARCH)), number), artifacts.best)
     return next((path for path in paths if path.exists()), None)
 
 

@@ -12,6 +12,7 @@ from study.figures import tuning as figures_tuning
 from study.figures.panel import Figure, single
 from study.report import tables, words
 from study.report.blocks import Block, Picture, Section, Text
+from study.store.artifacts import Artifacts
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -115,7 +116,8 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
         return Section("model", title, missing=missing)
     from study.report.model import best_model, gallery  # torch, which words and tables do without
 
-    path = best_model(artifacts, evidence.name, best.number)
+    files = Artifacts.of(artifacts, evidence.name, evidence.kept_artifacts)
+    path = best_model(files, evidence.name, best.number)
     if path is None:
         missing = "The best model's file is not in the artifacts folder; --artifacts names another."
         return Section("model", title, missing=missing)

@@ -23,13 +23,13 @@ from optuna.trial import TrialState
 
 from study.design.experiment import Experiment
 from study.design.space import suggest
-from study.place import model_path
 from study.protocol.assignment import EXAMPLES_TO_TARGET, Assignment, tuning_hit
 from study.statistics.curves import Curve, examples_to_target, tuning_score
 from study.stopping.capping import Capping, CappingPruner
 from study.stopping.pruners import build_pruner
 from study.stopping.rules import REPORT_EVERY, Patience, Progress, Pruning, Rule, Target
 from study.store import records
+from study.store.artifacts import Artifacts
 from study.store.claims import Claim
 from study.store.optuna_private import RememberingStudy
 from study.store.store import Store
@@ -106,7 +106,7 @@ class Objective:
         experiment: Experiment,
         data: Dataset,
         device: torch.device,
-        artifacts: Path,
+        artifacts: Artifacts,
         trainer: Trainer | None = None,
     ) -> None:
         self.store = store
@@ -325,11 +325,11 @@ class Objective:
 
     def _keep_if_best(self, claim: Claim, training: Training, curve: _Curve, value: float) -> None:
         if curve.weights is not None and value <= self._to_beat(claim.trial):
-            path = model_path(self.artifacts, claim.study_name, claim.number)
+            path = self.artifacts.model(claim.study_name, claim.number)
             save_model(path, training, self.data, curve.weights)
 
     def _state_path(self, claim: Claim) -> Path:
-        return self.artifacts / claim.study_name / "state" / f"trial-{claim.number}.pt"
+        return self.artifacts.state(claim.study_name, claim.number)
 
     def _save(self, claim: Claim, training: Training, curve: _Curve) -> None:
         # Rows first: a state must never be ahead of the record it continues.
