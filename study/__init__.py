@@ -82,7 +82,7 @@ class Experiments:
     def comparison(self, name: str | None = None) -> Answer:
         """What the experiment of that name says, or the only one. Raises UserError where there is none, or nothing
         is compared in it."""
-        from study.store.records import pick_name
+        from study.store.names import pick_name
 
         return _answer(self._store, pick_name(self._store, name))
 
@@ -128,11 +128,14 @@ def run(
     import optuna
     import torch
 
+    from study.analysis.evidence import read
+    from study.analysis.export import keep_models
     from study.design.build import RUN_DEFAULTS, Request
     from study.place import Place, default_threads, default_workers
     from study.protocol.plan import describe_plan
     from study.session import Session
     from study.store.records import counts
+    from study.workers.launch import Ended
 
     workers = workers or default_workers(device)
     folder = None if data_dir is None else Path(data_dir)
@@ -152,10 +155,10 @@ def run(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with session.store:
-            if not session.launch(tell):
+            if session.launch(tell) is not Ended.DONE:
                 raise KeyboardInterrupt
             session.time_arms(lambda _: None)
-            session.keep_best_model(warnings.warn)
+            keep_models(read(session.store, session.experiment.name), session.artifacts, warnings.warn)
             return _answer(session.store, session.experiment.name)
     finally:
         optuna.logging.set_verbosity(verbosity)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from optuna.study import StudyDirection
@@ -34,7 +32,6 @@ from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.errors import UserError
 from vae.evaluation import least_loss
-from vae.files import write_bytes, write_whole
 
 
 class Session:
@@ -140,27 +137,6 @@ class Session:
             slice_seconds=0.05 if self.workload.small_data else 0.4,
             say=say,
         )
-
-    def keep_best_model(self, say: Callable[[str], None]) -> Path | None:
-        """Copy the search's best model and its recipe to NAME/best.safetensors and best.toml; None: no search, or,
-        as `say` is told, the model is gone.
-
-        Raises FailureError where they can't be written."""
-        best = self.planner.observe().search_winner
-        if best is None or best.recipe is None:
-            return None
-        kept = self.artifacts.model(best.study, best.number)
-        if not kept.exists():
-            say(
-                f"The search's best model (trial {best.number}) can't be kept: {kept} is not there. It was deleted, or "
-                "written on another machine or to another --artifacts folder; `python -m vae train --recipe` trains it "
-                "anew from the recipe that `python -m study export` writes."
-            )
-            return None
-        path = self.artifacts.best
-        write_whole(path, lambda temporary: shutil.copyfile(kept, temporary))
-        write_bytes(path.with_suffix(".toml"), best.recipe.to_toml().encode())
-        return path
 
 
 def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:

@@ -187,7 +187,7 @@ def first_screen(evidence: Evidence) -> list[str]:
         return sentences(comparison)
     said = []
     if comparison is not None:
-        said.append("Nothing has been compared yet: the target is not calibrated.")
+        said.append(no_target(comparison) or "Nothing has been compared yet: the target is not calibrated.")
     best = evidence.best_search
     if best is not None:
         changed = evidence.search.set_index("number")["changes"][best.number]
@@ -219,6 +219,11 @@ def advice(evidence: Evidence) -> Advice | None:
             f"--recipe {shlex.quote(recipe)} --out model.safetensors",
         ),
     )
+
+
+def no_target(comparison: Comparison) -> str | None:
+    """Why nothing will ever be compared; None where it may."""
+    return None if comparison.no_target is None else f"Nothing can be compared: {comparison.no_target}."
 
 
 def _no_best(evidence: Evidence) -> str:

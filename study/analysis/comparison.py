@@ -52,6 +52,8 @@ class Comparison:
     workload: Workload
     target: float | None
     calibration: Calibration | None
+    no_target: str | None
+    """Why there will never be a target; None where there is one or may yet be."""
     arms: Sequence[ArmResult]
     """The baseline first, then the techniques as they were asked for, then the references."""
     combined: Sequence[CombinedArm]
@@ -91,6 +93,7 @@ def compare(state: State, timings: pd.DataFrame) -> Comparison:
         workload=state.workload,
         target=state.target,
         calibration=state.calibration,
+        no_target=state.no_target,
         arms=arms,
         combined=combined,
         addition=addition,

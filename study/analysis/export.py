@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from study.analysis.answer import offers
+from study.analysis.answer import Use, offers
 from study.analysis.arm import article_frame, combined_frame, to_frame
 from study.analysis.evidence import Evidence
+from study.store.artifacts import Artifacts
 from vae.errors import FailureError, UserError
-from vae.files import write_bytes
+from vae.files import write_bytes, write_whole
 
 FORMATS = ("csv", "parquet")
 
@@ -56,3 +60,27 @@ def export_tables(evidence: Evidence, folder: Path, format: str) -> list[Path]:
     except OSError as error:
         raise FailureError(f"--out {folder} can't be written to: {error.strerror}.") from None
     return written
+
+
+def keep_models(evidence: Evidence, files: Artifacts, say: Callable[[str], None]) -> dict[Use, Path]:
+    """Copy the model behind every recipe on offer, with its recipe, to fastest.safetensors, best, baseline among the
+    experiment's files; the paths. `say` is told of a model that is gone.
+
+    Raises FailureError where they can't be written."""
+    kept = {}
+    for offer in offers(evidence):
+        if offer.run is None or offer.run.recipe is None:
+            continue
+        model = files.model(offer.run.study, offer.run.number)
+        if not model.exists():
+            say(
+                f"No model of {offer.arm}, {offer.use.words}: {model} is not there. It was deleted, written on "
+                "another machine or to another --artifacts folder, or trained before such models were kept; "
+                "`python -m vae train --recipe` trains it anew from the recipe that `python -m study export` writes."
+            )
+            continue
+        path = files.path / f"{offer.use}.safetensors"
+        write_whole(path, partial(shutil.copyfile, model))
+        write_bytes(path.with_suffix(".toml"), offer.run.recipe.to_toml().encode())
+        kept[offer.use] = path
+    return kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import NoReturn
 
 from study.cli import read, train
@@ -28,6 +27,4 @@ for command in (
 
 def run() -> NoReturn:
     """Run the command line (see `vae.command.run`)."""
-    # A shell starts what it runs in the background with SIGINT ignored, and Python leaves that as it is.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     run_app(app)

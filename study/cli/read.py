@@ -33,7 +33,7 @@ def show(
     quiet()
     from study.analysis.evidence import read
     from study.cli.tables import print_comparison, print_experiments, print_search
-    from study.store.records import pick_name
+    from study.store.names import pick_name
     from study.store.store import Store
 
     with Store.open(storage, read_only=True) as store:
@@ -57,7 +57,7 @@ def export(
     from study.analysis.evidence import read
     from study.analysis.export import export_tables, require_format
     from study.place import require_writable
-    from study.store.records import pick_name
+    from study.store.names import pick_name
     from study.store.store import Store
 
     require_writable(folder, "--out")
@@ -91,7 +91,7 @@ def report(
     from study.report import markdown
     from study.report.files import write_figures
     from study.report.page import write_report
-    from study.store.records import pick_name
+    from study.store.names import pick_name
     from study.store.store import Store
 
     if path is not None and path.is_dir():

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.analysis.answer import advice, sentences
+from study.analysis.answer import advice, no_target, sentences
 from study.analysis.arm import Measure, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
@@ -135,7 +135,9 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
     if comparison is None:
         return
     if comparison.target is None:
-        console.print("\nThe target isn't calibrated yet: nothing to compare.")
+        said = no_target(comparison) or "The target isn't calibrated yet: nothing to compare."
+        console.print(f"\n{said}", markup=False)
+        print_failures(console, evidence)
         return
     console.print()
     for sentence in sentences(comparison):
@@ -162,6 +164,13 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
         console.print("\nValidity:")
         for note in doubts:
             console.print(f"- {note}")
+
+
+def print_failures(console: Console, evidence: Evidence) -> None:
+    """Which trials went wrong, why, and how often."""
+    failures = evidence.failures[["arm", "phase", "outcome", "reason"]].fillna("").to_numpy().tolist()
+    for (arm, phase, outcome, reason), n in Counter(map(tuple, failures)).items():
+        console.print(f"{arm}, {phase}: {n} {outcome}{f': {reason}' if reason else ''}", markup=False)
 
 
 def forest_table(comparison: Comparison, wide: bool) -> Table:

@@ -160,6 +160,7 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
     """Plan, run, time, report: the common course of run, search and compare."""
     quiet()
     from study.analysis.evidence import read
+    from study.analysis.export import keep_models
     from study.cli.progress import Progress
     from study.cli.tables import print_comparison, print_search
     from study.dashboard.publisher import Publisher
@@ -198,14 +199,14 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
         publisher.wait()
         if experiment.arms:
             session.time_arms(lambda line: out.print(line, style="dim", markup=False, soft_wrap=True))
-        kept = session.keep_best_model(say)
-    evidence = read(session.store, experiment.name)
+        evidence = read(session.store, experiment.name)
+        kept = keep_models(evidence, session.artifacts, say)
     print_comparison(out, evidence)
     print_search(out, evidence)
-    if kept is not None:
-        out.print(f"Best model: {kept}", soft_wrap=True)
-    path = REPORTS / f"{experiment.name}.html"
-    written = write_report(evidence, path, place.artifacts, place.data_dir)
+    for use, path in kept.items():
+        out.print(f"{use.capitalize()} model: {path}", soft_wrap=True)
+    page = REPORTS / f"{experiment.name}.html"
+    written = write_report(evidence, page, place.artifacts, place.data_dir)
     out.print(f"Report: {written}", soft_wrap=True)
 
 

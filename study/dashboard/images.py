@@ -39,12 +39,12 @@ def images(
     ]
     if all((folder / image.artifact_id).exists() for image in found):
         return found, ""
-    from study.report.model import best_model, gallery
+    from study.report.model import gallery
     from vae.pictures import enlarged
 
     files = Artifacts.of(artifacts, evidence.name, evidence.kept_artifacts)
-    path = best_model(files, evidence.name, best.number)
-    if path is None:
+    path = files.model(best.study, best.number)
+    if not (files.are_ours() and path.exists()):
         return [], f"the model of trial {best.number} is not in {artifacts}"
     try:
         drawn = gallery(path, evidence.experiment, evidence.fingerprint, data_dir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from study.analysis.answer import advice, sentences
+from study.analysis.answer import advice, no_target, sentences
 from study.analysis.arm import Measure, find, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
@@ -102,7 +102,8 @@ def search_note(evidence: Evidence, study_id: int, images: Iterable[Image], miss
 
 def _answer(evidence: Evidence, comparison: Comparison) -> list[str]:
     if comparison.target is None:
-        return ["The target isn't calibrated yet: nothing to compare so far."]
+        why = no_target(comparison) or "The target isn't calibrated yet: nothing to compare so far."
+        return [markdown_text(why)]
     said = [markdown_text(sentence) for sentence in sentences(comparison)]
     advised = advice(evidence)
     if advised is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.analysis.answer import offers
 from study.analysis.evidence import Evidence
 from study.figures import search as figures_search
 from study.figures import space as figures_space
@@ -108,25 +109,23 @@ def _stopping(evidence: Evidence) -> Section:
 
 
 def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Section:
-    title, best = "The best model", evidence.best_search
-    if best is None or best.recipe is None:
-        missing = "No search trial has completed yet, and only the search's best model is kept."
-        if not evidence.experiment.search.trials:
-            missing = "A comparison keeps no model; `python -m study search` keeps its best one."
-        return Section("model", title, missing=missing)
+    title = "The best model"
+    if not offers(evidence):
+        return Section("model", title, missing="No trial whose model is kept has ended yet.")
     from study.report.model import best_model, gallery  # torch, which words and tables do without
 
     files = Artifacts.of(artifacts, evidence.name, evidence.kept_artifacts)
-    path = best_model(files, evidence.name, best.number)
-    if path is None:
+    found = best_model(evidence, files)
+    if found is None:
         missing = "The best model's file is not in the artifacts folder; --artifacts names another."
         return Section("model", title, missing=missing)
+    whose, recipe, path = found
     try:
         pictures = gallery(path, evidence.experiment, evidence.fingerprint, data_dir)
     except UserError as error:
         # A report is passed on: where the folder lies on this machine is nobody's business.
         return Section("model", title, missing=str(error).replace(str(path), path.name))
-    if Recipe.from_json(pictures.recipe_json) != best.recipe:
+    if Recipe.from_json(pictures.recipe_json) != recipe:
         # One folder may serve several databases.
         missing = f"{path.name} is of another experiment; --artifacts names this one's folder."
         return Section("model", title, missing=missing)
@@ -137,9 +136,8 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
         if pictures.latent.empty
         else f", {pictures.active_units} of them active on the test {_examples(pictures)}"
     )
-    latent = best.recipe.latent_size
     expected = "; images are expected pixels" if pictures.samples is not None else ""
-    lead = f"Search trial {best.number}, {latent} latent dimensions{active}{expected}."
+    lead = f"{whose}, {recipe.latent_size} latent dimensions{active}{expected}."
     return Section("model", title, lead, _pictures(pictures), missing)
 
 

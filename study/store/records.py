@@ -32,10 +32,9 @@ from sqlalchemy import (
 from sqlalchemy.sql.functions import sum as Sum
 
 from study.store import schema
-from study.store.names import require_name
 from study.store.schema import curve, learning_curve, of_name, studies, trial_params, trial_run
 from study.store.store import Store
-from vae.errors import FailureError, UserError, did_you_mean
+from vae.errors import FailureError
 
 if TYPE_CHECKING:
     import pandas as pd  # imported where tables are made: a worker starts faster without it
@@ -52,20 +51,6 @@ class Count:
     waiting: int
     evaluations: int
     best_loss: float | None
-
-
-def pick_name(store: Store, name: str | None) -> str:
-    """The experiment meant: the given one, or the only one. Raises UserError listing what there is."""
-    names = store.experiments()
-    if name is None and len(names) == 1:
-        return require_name(names[0], f"{store.database.name}: the experiment's name")
-    if name in names:
-        assert name is not None
-        return require_name(name, "--name")
-    listed = ", ".join(names) or "none"
-    if name is None:
-        raise UserError(f"Which experiment? Give --name. Experiments in {store.database.name}: {listed}.")
-    raise UserError(f"No experiment '{name}' in {store.database.name}. {did_you_mean(name, names)}")
 
 
 def study_ids(store: Store, name: str) -> dict[str, int]:

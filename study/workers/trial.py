@@ -71,6 +71,10 @@ class Trainer:
     """Seconds between two saves of a running trial's state: what a kill -9 can cost."""
 
 
+#: Phases of whose trials the best model of each study is kept: what may be used afterwards.
+KEPT = frozenset((Phase.SEARCH, Phase.CONFIRM))
+
+
 @dataclass
 class _Curve:
     """The trial so far: the record, and what the rules for stopping look at."""
@@ -78,7 +82,7 @@ class _Curve:
     rows: list[dict[str, Any]] = field(default_factory=list)
     test_loss: float | None = None
     weights: dict[str, torch.Tensor] | None = None
-    """Of a search trial that may become the study's best: the weights at its best evaluation."""
+    """Of a trial that may become the best of a phase in KEPT: the weights at its best evaluation."""
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -244,7 +248,7 @@ class Objective:
         """Train and record until the training or a rule ends the trial; how it ended."""
         rules = self._rules(claim, told)
         # A model is kept only of a trial that beats all before it: below that its weights needn't be copied.
-        to_beat = self._to_beat(claim.trial) if told.phase == Phase.SEARCH else -math.inf
+        to_beat = self._to_beat(claim.trial, told.phase) if told.phase in KEPT else -math.inf
         saved = recorded = time.monotonic()
 
         for evaluation in training:
@@ -301,8 +305,8 @@ class Objective:
         best = curve.progress.best
         value = best if math.isfinite(best) else None
         state = TrialState.PRUNED if outcome in CUT else TrialState.COMPLETE
-        if told.phase == Phase.SEARCH and state == TrialState.COMPLETE and value is not None:
-            self._keep_if_best(claim, training, curve, value)
+        if told.phase in KEPT and state == TrialState.COMPLETE and value is not None:
+            self._keep_if_best(claim, told.phase, training, curve, value)
         claim.finish(
             state=state,
             value=value,
@@ -318,13 +322,16 @@ class Objective:
         )
         self._state_path(claim).unlink(missing_ok=True)
 
-    def _to_beat(self, trial: optuna.Trial) -> float:
-        """The best value of the study's complete trials."""
+    def _to_beat(self, trial: optuna.Trial, phase: Phase) -> float:
+        """The best value of the study's complete trials of a phase."""
         done = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return min((other.value for other in done if other.value is not None), default=math.inf)
+        values = [other.value for other in done if other.user_attrs.get("phase") == phase]
+        return min((value for value in values if value is not None), default=math.inf)
 
-    def _keep_if_best(self, claim: Claim, training: Training, curve: _Curve, value: float) -> None:
-        if curve.weights is not None and value <= self._to_beat(claim.trial):
+    def _keep_if_best(
+        self, claim: Claim, phase: Phase, training: Training, curve: _Curve, value: float
+    ) -> None:
+        if curve.weights is not None and value <= self._to_beat(claim.trial, phase):
             path = self.artifacts.model(claim.study_name, claim.number)
             save_model(path, training, self.data, curve.weights)
 

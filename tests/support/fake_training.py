@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from study.analysis.arm import to_frame
 from study.analysis.comparison import Comparison
@@ -99,6 +100,11 @@ class FakeTraining:
         self.steps = self.examples = 0
         self.train_seconds = 0.0
         self.number = -1
+        self.model = torch.nn.Linear(1, 1)
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[torch.nn.Module]:
+        yield self.model
 
     def __iter__(self) -> Iterator[Evaluation]:
         grid = self.grid(self.tau)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fake_training
 import numpy as np
 import pandas as pd
 import pytest
 from command_line import Call
-from fake_training import Finished
+from fake_training import FakeTraining, Finished, finish
 
 from study.store import records
 from study.store.store import Store
+from vae.errors import UserError
 
 
 @pytest.fixture
@@ -88,3 +90,24 @@ def test_several_experiments_are_listed(call: Call, tmp_path: Path, compared: Fi
     result = call("export")
     assert result.code == 2
     assert "Give --name. Experiments in optuna.db: fake, other" in result.err
+
+
+def test_what_there_is_is_shown_when_everything_diverged(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A baseline that always diverges gives no target and no verdict; `show` says why and how the trials ended, the
+    report is written, and `export` has the trials and their curves."""
+
+    monkeypatch.setattr(FakeTraining, "diverges", staticmethod(lambda _: True))
+    monkeypatch.setattr(fake_training, "loss_at", lambda recipe, share: float("nan"))  # noqa: ARG005
+    with pytest.raises(UserError, match="No target can be calibrated"):
+        finish(tmp_path, seeds=2)
+    shown = call("show")
+    assert (shown.code, shown.err) == (0, "")
+    assert "Nothing can be compared: " in shown.out
+    assert "baseline, tune: 3 diverged" in shown.out
+    assert call("report", "--out", "page.html").code == 0
+    assert "Nothing can be compared: " in (tmp_path / "page.html").read_text()
+    assert call("export", "--out", "out").code == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"fake-trials.csv", "fake-curves.csv", "fake-arms.csv"} <= written

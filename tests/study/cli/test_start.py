@@ -55,16 +55,3 @@ def test_a_command_loads_no_more_than_it_needs(folder: Path, command: str, neede
     loaded = set(done.stderr.splitlines()[-1].split())
     assert "study.cli.app" in loaded
     assert {name for name in HEAVY if name in loaded} <= set(needed)
-
-
-def test_ctrl_c_ends_a_command_whose_parent_ignores_it() -> None:
-    """A shell starts background jobs with SIGINT ignored; a command that is ended by it, such as the dashboard,
-    listens all the same."""
-    code = (
-        "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from study.cli import app\n"
-        "app.run_app = lambda _: os.kill(os.getpid(), signal.SIGINT)\n"
-        "try:\n    app.run()\nexcept KeyboardInterrupt:\n    print('heard')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "heard", done.stderr

@@ -8,10 +8,11 @@ from typing import Any, get_args
 import numpy as np
 import optuna
 import pytest
-from fake_training import SPACE, prepare_search
+from fake_training import SPACE, prepare, prepare_search
 
-from study.analysis.answer import offers
+from study.analysis.answer import Use, offers
 from study.analysis.evidence import read
+from study.analysis.export import keep_models
 from study.design.experiment import PrunerName, SamplerName
 from study.session import Session
 from study.store import records
@@ -109,8 +110,7 @@ def test_the_best_model_can_be_used(searched: Session) -> None:
     are those of its best evaluation, not of its last."""
     trials = records.trials(searched.store, "fake")
     best = trials.loc[trials["value"].astype(float).idxmin()]
-    path = searched.keep_best_model(print)
-    assert path is not None
+    path = keep_models(read(searched.store, "fake"), searched.artifacts, pytest.fail)[Use.BEST]
     recipe = Recipe.from_json(best["recipe"])
     assert load_model(path).recipe == recipe
     assert Recipe.load(path.with_suffix(".toml")) == recipe
@@ -126,7 +126,7 @@ def test_a_lost_model_is_said(tmp_path: Path) -> None:
     (kept,) = session.place.artifacts.rglob("trial-*.safetensors")
     kept.unlink()
     said: list[str] = []
-    assert session.keep_best_model(said.append) is None
+    assert keep_models(read(session.store, "fake"), session.artifacts, said.append) == {}
     assert str(kept) in said[0]
     assert "deleted" in said[0]
     session.store.close()
@@ -138,10 +138,35 @@ def test_an_overfitted_end_is_not_kept(tmp_path: Path) -> None:
     session = search(tmp_path, 1, pruner="none", space=space, budget=3.0)
     (row,) = records.trials(session.store, "fake").to_dict("records")
     assert row["valid_loss"] > row["value"]
-    path = session.keep_best_model(print)
-    assert path is not None
+    path = keep_models(read(session.store, "fake"), session.artifacts, pytest.fail)[Use.BEST]
     assert evaluated(session, path) == pytest.approx(row["value"], rel=1e-6)
     session.store.close()
+
+
+def test_a_comparison_keeps_the_models_that_it_offers(tmp_path: Path) -> None:
+    """Of every arm the model of its best confirmation run is kept: what is copied under the name of each offer has the
+    loss of that run and its recipe; a model that is gone is said, and the others are copied all the same."""
+    session = prepare(tmp_path, None, arms=["twice"], seeds=3, tune_trials=1, budget=2.0, target=3.0)
+    said: list[str] = []
+    with session.store as store:
+        session.run_here()
+        evidence = read(store, "fake")
+        offered = {offer.use: offer for offer in offers(evidence)}
+        kept = keep_models(evidence, session.artifacts, pytest.fail)
+        assert set(kept) == set(offered) == set(Use)
+        for use, path in kept.items():
+            run = offered[use].run
+            assert run is not None
+            assert run.phase == "confirm"
+            assert run.best_loss == min(other.best_loss for other in evidence.confirmed[run.arm])
+            assert load_model(path).recipe == run.recipe == Recipe.load(path.with_suffix(".toml"))
+            assert evaluated(session, path) == pytest.approx(run.best_loss, rel=1e-6)
+        for path in (session.artifacts.path / "baseline").rglob("*.safetensors"):
+            path.unlink()
+        kept = keep_models(evidence, session.artifacts, said.append)
+    lost = {use for use, offer in offered.items() if offer.arm == "baseline"}
+    assert set(kept) == set(Use) - lost
+    assert [line.startswith("No model of baseline, ") for line in said] == [True] * len(lost)
 
 
 def test_patience_ends_a_trial(tmp_path: Path) -> None:
@@ -190,7 +215,7 @@ def test_every_named_pruner_prunes_in_a_search(tmp_path: Path, name: str) -> Non
     winner = session.planner.observe().search_winner
     assert winner is not None
     assert winner.best_loss == complete["value"].min()
-    assert session.keep_best_model(print) is not None
+    assert set(keep_models(read(session.store, "fake"), session.artifacts, pytest.fail)) == {Use.BEST}
     pruned = trials[trials["outcome"] == "pruned"]
     assert (pruned["examples"] < session.workload.tau).all()
     if name in ("none", "halving", "hyperband"):
