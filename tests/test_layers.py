@@ -43,7 +43,7 @@ WITHOUT_VAE = {"terms", "statistics", "stopping"}
 ROOMS: dict[str, set[str]] = {
     "plotly": {"study/figures/", "study/report/", "study/dashboard/"},
     "jinja2": {"study/report/"},
-    "typer": {"study/cli/", "vae/__main__.py"},
+    "typer": {"study/cli/", "vae/__main__.py", "vae/command.py"},
     "sqlalchemy": {"study/store/", "study/workers/", "study/dashboard/"},
     "waitress": {"study/dashboard/"},
     "filelock": {"study/store/"},

@@ -6,15 +6,12 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import exc
 
 from vae.errors import FailureError
-
-if TYPE_CHECKING:
-    from study.store.store import Store
 
 T = TypeVar("T")
 
@@ -130,16 +127,6 @@ class Patience:
         if self._disconnect is not None:
             self._disconnect()
         time.sleep(_POLL)
-
-
-def ride_out(store: Store, work: Callable[[], T]) -> T:
-    """The result of `work` on an open store, as `patiently`, without the connections that were cut."""
-
-    def explained() -> T:
-        with store.database.explained():
-            return work()
-
-    return patiently(explained, store.disconnect)
 
 
 def patiently(work: Callable[[], T], disconnect: Callable[[], None] | None = None) -> T:

@@ -10,7 +10,6 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from study.store.keepalive import Keepalive
-from study.store.outage import ride_out
 from study.store.owner import is_gone, new_owner
 from study.store.schema import setup_lease, unix_now
 from study.store.store import Store
@@ -22,13 +21,13 @@ _POLL = 0.05
 def setup_lock(store: Store) -> Iterator[None]:
     """Hold the right to plan and enqueue in this block; waits for it. Raises FailureError."""
     owner = new_owner()
-    while not ride_out(store, lambda: _take(store, owner)):
+    while not store.ride_out(lambda: _take(store, owner)):
         time.sleep(_POLL)
     try:
         with Keepalive(lambda: _renew(store, owner), store.lease, "the right to plan"):
             yield
     finally:
-        ride_out(store, lambda: _give_back(store, owner))
+        store.ride_out(lambda: _give_back(store, owner))
 
 
 def _take(store: Store, owner: str) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, Engine, select
 
 from study.store.database import Database
 from study.store.names import require_name
+from study.store.outage import patiently
 from study.store.schema import experiment, unix_now
+
+T = TypeVar("T")
 
 #: Seconds that a worker holds a trial without a sign of life.
 LEASE = 60.0
@@ -55,6 +58,15 @@ class Store:
         """Let go of every connection, one that was cut in a transaction too; the next use makes new ones."""
         self.optuna.remove_session()
         self.engine.dispose()
+
+    def ride_out(self, work: Callable[[], T]) -> T:
+        """The result of `work` on this store, as `patiently`, without the connections that were cut."""
+
+        def explained() -> T:
+            with self.database.explained():
+                return work()
+
+        return patiently(explained, self.disconnect)
 
     def __enter__(self) -> Self:
         return self

@@ -23,7 +23,7 @@ from study.session import Session
 from study.store import outage as outages
 from study.store import records
 from study.store.claims import next_claim
-from study.store.outage import Outage, is_outage, is_passing, ride_out
+from study.store.outage import Outage, is_outage, is_passing
 from study.store.owner import new_owner
 from study.store.store import Store
 
@@ -183,14 +183,14 @@ def test_an_outage_is_waited_for_and_not_for_ever(
                 raise answer
             return answer
 
-        assert ride_out(store, work) == 3
+        assert store.ride_out(work) == 3
         answers[:] = [Outage("full"), 3]
         with pytest.raises(Outage, match="full"):
-            ride_out(store, work)
+            store.ride_out(work)
         monkeypatch.setattr(outages, "RIDE_OUT", 0.3)
         answers[:] = [Outage("gone", passing=True) for _ in range(9)]
         with pytest.raises(Outage, match="gone"):
-            ride_out(store, work)
+            store.ride_out(work)
 
 
 def test_a_result_whose_connection_was_cut_is_told(prepared_postgresql_url: str) -> None:
