@@ -82,9 +82,8 @@ class Experiments:
     def comparison(self, name: str | None = None) -> Answer:
         """What the experiment of that name says, or the only one. Raises UserError where there is none, or nothing
         is compared in it."""
-        from study.store.names import pick_name
 
-        return _answer(self._store, pick_name(self._store, name))
+        return _answer(self._store, self._store.pick_name(name))
 
     def close(self) -> None:
         """Let the database go."""

@@ -33,14 +33,13 @@ def show(
     quiet()
     from study.analysis.evidence import read
     from study.cli.tables import print_comparison, print_experiments, print_search
-    from study.store.names import pick_name
     from study.store.store import Store
 
     with Store.open(storage, read_only=True) as store:
         if name is None and len(store.experiments()) != 1:
             print_experiments(out, store)
             return
-        evidence = read(store, pick_name(store, name))
+        evidence = read(store, store.pick_name(name))
         print_comparison(out, evidence)
         print_search(out, evidence)
 
@@ -57,13 +56,12 @@ def export(
     from study.analysis.evidence import read
     from study.analysis.export import export_tables, require_format
     from study.place import require_writable
-    from study.store.names import pick_name
     from study.store.store import Store
 
     require_writable(folder, "--out")
     with Store.open(storage, read_only=True) as store:
         require_format(format)
-        for path in export_tables(read(store, pick_name(store, name)), folder, format):
+        for path in export_tables(read(store, store.pick_name(name)), folder, format):
             out.print(f"{path}", soft_wrap=True)
 
 
@@ -91,7 +89,6 @@ def report(
     from study.report import markdown
     from study.report.files import write_figures
     from study.report.page import write_report
-    from study.store.names import pick_name
     from study.store.store import Store
 
     if path is not None and path.is_dir():
@@ -101,7 +98,7 @@ def report(
     if figures is not None:
         require_writable(figures, "--figures")
     with Store.open(storage, read_only=True) as store:
-        evidence = read(store, pick_name(store, name))
+        evidence = read(store, store.pick_name(name))
         if format == "md":
             print(markdown.render(evidence), end="")
         else:

@@ -14,6 +14,7 @@ from study.store.database import Database
 from study.store.names import require_name
 from study.store.outage import patiently
 from study.store.schema import experiment, unix_now
+from vae.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 
@@ -113,3 +114,15 @@ class Store:
         with self.read() as connection:
             names = select(experiment.c.name).order_by(experiment.c.created, experiment.c.name)
             return list(connection.execute(names).scalars())
+
+    def pick_name(self, name: str | None) -> str:
+        """The experiment meant: the given one, or the only one. Raises UserError listing what there is."""
+        names = self.experiments()
+        if name is None and len(names) == 1:
+            return require_name(names[0], f"{self.database.name}: the experiment's name")
+        if name is not None and name in names:
+            return require_name(name, "--name")
+        listed = ", ".join(names) or "none"
+        if name is None:
+            raise UserError(f"Which experiment? Give --name. Experiments in {self.database.name}: {listed}.")
+        raise UserError(f"No experiment '{name}' in {self.database.name}. {did_you_mean(name, names)}")
