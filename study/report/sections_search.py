@@ -31,8 +31,8 @@ def sections(evidence: Evidence, artifacts: Path | None, data_dir: Path | None) 
 def history(evidence: Evidence) -> Figure:
     """Every search trial in order."""
     caption = (
-        "The line is the best complete trial so far: where it has gone flat, more trials would find little. The axis "
-        "holds the better half of the complete trials; an arrow at its edge is a trial above it."
+        "The line is the best complete trial so far: where it has gone flat, more trials would find little; arrows at "
+        "the edge are trials above the axis, which the better half of the complete ones sets."
     )
     graph = figures_search.history(evidence.search)
     return single("history", "history", "Every trial in order", caption, graph)

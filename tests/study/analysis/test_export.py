@@ -74,7 +74,7 @@ def test_export_refuses_what_it_can_not_write(call: Call, fake_url: str, tmp_pat
     (tmp_path / "taken").write_text("")
     result = call("export", "--storage", fake_url, "--out", "taken")
     assert result.code == 1
-    assert "taken can't be written to" in result.err
+    assert "--out can't be written to: taken" in result.err
 
 
 def test_several_experiments_are_listed(call: Call, tmp_path: Path, compared: Finished) -> None:

@@ -36,7 +36,8 @@ def refusal(url: str, *, create: bool = False, read_only: bool = False) -> str:
         Store.open(url, create=create, read_only=read_only)
     message = str(caught.value)
     assert "\n" not in message
-    assert len(message) < 250
+    # How deep the tests' folder lies is no fault of the message.
+    assert len(message.replace(sqlalchemy.make_url(url).database or "", "")) < 250
     return message
 
 
