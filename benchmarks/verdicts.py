@@ -23,11 +23,12 @@ from study.design.space import Dimension, sobol_points
 from study.protocol.selection import judge
 from study.statistics.calibration import Calibration, calibrate_target
 from study.statistics.curves import MISS, Array, Curve, Hits, best_points, targets_reached, tuning_score
-from study.statistics.family import decide, interval_over_looks, over_looks, p_beyond, with_tuning
+from study.statistics.family import MARGIN
+from study.statistics.judgement import Pair, judge_family
 from study.statistics.nulls import null_shares
 from study.statistics.response import Axis, losses_at, reference, respond
 from study.statistics.speed_up import simultaneous_interval, speed_up
-from study.statistics.verdicts import Rate, Verdict, holm, rate, verdict
+from study.statistics.verdicts import Rate, Verdict, rate, verdict
 
 K = 8
 CALIBRATION_SEEDS = 5
@@ -188,17 +189,14 @@ def judge_before(arms: Confirmed) -> tuple[list[Verdict], Limits]:
 
 def judge_guided(arms: Confirmed) -> tuple[list[Verdict], Limits]:
     """Spread shared between arms, the luck of tuning in the interval, Holm's p against the margin, first look."""
-    estimates = with_tuning(
-        [speed_up(arms.examples[0], A) for A in arms.examples[1:]],
-        arms.tuned[0].variance,
-        [arm.variance for arm in arms.tuned[1:]],
-    )
-    p = over_looks([holm([p_beyond(estimate) for estimate in estimates])])
-    verdicts = [
-        decide(float(p_arm), estimate.theta, hit, arms.hits[0])
-        for p_arm, estimate, hit in zip(p, estimates, arms.hits[1:], strict=True)
+    n = len(arms.examples[0])
+    pairs = [
+        Pair(np.arange(n), arms.examples[0], arms.hits[0], E, hit, tuning_variance=tuned.variance)
+        for E, hit, tuned in zip(arms.examples[1:], arms.hits[1:], arms.tuned[1:], strict=True)
     ]
-    return verdicts, [interval_over_looks([estimate], len(estimates)) for estimate in estimates]
+    family = judge_family(pairs, baseline_variance=arms.tuned[0].variance, looks=[n], margin=MARGIN)
+    said = [found[0] for found in family if found is not None]
+    return [arm.verdict for arm in said], [arm.simultaneous for arm in said]
 
 
 def calibrate(base: World, protocol: Protocol, rng: np.random.Generator) -> Calibration:
