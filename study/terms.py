@@ -29,6 +29,7 @@ class Phase(StrEnum):
 
     SEARCH = "search"
     TUNE = "tune"
+    GUIDED = "guided"
     FINAL = "final"
     CALIBRATION = "calibration"
     CONFIRM = "confirm"
@@ -41,6 +42,7 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     HIT = "hit"
     STOPPED = "stopped"
+    MEASURED = "measured"
     PRUNED = "pruned"
     CAPPED = "capped"
     DIVERGED = "diverged"
@@ -62,6 +64,7 @@ _SENTENCES = {
     Outcome.COMPLETED: "trained to its budget",
     Outcome.HIT: "stopped at the target",
     Outcome.STOPPED: "stopped by patience",
+    Outcome.MEASURED: "trained to the examples at which its tuning round is compared",
     Outcome.PRUNED: "cut by the pruner",
     Outcome.CAPPED: "cut by capping: it could not win its arm any more",
     Outcome.DIVERGED: "the loss became infinite or not a number",

@@ -98,6 +98,7 @@ def build(request: Request, n_train: int, stored: Experiment | None) -> Experime
         # Arms once compared stay in the family: dropping one afterwards would be choosing by result.
         merged["arms"] = tuple(dict.fromkeys([*(stored.arms if stored else ()), *arms]))
         offered -= set(stored.arms if stored else ())
+    merged["looks"] = _looks(stored, merged["seeds"]) if stored is not None and "seeds" in merged else ()
     before = merged.get("search", {})
     merged["search"] = before | search
     if not before.get("trials") and "trials" not in search:
@@ -139,6 +140,12 @@ def _arm_names(arms: Any, own: dict[str, Any], source: str) -> tuple[tuple[str, 
     return tuple(dict.fromkeys(names)), set(names) - set(arms)
 
 
+def _looks(stored: Experiment, seeds: Any) -> tuple[int, ...]:
+    """Totals at which verdicts could be read before: topping up the seeds of what has been compared is a look more."""
+    raised = bool(stored.arms) and isinstance(seeds, int) and seeds > stored.seeds
+    return (*stored.looks, stored.seeds) if raised else stored.looks
+
+
 def _refuse_changes(stored: Experiment, wanted: Experiment) -> None:
     """What has been trained stays comparable: workload, baseline and tuning budget are fixed by the first run.
 
@@ -155,7 +162,16 @@ def _refuse_changes(stored: Experiment, wanted: Experiment) -> None:
             for field in Recipe.model_fields
         ]
     if stored.arms:
-        keys = ("tune_trials", "tune_seeds", "blocks", "target", "target_at", "stop_at_target", "fixed")
+        keys = (
+            "method",
+            "tune_trials",
+            "tune_seeds",
+            "blocks",
+            "target",
+            "target_at",
+            "stop_at_target",
+            "fixed",
+        )
         fixed += [(key, getattr(stored, key), getattr(wanted, key)) for key in keys]
         fixed += _ranges("space", stored.space, wanted.space)
         fixed += [

@@ -10,12 +10,22 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from study.design.phases import FINALISTS, INDEPENDENT_SEEDS, MAX_TUNE_SEEDS, SEED_SETS
+from study.design.phases import (
+    FINALISTS,
+    GUIDED_ROUNDS,
+    INDEPENDENT_SEEDS,
+    MAX_TUNE_SEEDS,
+    NULL_ARMS_APART,
+    REFERENCE_SEEDS,
+    RUN_TO_TAU,
+    SEED_SETS,
+)
 from study.design.space import (
     SOBOL_DIMENSIONS,
     Space,
     check_corner,
     check_space,
+    is_range,
     lr_dimension,
 )
 from study.design.techniques import Technique, catalogue, find
@@ -69,10 +79,15 @@ class Experiment(BaseModel):
     """Techniques compared with the baseline, which is always there. Empty: no comparison."""
     tune_trials: Count = 8
     """K: tuning points per arm and block."""
-    tune_seeds: Annotated[int, Field(ge=1, le=MAX_TUNE_SEEDS)] = 3
-    """Seeds on which an arm's two best tuning points are judged; 1: the first alone."""
-    seeds: Count = 10
+    method: Literal[1, 2] = 2
+    """By which rules arms are tuned and judged. 2: guided tuning, whose variance is in the interval. 1, of experiments
+    begun before: the best of K points, of which finalists run again."""
+    tune_seeds: Annotated[int, Field(ge=1, le=MAX_TUNE_SEEDS)] = 1
+    """By method 1: seeds on which an arm's two best tuning points are judged; 1: the first alone."""
+    seeds: Count = 20
     """S: confirmation seeds per arm, shared out over the blocks."""
+    looks: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    """Totals of seeds at which verdicts could be read before there were as many as now: each was a look."""
     blocks: Count = 1
     """R: how often tuning and confirmation are repeated."""
     target: float | None = None
@@ -81,10 +96,10 @@ class Experiment(BaseModel):
     """Share of tau at which the baseline's median loss is the calibrated target. The later, the more seeds miss it:
     on digits at 0.75 the tuned baseline itself missed on some of ten fresh seeds in three of four comparisons, at 0.5
     in none of twelve."""
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """A speed-up within this margin of 1 is no verdict."""
-    stop_at_target: bool = False
-    """Confirmation trials end at the target instead of at tau."""
+    stop_at_target: bool = True
+    """Confirmation trials end at the target instead of at tau; by method 2 but for each arm's first five."""
     combine: bool = False
     """Also build and test the combined arm."""
     space: Space = Field(default_factory=dict)
@@ -107,6 +122,11 @@ class Experiment(BaseModel):
                 f"seeds ({self.seeds}) must be divisible by blocks ({self.blocks}): each block confirms on S / R "
                 f"seeds; the nearest that is: {max(1, round(self.seeds / self.blocks)) * self.blocks}"
             )
+        if self.guided and self.tune_seeds > 1:
+            raise ValueError(
+                f"tune_seeds ({self.tune_seeds}) is of experiments begun before: tuning has rounds on seeds of their "
+                "own now; leave it out"
+            )
         likelihood = self.recipe.likelihood
         if self.target is not None and self.target <= 0 and likelihood in NON_NEGATIVE:
             raise ValueError(
@@ -114,6 +134,11 @@ class Experiment(BaseModel):
                 "or none to have it calibrated"
             )
         return self
+
+    @property
+    def guided(self) -> bool:
+        """Whether tuning has guided rounds, and its variance is in every interval."""
+        return self.method >= 2
 
     @cached_property
     def known(self) -> dict[str, Technique]:
@@ -155,6 +180,16 @@ class Experiment(BaseModel):
         """Tuning points of an arm: K, or one where --set has left nothing to tune."""
         return self.tune_trials if self.shared_fields or self.knobs(arm) else 1
 
+    def guided_points(self, arm: str) -> int:
+        """Trials of an arm's guided rounds: four a round, or a pair a dimension; none where there are but choices."""
+        ranges = [
+            d for d in (self.space | self.knobs(arm)).items() if is_range(*d) and d[0] not in self.fixed
+        ]
+        n = len(ranges) + ("lr" in self.shared_fields and "lr" not in self.space)
+        if not self.guided or self.points(arm) < 2 or not n:
+            return 0
+        return GUIDED_ROUNDS * (4 if n == 1 else 2 * n)
+
     def finalists(self, arm: str) -> int:
         """Tuning points of an arm that are run again on other seeds; 0: the best by the first seed wins."""
         return FINALISTS if self.tune_seeds > 1 and self.points(arm) > 1 else 0
@@ -172,7 +207,43 @@ class Experiment(BaseModel):
     def seeds_apart(self, arm: str) -> int:
         """How far an arm's seeds are from the other arms': 0 but for what is tuned independently of them."""
         technique = self.technique(arm)
-        return INDEPENDENT_SEEDS if technique is not None and technique.independent else 0
+        if technique is None or not technique.independent:
+            return 0
+        return INDEPENDENT_SEEDS + NULL_ARMS_APART * self.independent_arms.index(arm)
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether every arm is the baseline again: how often the method errs is all that is asked."""
+        return bool(self.arms) and len(self.independent_arms) == len(self.arms)
+
+    @property
+    def run_to_tau(self) -> int:
+        """The first confirmation runs of each arm that go on to tau, target or not."""
+        if not self.stop_at_target:
+            return self.seeds
+        return RUN_TO_TAU if self.guided and not self.is_aa else 0
+
+    @property
+    def reference_seeds(self) -> int:
+        """Confirmation runs of an arm outside the family."""
+        return min(self.seeds, REFERENCE_SEEDS) if self.guided else self.seeds
+
+    @property
+    def independent_arms(self) -> list[str]:
+        """The arms of an A/A test: each is the baseline again, tuned on points and seeds of its own."""
+        return [arm for arm in self.arms if (known := self.technique(arm)) is not None and known.independent]
+
+    def guided_seed(self, arm: str, block: int, number: int) -> int:
+        """The seed of a round of guided tuning (from 1), the same in every arm."""
+        first = GUIDED_ROUNDS * (block - 1 + self.seeds_apart(arm)) + number - 1
+        return self.seed_set(Phase.GUIDED, 1, first)[0]
+
+    def confirm_seeds(self, arm: str, block: int) -> list[tuple[int, int]]:
+        """(index, seed) of a block's confirmation runs: every R-th of S, so topping S up moves none; the same in every
+        arm, but by method 1 for an arm that is tuned independently."""
+        apart = 0 if self.guided else self.seeds_apart(arm)
+        seeds = self.seed_set(Phase.CONFIRM, self.seeds)
+        return [(i, seeds[i] + apart) for i in range(block - 1, len(seeds), self.blocks)]
 
     def seed_set(self, phase: Phase, n: int, first: int = 0) -> list[int]:
         """n seeds of a phase; sets of different phases and of different experiment seeds are disjoint."""

@@ -12,10 +12,19 @@ SEED_SETS = {
     Phase.CONFIRM: 30_000,
     Phase.COMBINE: 40_000,
     Phase.FINAL: 50_000,
+    Phase.GUIDED: 50_000,  # by method 2, which has no finalists
 }
 #: What is tuned independently of the other arms, in an A/A test, has its seeds this far apart from theirs.
 INDEPENDENT_SEEDS = 5_000
+#: And from each other's so far, times their place among them.
+NULL_ARMS_APART = 50
 CALIBRATION_SEEDS = 5
+#: Confirmation runs of an arm outside the family, most of which never reach the target and so run to tau.
+REFERENCE_SEEDS = 10
+#: Rounds of guided tuning, each on a seed of its own.
+GUIDED_ROUNDS = 2
+#: Confirmation runs of each arm that go on to tau: what is said of the loss there, and of other targets, rests on them.
+RUN_TO_TAU = 5
 #: Tuning points of an arm that are judged by more seeds than one.
 FINALISTS = 2
 MAX_TUNE_SEEDS = 5

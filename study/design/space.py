@@ -80,16 +80,27 @@ class Dimension(BaseModel):
             value = self.low + unit * (self.high - self.low)
         return round(value) if field in INTEGER_FIELDS else min(max(value, self.low), self.high)
 
+    def unit(self, value: float) -> float:
+        """Where a value of the range lies in it, as a share from 0 to 1: what `at` takes."""
+        assert self.low is not None
+        assert self.high is not None
+        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, float(value)))
+        return (at - low) / (high - low)
+
     def edge(self, value: Any, share: float = 0.05) -> str | None:
         """ "low" or "high" when a tuned value lies in the outer `share` of the range; None inside it."""
         if self.low is None or self.high is None:
             return None
-        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, float(value)))
-        unit = (at - low) / (high - low)
+        unit = self.unit(value)
         return "low" if unit <= share else "high" if unit >= 1 - share else None
 
 
 Space = dict[str, Dimension]
+
+
+def is_range(field: str, dimension: Dimension) -> bool:
+    """Whether any number between its ends is a value: no choices and no whole numbers."""
+    return dimension.choices is None and field not in INTEGER_FIELDS
 
 
 def lr_dimension(recipe: Recipe, small_data: bool) -> Dimension:

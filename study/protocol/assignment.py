@@ -33,6 +33,8 @@ class Assignment:
     """Validation loss to reach, nats per example; None: none is known or needed."""
     capped: bool = False
     """It ends when it can't be among its arm's best any more."""
+    until: float | None = None
+    """Examples after which it ends, in a round of guided tuning."""
     parts: tuple[str, ...] = ()
     """Of the combined arm: the techniques it is made of."""
 
@@ -56,6 +58,8 @@ class Assignment:
             attrs["target"] = self.target
         if self.capped:
             attrs["capped"] = True
+        if self.until is not None:
+            attrs["until"] = self.until
         if self.parts:
             attrs["parts"] = list(self.parts)
         return attrs
@@ -79,6 +83,7 @@ class Assignment:
             space={name: Dimension.model_validate(given) for name, given in attrs.get("space", {}).items()},
             target=attrs.get("target"),
             capped=attrs.get("capped", False),
+            until=attrs.get("until"),
             parts=tuple(attrs.get("parts", ())),
         )
 

@@ -7,31 +7,48 @@ from typing import Any
 
 from study.design.experiment import Experiment
 from study.design.workload import Workload
-from study.protocol.history import History, confirmed, joint
+from study.protocol.history import confirmed, joint
+from study.protocol.selection import State
+from study.protocol.verdicts import family
 from study.statistics.speed_up import speed_up, units
+from study.statistics.verdicts import Verdict
 from study.terms import BASELINE, Phase
 from vae.recipe import Recipe
 
 
-def combined_choice(history: History) -> list[str]:
-    """At most one technique per slot, the best lower limit in examples of each, above 1, best first.
+def combined_choice(state: State) -> list[str]:
+    """At most one technique per slot, the best lower limit in examples of each, best first: of those that are faster
+    the simultaneous limit, or by method 1 of those above 1 the plain one, which lets one null of forty in.
 
-    An arm with a miss has no plain ratio and is none of them; architecture arms train another model and stay out."""
-    experiment = history.experiment
-    baseline = confirmed(history, BASELINE, Phase.CONFIRM)
+    Architecture arms train another model and stay out."""
+    experiment = state.experiment
+    lower = _simultaneous(state) if experiment.guided else _plain(state)
     best: dict[str, tuple[float, str]] = {}
-    for arm in experiment.arms:
-        technique = experiment.technique(arm)
-        if technique is None or technique.different_model:
-            continue
-        a, b = joint(confirmed(history, arm, Phase.CONFIRM), baseline)
+    for arm, low in lower.items():
+        technique = experiment.known[arm]
+        if not technique.different_model:
+            best[technique.slot] = max(best.get(technique.slot, (0.0, "")), (low, arm))
+    return [arm for _, arm in sorted(best.values(), reverse=True)]
+
+
+def _simultaneous(state: State) -> dict[str, float]:
+    said = ((arm, found[0]) for arm, found in family(state).items() if found is not None)
+    return {arm: judged.simultaneous[0] for arm, judged in said if judged.verdict is Verdict.FASTER}
+
+
+def _plain(state: State) -> dict[str, float]:
+    """Of the arms without a miss; one with a miss has no plain ratio by method 1."""
+    baseline = confirmed(state, BASELINE, Phase.CONFIRM)
+    lower = {}
+    for arm in state.experiment.arms:
+        a, b = joint(confirmed(state, arm, Phase.CONFIRM), baseline)
         if not a.runs or not (a.hit.all() and b.hit.all()):
             continue
-        blocks = b.blocks if experiment.blocks > 1 else None
+        blocks = b.blocks if state.experiment.blocks > 1 else None
         low = speed_up(units(b.E, blocks), units(a.E, blocks)).low
         if low > 1.0:  # NaN where one unit gives no interval
-            best[technique.slot] = max(best.get(technique.slot, (0.0, "")), (float(low), technique.name))
-    return [arm for _, arm in sorted(best.values(), reverse=True)]
+            lower[arm] = float(low)
+    return lower
 
 
 def change(experiment: Experiment, workload: Workload, arm: str, won: Recipe) -> dict[str, Any]:

@@ -19,14 +19,26 @@ from study.design.space import Space, resolve, sobol_points
 from study.design.workload import Workload
 from study.protocol.assignment import Assignment
 from study.protocol.combine import change, combined_choice, combined_recipe
+from study.protocol.guided import Round
 from study.protocol.history import Run
 from study.protocol.plan import article_recipe
-from study.protocol.selection import State, final_index, reasons
+from study.protocol.selection import State, Tuned, final_index, reasons, round_index
 from study.protocol.stored import stored
 from study.store import records
 from study.store.setup import setup_lock
 from study.store.store import Store
-from study.terms import ARTICLE, BASELINE, COMBINED, SEARCH, SEARCH_BEST, WITHOUT, Outcome, Phase, StudyName
+from study.terms import (
+    ARTICLE,
+    BASELINE,
+    COMBINED,
+    REFERENCE_ARMS,
+    SEARCH,
+    SEARCH_BEST,
+    WITHOUT,
+    Outcome,
+    Phase,
+    StudyName,
+)
 from vae.errors import FailureError, UserError
 from vae.recipe import Recipe
 
@@ -122,11 +134,11 @@ class Planner:
             for arm in (BASELINE, *self.experiment.arms):
                 if (arm, block) != (BASELINE, 1):
                     yield from self._tune(state, arm, block)
-                yield from self._finals(state, state.finalists(arm, block))
-                best = state.winner(arm, block)
-                if best is not None:
-                    yield from self._confirm(state, arm, block, best)
-        if not self._is_aa():
+                yield from self._judge(state, arm, block)
+                tuned = state.tuned(arm, block)
+                if tuned is not None:
+                    yield from self._confirm(state, tuned)
+        if not self.experiment.is_aa:
             yield from self._references(state)
         if self.experiment.combine:
             yield from self._combine(state)
@@ -164,6 +176,26 @@ class Planner:
                 params = {field: value for field, value in params.items() if field != "horizon"}
             yield self._planned(replace(first, index=index, seed=seed), params)
 
+    def _judge(self, state: State, arm: str, block: int) -> Iterable[Planned]:
+        """What follows the coarse points: guided rounds, or by method 1 the finalists' reruns."""
+        if not self.experiment.guided:
+            yield from self._finals(state, state.finalists(arm, block))
+            return
+        step = state.guided(arm, block)
+        if not isinstance(step, Round):
+            return
+        first = replace(
+            state.of(arm, Phase.TUNE, block)[0].assignment,
+            phase=Phase.GUIDED,
+            seed=self.experiment.guided_seed(arm, block, step.number),
+            space=step.space,
+            target=None,
+            capped=False,
+            until=step.examples,
+        )
+        for i, params in enumerate(step.points):
+            yield self._planned(replace(first, index=round_index(step.number, i)), params)
+
     def _finals(self, state: State, finalists: list[Run] | None) -> Iterable[Planned]:
         """An arm's best points again, on the other tuning seeds."""
         for run in finalists or []:
@@ -183,12 +215,18 @@ class Planner:
         for index, seed in enumerate(self.experiment.seed_set(Phase.CALIBRATION, CALIBRATION_SEEDS)):
             yield self._again(best, Phase.CALIBRATION, index, seed, None)
 
-    def _confirm(self, state: State, arm: str, block: int, best: Run) -> Iterable[Planned]:
-        """The winner on its block's confirmation seeds: every R-th, so topping S up moves none."""
-        apart = self.experiment.seeds_apart(arm)
-        seeds = self.experiment.seed_set(Phase.CONFIRM, self.experiment.seeds)
-        for index in range(block - 1, len(seeds), self.experiment.blocks):
-            yield self._again(best, Phase.CONFIRM, index, seeds[index] + apart, state.target)
+    def _confirm(self, state: State, tuned: Tuned) -> Iterable[Planned]:
+        """What was tuned, on its block's confirmation seeds. The first of them says what that is from then on: another
+        machine that goes on may round otherwise, and an arm has one recipe for all seeds of a block."""
+        earlier = state.of(tuned.arm, Phase.CONFIRM, tuned.block)
+        params, space = (
+            (earlier[0].params, earlier[0].assignment.space) if earlier else (tuned.params, tuned.space)
+        )
+        told = Assignment(
+            tuned.arm, Phase.CONFIRM, tuned.block, 0, tuned.base, space=space, target=state.target
+        )
+        for index, seed in self.experiment.confirm_seeds(tuned.arm, tuned.block):
+            yield self._planned(replace(told, index=index, seed=seed), params)
 
     def _again(self, best: Run, phase: Phase, index: int, seed: int, target: float | None) -> Planned:
         """The recipe of a tuning trial, with a seed of another phase."""
@@ -197,10 +235,6 @@ class Planner:
             told.arm, phase, told.block, index, told.base, seed=seed, space=told.space, target=target
         )
         return self._planned(again, best.params)
-
-    def _is_aa(self) -> bool:
-        techniques = [self.experiment.technique(arm) for arm in self.experiment.arms]
-        return all(technique is not None and technique.independent for technique in techniques)
 
     def _references(self, state: State) -> Iterable[Planned]:
         """Two arms outside the family, untuned here: the article's recipe and the joint search's best."""
@@ -214,8 +248,9 @@ class Planner:
             yield from self._fixed(state, arm, Phase.CONFIRM, recipe)
 
     def _fixed(self, state: State, arm: str, phase: Phase, recipe: Recipe) -> Iterable[Planned]:
-        """A recipe with nothing left to tune, on every seed of a phase."""
-        for index, seed in enumerate(self.experiment.seed_set(phase, self.experiment.seeds)):
+        """A recipe with nothing left to tune, on a phase's seeds; a reference needs no more than a few by method 2."""
+        n = self.experiment.reference_seeds if arm in REFERENCE_ARMS else self.experiment.seeds
+        for index, seed in enumerate(self.experiment.seed_set(phase, n)):
             yield self._planned(Assignment(arm, phase, 1, index, recipe, seed=seed, target=state.target), {})
 
     def _combine(self, state: State) -> Iterable[Planned]:
@@ -229,8 +264,8 @@ class Planner:
         if len(chosen) < 2:
             return
         experiment, workload = self.experiment, self.workload
-        winners = {arm: state.winner(arm, 1) for arm in (BASELINE, *chosen)}
-        won = {arm: _tuned(best) for arm, best in winners.items() if best is not None}
+        found = {arm: state.tuned(arm, 1) for arm in (BASELINE, *chosen)}
+        won = {arm: tuned.recipe for arm, tuned in found.items() if tuned is not None}
         changes = {arm: change(experiment, workload, arm, won[arm]) for arm in chosen}
         recipe = combined_recipe(experiment.recipe, changes.values())
         shared = experiment.shared_space(recipe, workload)
@@ -248,11 +283,11 @@ class Planner:
             parts=tuple(chosen),
         )
         yield from self._points(first, shared, {})
-        yield from self._finals(state, state.finalists(COMBINED, 1))
-        best = state.winner(COMBINED, 1)
+        yield from self._judge(state, COMBINED, 1)
+        best = state.tuned(COMBINED, 1)
         if best is None:
             return
-        recipes = won | {COMBINED: _tuned(best)}
+        recipes = won | {COMBINED: best.recipe}
         for left_out in chosen:
             rest = combined_recipe(experiment.recipe, (changes[arm] for arm in chosen if arm != left_out))
             recipes[WITHOUT + left_out] = resolve(best.params, rest)
@@ -268,8 +303,3 @@ def _kind(reason: str | None) -> str:
 def _base(run: Run) -> Recipe:
     assert run.assignment.base is not None
     return run.assignment.base
-
-
-def _tuned(run: Run) -> Recipe:
-    """A tuned recipe, with the seed of the experiment's."""
-    return resolve(run.params, _base(run))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from study.design.experiment import Experiment
 from study.design.phases import CALIBRATION_SEEDS, MAX_TUNE_SEEDS
+from study.design.space import SOBOL_DIMENSIONS, Space, resolve
+from study.protocol.guided import Guided, Round, TuningRun, guide
 from study.protocol.history import History, Run
 from study.statistics.calibration import Calibration, calibrate_target
 from study.statistics.curves import MISS, best_points, tuning_score
@@ -22,6 +27,10 @@ Scores = npt.NDArray[np.float64]
 
 class State(History):
     """What has been run of an experiment, and what follows from it."""
+
+    @cached_property
+    def _guided(self) -> dict[tuple[str, int], Round | Guided | None]:
+        return {}
 
     @cached_property
     def calibration_finalists(self) -> list[Run] | None:
@@ -59,7 +68,9 @@ class State(History):
         if all(run.outcome == Outcome.FAILED for run in runs):
             return None, f"every calibration run failed: {reasons(runs)}"
         try:
-            return calibrate_target(self.curves(runs), tau, experiment.target_at, experiment.target), None
+            spare = int(experiment.guided)
+            curves = self.curves(runs)
+            return calibrate_target(curves, tau, experiment.target_at, experiment.target, spare), None
         except ValueError as error:
             return (
                 None,
@@ -116,6 +127,60 @@ class State(History):
             scores.append(scores_of([run, *reruns]))
         return finalists[judge(scores, miss)] if scores else None
 
+    def guided(self, arm: str, block: int) -> Round | Guided | None:
+        """Steps 2 and 3: what the arm's guided tuning asks for next, or has found; None before its coarse points have
+        ended, and where all of them failed."""
+        if (arm, block) not in self._guided:
+            self._guided[arm, block] = self._guide(arm, block)
+        return self._guided[arm, block]
+
+    def _guide(self, arm: str, block: int) -> Round | Guided | None:
+        coarse = self.complete(arm, Phase.TUNE, block, self.experiment.points(arm))
+        if coarse is None or self.tuning_target is None:
+            return None
+        space = coarse[0].assignment.space
+        slope = -self.calibration.slope / np.log(2.0) if self.calibration is not None else np.nan
+        rounds = [self._tuning_runs(coarse)]
+        while True:
+            step = guide(
+                space, rounds, target=self.tuning_target, tau=float(self.workload.tau), slope=float(slope)
+            )
+            if not isinstance(step, Round):
+                return step
+            first = round_index(step.number, 0)
+            indices = range(first, first + len(step.points))
+            runs = [run for run in self.of(arm, Phase.GUIDED, block) if run.index in indices and run.finished]
+            if len(runs) < len(step.points):
+                return step
+            rounds.append(self._tuning_runs(runs))
+
+    def _tuning_runs(self, runs: Sequence[Run]) -> list[TuningRun]:
+        """Those that say something: what failed left no curve to the end, or none at all."""
+        ended = [run for run in runs if run.outcome != Outcome.FAILED]
+        curves = zip(ended, self.curves(ended), strict=True)
+        return [TuningRun(run.params, curve) for run, curve in curves if curve.examples.size]
+
+    def tuned(self, arm: str, block: int) -> Tuned | None:
+        """What the arm is confirmed with, by the experiment's method; None before that is known, and where every
+        tuning trial failed."""
+        coarse = self.of(arm, Phase.TUNE, block)
+        if not self.experiment.guided:
+            winner = self.winner(arm, block)
+            return None if winner is None else _as_tuned(winner)
+        found = self.guided(arm, block)
+        base = coarse[0].assignment.base if coarse else None
+        if not isinstance(found, Guided) or base is None:
+            return None
+        return Tuned(arm, block, base, found.space, found.params, found)
+
+    def tuning_variance(self, arm: str, block: int) -> float:
+        """What an arm's E owes to the luck of its tuning, in ln E; 0 by method 1, whose intervals leave it out."""
+        found = self.guided(arm, block) if self.experiment.guided else None
+        if not isinstance(found, Guided):
+            return 0.0
+        name = zlib.crc32(arm.encode())
+        return found.variance(np.random.default_rng([self.experiment.seed, block, name]))
+
     @property
     def reruns(self) -> tuple[int, int]:
         """How many of the finalists' reruns have ended, and how many are due in all; of a finalist that isn't known
@@ -162,6 +227,36 @@ class State(History):
             if len(runs) < experiment.seeds or not all(run.finished for run in runs):
                 return False
         return True
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What tuning has found for an arm in a block: a point, which by method 2 need not have been trained."""
+
+    arm: str
+    block: int
+    base: Recipe
+    """The recipe without the parameters."""
+    space: Space
+    params: dict[str, Any]
+    guided: Guided | None = None
+    """How, by method 2."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The tuned recipe, with the seed of the experiment's. Raises UserError."""
+        return resolve(self.params, self.base)
+
+
+def _as_tuned(winner: Run) -> Tuned:
+    told = winner.assignment
+    assert told.base is not None
+    return Tuned(told.arm, told.block, told.base, told.space, winner.params)
+
+
+def round_index(number: int, i: int) -> int:
+    """The index of the i-th trial of a round of guided tuning, counted from 1: at most a pair a dimension."""
+    return (number - 1) * 2 * SOBOL_DIMENSIONS + i
 
 
 def judge(scores: Sequence[Scores], miss: float) -> int:

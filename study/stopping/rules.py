@@ -78,6 +78,16 @@ class Patience:
         return Outcome.STOPPED if progress.since_best >= self.points else None
 
 
+@dataclass(frozen=True)
+class Until:
+    """The trial ends at the first evaluation at or past a grid point."""
+
+    number: int
+
+    def ends(self, progress: Progress) -> Outcome | None:
+        return Outcome.MEASURED if progress.number >= self.number else None
+
+
 class Pruning:
     """Reports the loss at the first evaluation at or past every tenth grid point, say, and asks a pruner there."""
 

@@ -22,6 +22,15 @@ T = TypeVar("T")
 LEASE = 60.0
 
 
+def _of_before(stored: dict[str, Any]) -> dict[str, Any]:
+    """An experiment stored before it said by which method: what was compared keeps its rules, its target and its
+    winners, and so all its runs. Where nothing was compared, what only a comparison reads is decided anew."""
+    if stored.get("arms"):
+        return {"method": 1, "tune_seeds": 1, "target_at": 0.75} | stored
+    comparing = ("tune_seeds", "target_at", "seeds", "margin", "stop_at_target")
+    return {key: value for key, value in stored.items() if key not in comparing}
+
+
 class Store:
     """One open database. `optuna` is the storage to give to Optuna; `engine` serves our tables."""
 
@@ -104,9 +113,8 @@ class Store:
         if spec is None:
             return None
         loaded: dict[str, Any] = json.loads(spec)
-        if loaded.get("experiment", {}).get("arms"):
-            # What was compared before there were these keeps its target and its winners, and so all its runs.
-            loaded["experiment"] = {"tune_seeds": 1, "target_at": 0.75} | loaded["experiment"]
+        if "experiment" in loaded and "method" not in loaded["experiment"]:
+            loaded["experiment"] = _of_before(loaded["experiment"])
         return loaded
 
     def experiments(self) -> list[str]:

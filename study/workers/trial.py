@@ -27,7 +27,7 @@ from study.protocol.assignment import EXAMPLES_TO_TARGET, Assignment, tuning_hit
 from study.statistics.curves import Curve, examples_to_target, tuning_score
 from study.stopping.capping import Capping, CappingPruner
 from study.stopping.pruners import build_pruner
-from study.stopping.rules import REPORT_EVERY, Patience, Progress, Pruning, Rule, Target
+from study.stopping.rules import REPORT_EVERY, Patience, Progress, Pruning, Rule, Target, Until
 from study.store import records
 from study.store.artifacts import Artifacts
 from study.store.claims import Claim
@@ -212,6 +212,8 @@ class Objective:
         rules: list[Rule] = []
         if told.target is not None and self._stops_at_target(told):
             rules.append(Target(told.target))
+        if told.until is not None:
+            rules.append(Until(int(np.searchsorted(self.grid, told.until))))
         if searching and search.patience:
             rules.append(Patience(search.patience))
         pruner = trial.study.pruner
@@ -235,7 +237,9 @@ class Objective:
     def _stops_at_target(self, told: Assignment) -> bool:
         if told.capped or told.phase == Phase.FINAL:
             return True
-        return told.phase != Phase.SEARCH and self.experiment.stop_at_target
+        if told.phase == Phase.CONFIRM and told.index < self.experiment.run_to_tau:
+            return False
+        return told.phase not in (Phase.SEARCH, Phase.GUIDED) and self.experiment.stop_at_target
 
     def _train(
         self,

@@ -56,6 +56,7 @@ def large_experiment(
         "recipe": {},
     }
     values |= {"target": TARGET, "tune_seeds": 1, "search": {"trials": search_trials, "space": _SPACE}}
+    values |= {"method": 1, "margin": 0.05, "stop_at_target": False}
     experiment = Experiment.from_values(values, "test")
     store = Store.open(url, create=True)
     spec = {"experiment": experiment.to_json(), "data_fingerprint": "0" * 64, "n_train": N_TRAIN}

@@ -74,10 +74,11 @@ FIRST: dict[str, Any] = {"arms": "cosine,he", "search": {"trials": 5}, "target":
         ({"tune_trials": 16}, "8", "16"),
         ({"blocks": 2}, "1", "2"),
         ({"target": 31.0}, "30.0", "31.0"),
-        ({"stop_at_target": True}, "False", "True"),
+        ({"stop_at_target": False}, "True", "False"),
+        ({"method": 1}, "2", "1"),
         ({"space": {"lr": {"low": 1e-5, "high": 1e-2, "log": True}}}, "0.0001", "1e-05"),
         ({"search": {"space": {"beta": {"low": 0.1, "high": 2.0}}}}, "0.5", "0.1"),
-        ({"seeds": 8}, "10", "8"),
+        ({"seeds": 8}, "20", "8"),
         ({"search": {"trials": 4}}, "5", "4"),
     ],
 )
@@ -96,8 +97,8 @@ def test_a_changed_workload_is_refused_with_both_values(
 def test_counts_and_arms_top_up() -> None:
     """More seeds, more search trials, more arms, another margin: the rest stays as it was."""
     first = make(**FIRST)
-    more = make(first, seeds=20, search={"trials": 9}, arms=["muon"], margin=0.1, combine=True)
-    assert (more.seeds, more.search.trials, more.margin, more.combine) == (20, 9, 0.1, True)
+    more = make(first, seeds=30, search={"trials": 9}, arms=["muon"], margin=0.1, combine=True)
+    assert (more.seeds, more.search.trials, more.margin, more.combine) == (30, 9, 0.1, True)
     assert more.arms == ("cosine", "he", "muon")  # none leaves the family afterwards
     assert more.search.space == first.search.space
     assert more.target == first.target

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.aa import NULL, NULL_ARM
+from study.aa import MAX_NULL_ARMS, null_techniques
 from study.design.build import Request, build, read_toml
 from study.design.experiment import Experiment
 from study.design.phases import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, MAX_TUNE_SEEDS, SEED_SETS
 from study.design.techniques import BUILT_IN
 from study.place import Place
 from study.session import check
+from study.terms import Phase
 from vae.data.dataset import load
 from vae.errors import UserError
 from vae.evaluation import least_loss
@@ -58,7 +59,7 @@ def test_defaults_follow_the_size_of_the_data() -> None:
     assert (large.recipe.hidden, large.recipe.latent_size, large.recipe.batch_size) == ((500,), 30, 256)
     assert (small.budget, large.budget) == (40, 10)
     for experiment in (small, large):
-        assert (experiment.tune_trials, experiment.seeds, experiment.blocks) == (8, 10, 1)
+        assert (experiment.tune_trials, experiment.seeds, experiment.blocks) == (8, 20, 1)
         recipe = experiment.recipe
         assert (recipe.optimizer, recipe.lr_schedule, recipe.beta, recipe.init) == (
             "adam",
@@ -66,7 +67,8 @@ def test_defaults_follow_the_size_of_the_data() -> None:
             1.0,
             "torch",
         )
-        assert experiment.margin == 0.05
+        assert experiment.margin == 0.02
+    assert (experiment.method, experiment.stop_at_target) == (2, True)
     lr = [e.shared_space(e.recipe, e.workload(1_000 if e is small else 50_000))["lr"] for e in (small, large)]
     assert [(d.low, d.high) for d in lr] == [(3e-4, 3e-2), (1e-4, 1e-2)]
     sgd = [
@@ -88,7 +90,9 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         arms = ["cosine", "mine"]
         tune_trials = 4
         tune_seeds = 2
+        method = 1
         seeds = 6
+        looks = [4]
         blocks = 2
         target = 30
         target_at = 0.6
@@ -272,13 +276,18 @@ def test_seed_sets_never_meet(seed: int, n: int) -> None:
     ranges = []
     for phase in SEED_SETS:
         count = {"search": 9_999, "calibration": CALIBRATION_SEEDS}.get(phase, n)
-        apart = {"tune": (0, INDEPENDENT_SEEDS), "confirm": (0, INDEPENDENT_SEEDS), "final": ()}.get(
-            phase, (0,)
-        )
+        apart = {
+            "tune": (0, INDEPENDENT_SEEDS),
+            "confirm": (0, INDEPENDENT_SEEDS),
+            "final": (),
+            "guided": (),
+        }.get(phase, (0,))
         starts = [experiment.seed_set(phase, 1, first)[0] for first in apart]
         ranges += [(start, start + count) for start in starts]
-    judged = make(seed=seed, tune_seeds=MAX_TUNE_SEEDS, techniques=NULL)
-    for arm in ("baseline", NULL_ARM):
+    judged = make(
+        seed=seed, method=1, tune_seeds=MAX_TUNE_SEEDS, techniques=null_techniques(1), arms=["null-1"]
+    )
+    for arm in ("baseline", "null-1"):
         for first, last in ((1, 1), (2, n)):  # no block shares a seed with another
             begin, end = judged.final_seeds(arm, first)[0], judged.final_seeds(arm, last)[-1] + 1
             ranges += [(begin, end)] if first <= last else []
@@ -287,3 +296,37 @@ def test_seed_sets_never_meet(seed: int, n: int) -> None:
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(ranges))
     assert ranges[-1][1] < 2**32
     assert experiment.seed_set("confirm", 3) == experiment.seed_set("confirm", 9)[:3]
+
+
+def test_no_null_arms_share_a_tuning_seed() -> None:
+    """Of as many null arms as there may be, in five blocks, each has its own tuning seeds, none another phase's; their
+    confirmation seeds are the baseline's."""
+    techniques = null_techniques(MAX_NULL_ARMS)
+    experiment = make(techniques=techniques, arms=[*techniques], seeds=20, blocks=5)
+    seeds = []
+    for arm in ("baseline", *techniques):
+        assert experiment.confirm_seeds(arm, 2) == experiment.confirm_seeds("baseline", 2)
+        for block in range(1, 6):
+            seeds += experiment.seed_set(Phase.TUNE, 1, block + experiment.seeds_apart(arm))
+            seeds += [experiment.guided_seed(arm, block, number) for number in (1, 2)]
+    seeds += experiment.seed_set(Phase.CALIBRATION, CALIBRATION_SEEDS) + experiment.seed_set(
+        Phase.CONFIRM, 20
+    )
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_topping_up_the_seeds_is_a_look() -> None:
+    """Each total at which verdicts could be read is kept, by what is compared alone; nothing else is a look."""
+    first = make(arms=["cosine"], seeds=8)
+    assert first.looks == ()
+    assert make(first).looks == ()
+    second = make(first, seeds=12)
+    assert second.looks == (8,)
+    assert make(second, seeds=20).looks == (8, 12)
+    assert make(make(search={"trials": 3}), arms=["cosine"], seeds=30).looks == ()
+
+
+def test_finalists_are_of_experiments_begun_before() -> None:
+    """Today's tuning has rounds in their place: asking for both is refused in a line that says so."""
+    assert "tune_seeds (3) is of experiments begun before" in refusal(arms=["cosine"], tune_seeds=3)
+    assert make(arms=["cosine"], method=1, tune_seeds=3).has_finalists

@@ -129,7 +129,9 @@ def test_what_was_compared_before_there_were_finalists_keeps_its_winners(tmp_pat
 
     def store_as_before(arms: list[str]) -> None:
         assert spec is not None
-        experiment = {k: v for k, v in spec["experiment"].items() if k not in ("tune_seeds", "target_at")}
+        experiment = {
+            k: v for k, v in spec["experiment"].items() if k not in ("method", "tune_seeds", "target_at")
+        }
         before = json.dumps(spec | {"experiment": experiment | {"arms": arms}})
         database = sqlite3.connect(tmp_path / "optuna.db")
         with database:
@@ -142,7 +144,7 @@ def test_what_was_compared_before_there_were_finalists_keeps_its_winners(tmp_pat
     assert now.target == comparison.target
     store_as_before([])
     with Finished(tmp_path, {}).open() as (_, state):
-        assert (state.experiment.tune_seeds, state.experiment.target_at) == (3, 0.5)
+        assert (state.experiment.method, state.experiment.target_at, state.experiment.seeds) == (2, 0.5, 20)
 
 
 @pytest.mark.parametrize("ending", ["diverged", "failed"])
