@@ -11,8 +11,10 @@ from enum import StrEnum
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, find
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
-from study.analysis.words import ratio, ratio_of
+from study.analysis.words import ratio, ratio_of, speed_up_of
+from study.design.experiment import Experiment
 from study.protocol.history import Run
+from study.statistics.family import if_anything
 from study.statistics.verdicts import Verdict
 from study.terms import BASELINE, COMBINED, WITHOUT, Outcome, Phase
 from vae.recipe import Recipe
@@ -21,6 +23,7 @@ from vae.recipe import Recipe
 PHASES = {
     Phase.SEARCH: "search trials",
     Phase.TUNE: "tuning trials",
+    Phase.GUIDED: "guided tuning trials",
     Phase.FINAL: "finalists' reruns",
     Phase.CALIBRATION: "calibration runs",
     Phase.CONFIRM: "confirmation runs",
@@ -72,8 +75,8 @@ def better_than_combined(comparison: Comparison) -> CombinedArm | None:
     combined = find(comparison.combined, COMBINED)
     if combined is None:
         return None
-    high = combined.examples.estimate.high
-    better = [arm for arm in comparison.combined if arm.examples.estimate.low > high]
+    high = combined.examples.shown[1]
+    better = [arm for arm in comparison.combined if arm.examples.shown[0] > high]
     return max(better, key=lambda arm: arm.examples.ratio, default=None)
 
 
@@ -140,7 +143,7 @@ def _fastest_offer(comparison: Comparison) -> Offer | None:
     if measure is None:
         arm = find(comparison.arms, BASELINE)
     else:
-        because = f"{ratio_of(measure.estimate)} as fast in {unit}"
+        because = f"{speed_up_of(measure)} as fast in {unit}"
     if arm is None or arm.recipe is None:
         return None
     return Offer(Use.FASTEST, arm.arm, arm.recipe, arm.best_run, because)
@@ -148,7 +151,7 @@ def _fastest_offer(comparison: Comparison) -> Offer | None:
 
 def _best_offer(evidence: Evidence) -> Offer | None:
     comparison = evidence.comparison
-    arms = [] if comparison is None or evidence.experiment.stop_at_target else comparison.arms
+    arms = [] if comparison is None or not evidence.experiment.run_to_tau else comparison.arms
     to_tau = [
         (arm.final_loss, arm)
         for arm in arms
@@ -160,7 +163,9 @@ def _best_offer(evidence: Evidence) -> Offer | None:
         loss, arm = min(to_tau, key=lambda pair: pair[0])
         if arm.recipe is None:
             return None
-        because = f"{loss:.2f} nats, the mean of {arm.seeds} confirmation runs"
+        because = (
+            f"{loss:.2f} nats, the mean of {min(arm.seeds, evidence.experiment.run_to_tau)} confirmation runs"
+        )
         return Offer(Use.BEST, arm.arm, arm.recipe, arm.best_run, because)
     best = evidence.best_search
     if best is None or best.recipe is None:
@@ -271,10 +276,10 @@ def _best(comparison: Comparison) -> str:
         )
     seconds = ""
     if best.seconds is not None and best.seconds.known:
-        seconds = f", and {ratio_of(best.seconds.estimate)} in seconds"
+        seconds = f", and {speed_up_of(best.seconds)} in seconds"
     return (
         f"On {experiment.data}, {best.arm} reaches a validation loss of {target:.2f} nats "
-        f"{ratio_of(best.examples.estimate)} sooner in examples than the tuned baseline"
+        f"{speed_up_of(best.examples)} sooner in examples than the tuned baseline"
         f"{seconds} ({best.seeds} paired seeds, {best.misses} censored)."
     )
 
@@ -283,16 +288,50 @@ def _counted(comparison: Comparison) -> str:
     counts = verdicts(comparison)
     faster, open_, slower = counts[Verdict.FASTER], counts[Verdict.UNDECIDED], counts[Verdict.SLOWER]
     pending = counts[Verdict.NOT_MEASURED]
-    missed = counts[Verdict.UNRELIABLE] + counts[Verdict.NEVER]
+    missed = sum(counts[word] for word in (Verdict.UNRELIABLE, Verdict.NEVER, Verdict.NOT_TUNED))
     unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
-    blocks = comparison.experiment.blocks
-    scope = ", for the tuned recipes" if blocks == 1 else f", {blocks} blocks"
+    experiment = comparison.experiment
+    if counts[Verdict.UNRELIABLE_BASELINE]:
+        baseline = comparison.arms[0]
+        return (
+            f"The baseline itself reaches the target on {baseline.hits} of {baseline.seeds} seeds only: nothing can be "
+            "compared with it. A later --target, or a longer --budget under another --name, would help."
+        )
+    if experiment.guided:
+        most = max((x for arm in comparison.techniques if (x := _less_than(arm)) is not None), default=None)
+        ruled_out = (
+            "" if most is None or math.isinf(most) else f" (if they change anything, by less than {most:.0%})"
+        )
+        return (
+            f"Of {len(comparison.techniques)} techniques {faster} {_be(faster)} faster in examples, {slower} slower"
+            f"{unmeasured}, {missed} without a verdict for missing the target, and {open_} not distinguishable from "
+            f"the baseline{ruled_out}: {interval_words(experiment)}."
+        )
+    scope = ", for the tuned recipes" if experiment.blocks == 1 else f", {experiment.blocks} blocks"
     return (
         f"Of {len(comparison.techniques)} techniques {faster} {_be(faster)} faster in examples, "
         f"{open_} not distinguishable from the baseline, {slower} slower{unmeasured}, and {missed} "
         f"{'does' if missed == 1 else 'do'} not reach the target on every seed (margin "
-        f"{comparison.experiment.margin:.0%}, simultaneous 95 % intervals{scope})."
+        f"{experiment.margin:.0%}, simultaneous 95 % intervals{scope})."
     )
+
+
+def _less_than(arm: ArmResult) -> float | None:
+    """By how much an arm that isn't distinguishable changes the examples at most, as a share; None for others."""
+    measure = arm.examples
+    if measure is None or measure.verdict is not Verdict.UNDECIDED or math.isnan(measure.simultaneous[0]):
+        return None
+    return if_anything(*measure.simultaneous)
+
+
+def interval_words(experiment: Experiment) -> str:
+    """What the intervals hold, in a few words."""
+    if not experiment.guided:
+        return f"95 % intervals; verdicts from simultaneous ones, margin {experiment.margin:.0%}"
+    luck = (
+        "the luck of tuning" if experiment.blocks == 1 else f"the luck of {experiment.blocks} blocks' tuning"
+    )
+    return f"simultaneous 95 % intervals, {luck} included, margin {experiment.margin:.0%}"
 
 
 def _together(comparison: Comparison) -> str | None:
@@ -302,7 +341,7 @@ def _together(comparison: Comparison) -> str | None:
         return None
     parts = [arm.arm for arm in comparison.combined if not arm.arm.startswith(COMBINED)]
     said = (
-        f"Together {', '.join(parts[:-1])} and {parts[-1]} are {ratio_of(combined.examples.estimate)} as fast in "
+        f"Together {', '.join(parts[:-1])} and {parts[-1]} are {speed_up_of(combined.examples)} as fast in "
         f"examples ({combined.seeds} fresh seeds, {combined.seeds - combined.hits} censored), "
         f"{ratio_of(e)} of the product of their own speed-ups: {judged}"
     )
@@ -310,7 +349,7 @@ def _together(comparison: Comparison) -> str | None:
     if better is not None:
         left_out = better.arm.removeprefix(WITHOUT)
         how = "Without" if left_out != better.arm else "Alone"
-        said += f". {how} {left_out} it is {ratio_of(better.examples.estimate)}"
+        said += f". {how} {left_out} it is {speed_up_of(better.examples)}"
     return f"{said}."
 
 

@@ -42,7 +42,15 @@ class Measure:
     unreliable: Hits | None = None
     """Whose misses make it unreliable: how many of the arm's seeds, or else of the baseline's, reach the target."""
     p_adjusted: float | None = None
-    """After Holm, over the family; None for an arm outside it, and without a p."""
+    """By method 2 the one that decides: beyond the margin, adjusted for the family and all looks. By method 1 that of
+    no difference at all, after Holm; None for an arm outside the family, and without a p."""
+    decides: bool = False
+    """By method 2 the simultaneous interval is the one that is shown, for it goes with the verdict."""
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The limits that stand beside the ratio."""
+        return self.simultaneous if self.decides else (self.estimate.low, self.estimate.high)
 
     @property
     def ratio(self) -> float:
@@ -139,6 +147,8 @@ class ArmResult:
     cold_start_seconds: float | None = None
     cold: Estimate | None = None
     """Speed-up in seconds with one cold start."""
+    tuning_share: float | None = None
+    """Of the variance in examples, what the luck of tuning is; None by method 1, whose intervals leave it out."""
     test: Difference | None = None
     """Test loss at the hit against the baseline's, nats; above 0 is worse."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from study.analysis.arm import (
@@ -23,10 +24,15 @@ from study.analysis.arm import (
 from study.analysis.frames import share_used
 from study.design.experiment import Experiment
 from study.design.workload import Workload
+from study.protocol.guided import Guided
 from study.protocol.history import Confirmed, Run, confirmed, joint
 from study.protocol.selection import State
+from study.protocol.verdicts import Said, alone, baseline_variance, combined_family
+from study.protocol.verdicts import family as family_verdicts
 from study.statistics.calibration import Calibration
-from study.statistics.curves import resolution, targets_reached
+from study.statistics.curves import Array, resolution, targets_reached
+from study.statistics.family import reliable, with_tuning
+from study.statistics.judgement import Judged
 from study.statistics.speed_up import (
     Estimate,
     combine_check,
@@ -40,7 +46,7 @@ from study.statistics.speed_up import (
     with_throughput,
 )
 from study.statistics.survival import ert, par2
-from study.statistics.verdicts import holm, unreliable_hits, verdict
+from study.statistics.verdicts import Hits, Verdict, holm, unreliable_hits, verdict
 from study.terms import ARTICLE, BASELINE, COMBINED, REFERENCE_ARMS, Outcome, Phase
 
 
@@ -112,12 +118,50 @@ def _arms(state: State, timings: pd.DataFrame) -> list[ArmResult]:
         _result(state, arm, confirmed(state, arm, Phase.CONFIRM), baseline, timings, family)
         for arm in experiment.arms
     ]
-    references = {arm: confirmed(state, arm, Phase.CONFIRM) for arm in REFERENCE_ARMS}
+    if experiment.guided:
+        techniques = _judged(state, techniques)
+    outside = {arm: confirmed(state, arm, Phase.CONFIRM) for arm in REFERENCE_ARMS}
+    references = [
+        _result(state, arm, runs, baseline, timings, 1) for arm, runs in outside.items() if runs.runs
+    ]
+    if experiment.guided:
+        references = [_with(arm, alone(state, arm.arm, arm.throughput), state) for arm in references]
     return [
         _result(state, BASELINE, baseline, baseline, timings, family),
-        *_with_holm(techniques),
-        *(_result(state, arm, runs, baseline, timings, 1) for arm, runs in references.items() if runs.runs),
+        *(techniques if experiment.guided else _with_holm(techniques)),
+        *references,
     ]
+
+
+def _judged(state: State, techniques: Sequence[ArmResult]) -> list[ArmResult]:
+    """By method 2 what is said of the family comes from one place; of an arm without finished seeds it is nothing."""
+    throughput = {arm.arm: arm.throughput for arm in techniques if arm.throughput is not None}
+    said = family_verdicts(state, throughput)
+    return [_with(arm, said[arm.arm], state) for arm in techniques]
+
+
+def _with(arm: ArmResult, said: Said | None, state: State) -> ArmResult:
+    if said is None:
+        return replace(arm, examples=UNMEASURED)
+    examples, seconds = said
+    variance = state.tuning_variance(arm.arm, 1) if state.experiment.blocks == 1 else 0.0
+    luck = variance + baseline_variance(state)
+    cold = arm.cold
+    if cold is not None and examples.estimate.reason is None:
+        (cold,) = with_tuning([cold], baseline_variance(state), [variance])
+    return replace(
+        arm,
+        examples=_as_measure(examples, Hits(arm.hits, arm.seeds)),
+        seconds=UNMEASURED if seconds is None else _as_measure(seconds, Hits(arm.hits, arm.seeds)),
+        cold=cold,
+        tuning_share=None if examples.estimate.reason is not None else luck / examples.estimate.se**2,
+    )
+
+
+def _as_measure(judged: Judged, hits: Hits) -> Measure:
+    unreliable = hits if judged.verdict is Verdict.UNRELIABLE else None
+    p = None if math.isnan(judged.p) else judged.p
+    return Measure(judged.estimate, judged.simultaneous, judged.verdict, unreliable, p, decides=True)
 
 
 def _with_holm(family: list[ArmResult]) -> list[ArmResult]:
@@ -144,7 +188,9 @@ def _result(
     kind = Kind.BASELINE if arm == BASELINE else Kind.TECHNIQUE if technique else Kind.REFERENCE
     hits, n = int(own.hit.sum()), len(own.runs)
     outcomes = [run.outcome for run in own.runs]
-    losses = [run.valid_loss for run in own.runs]
+    # Where runs end at the target those that go on to tau are a loss's only sample that luck didn't choose.
+    to_tau = experiment.run_to_tau
+    losses = [run.valid_loss for run in own.runs if not to_tau or run.index < to_tau]
     mean_examples = float(own.E.mean()) if hits else None
     result = ArmResult(
         arm=arm,
@@ -152,7 +198,7 @@ def _result(
         kind=kind,
         hits=hits,
         seeds=n,
-        planned_seeds=experiment.seeds,
+        planned_seeds=experiment.reference_seeds if kind is Kind.REFERENCE else experiment.seeds,
         different_model=bool(technique and technique.different_model),
         mean_examples=mean_examples,
         epochs=mean_examples / (tau / experiment.budget) if mean_examples is not None else None,
@@ -241,6 +287,10 @@ def _edges(state: State, arm: str) -> tuple[str, ...]:
         return ()
     shared, own = experiment.spaces(arm, state.workload)
     for block in range(1, experiment.blocks + 1):
+        if experiment.guided:
+            guided = state.guided(arm, block)
+            found += guided.edges if isinstance(guided, Guided) else ()
+            continue
         best = state.winner(arm, block)
         for name, dimension in (shared | own).items():
             edge = dimension.edge(best.params[name]) if best is not None and name in best.params else None
@@ -262,6 +312,9 @@ def _combined(state: State) -> tuple[list[CombinedArm], Estimate | None]:
     at = {arm: [run.index.index(i) for i in shared] for arm, run in runs.items()}
     E = {arm: runs[arm].E[at[arm]] for arm in names}
     hit = {arm: runs[arm].hit[at[arm]] for arm in names}
+    singles = [arm for arm in names if arm in experiment.arms]
+    if experiment.guided:
+        return _combined_guided(state, names, singles, E, hit)
     family = len(names) - 1
     measures = []
     members = [arm for arm in names if arm != BASELINE]
@@ -275,10 +328,31 @@ def _combined(state: State) -> tuple[list[CombinedArm], Estimate | None]:
         for arm, measure in zip(members, _adjusted(measures), strict=True)
         if measure is not None
     ]
-    singles = [arm for arm in names if arm in experiment.arms]
     if not all(hit[arm].all() for arm in (BASELINE, COMBINED, *singles)):
         return arms, None
     return arms, combine_check(E[BASELINE], [E[arm] for arm in singles], E[COMBINED])
+
+
+def _combined_guided(
+    state: State,
+    names: Sequence[str],
+    singles: Sequence[str],
+    E: Mapping[str, Array],
+    hit: Mapping[str, npt.NDArray[np.bool_]],
+) -> tuple[list[CombinedArm], Estimate | None]:
+    members = [arm for arm in names if arm != BASELINE]
+    arms = []
+    for arm, said in combined_family(state, members).items():
+        if said is not None:
+            k, n = int(hit[arm].sum()), len(hit[arm])
+            arms.append(CombinedArm(arm, k, n, _as_measure(said[0], Hits(k, n))))
+    if not all(reliable(hit[arm]) for arm in (BASELINE, COMBINED, *singles)):
+        return arms, None
+    check = combine_check(E[BASELINE], [E[arm] for arm in singles], E[COMBINED])
+    # The baseline stands in the contrast once less than there are singles, and so does its luck.
+    luck = [state.tuning_variance(arm, 1) for arm in (COMBINED, *singles)]
+    (check,) = with_tuning([check], (len(singles) - 1) ** 2 * state.tuning_variance(BASELINE, 1), [sum(luck)])
+    return arms, check
 
 
 def _article(state: State, arms: Sequence[ArmResult]) -> list[ArticleArm]:
@@ -288,7 +362,8 @@ def _article(state: State, arms: Sequence[ArmResult]) -> list[ArticleArm]:
     was stopped at the target, for then its loss at tau isn't known; where all missed it, every other curve goes
     on at least to the article's loss or to tau."""
     experiment, tau = state.experiment, state.workload.tau
-    article = state.of(ARTICLE, Phase.CONFIRM)
+    to_tau = experiment.run_to_tau or experiment.seeds
+    article = [run for run in state.of(ARTICLE, Phase.CONFIRM) if run.index < to_tau]
     runs = [run for run in article if run.outcome == Outcome.COMPLETED]
     if not runs or any(run.outcome == Outcome.HIT for run in article):
         return []
@@ -297,6 +372,8 @@ def _article(state: State, arms: Sequence[ArmResult]) -> list[ArticleArm]:
     found = []
     for result in arms:
         own = [run for run in state.of(result.arm, Phase.CONFIRM) if run.outcome is not None]
+        if state.target is not None and loss < state.target:
+            own = [run for run in own if run.index < to_tau]
         if not own or result.arm == ARTICLE:
             continue
         curves = state.curves(own)
@@ -306,6 +383,8 @@ def _article(state: State, arms: Sequence[ArmResult]) -> list[ArticleArm]:
             tuned = experiment.blocks > 1 and result.arm not in REFERENCE_ARMS
             at = np.array([run.block for run in own]) if tuned else None
             sooner = speed_up(units(np.full(len(E), float(tau)), at), units(E, at))
+            if experiment.guided and not tuned:
+                (sooner,) = with_tuning([sooner], 0.0, [state.tuning_variance(result.arm, 1)])
             row = replace(
                 row,
                 first=sum(e <= curve.examples[0] for e, curve in zip(E, curves, strict=True)),

@@ -9,11 +9,12 @@ from statistics import median
 
 from study.analysis.arm import ArmResult
 from study.analysis.comparison import Comparison
+from study.protocol.guided import Guided
 from study.protocol.history import Run
 from study.protocol.plan import cut_to_fit
 from study.protocol.selection import State
 from study.statistics.verdicts import Verdict, smallest_n
-from study.terms import SEARCH_BEST, Outcome, Phase
+from study.terms import BASELINE, SEARCH_BEST, Outcome, Phase
 
 #: A grid cell as wide as this share of the examples to target is told.
 COARSE = 0.06
@@ -37,7 +38,7 @@ def _unfinished(comparison: Comparison, _: State) -> str | None:
 
 
 def _one_block(comparison: Comparison, _: State) -> str | None:
-    if comparison.experiment.blocks > 1:
+    if comparison.experiment.blocks > 1 or comparison.experiment.guided:
         return None
     return (
         "Every interval is for the tuned recipes (R = 1): the luck of tuning itself is not in it. "
@@ -45,9 +46,43 @@ def _one_block(comparison: Comparison, _: State) -> str | None:
     )
 
 
+def _by_method(comparison: Comparison, _: State) -> str | None:
+    if comparison.experiment.guided:
+        return None
+    return (
+        "Judged by the rules that this experiment was begun with (method 1): the best of K points, verdicts by "
+        "simultaneous intervals without the luck of tuning. A comparison under another --name is judged by today's."
+    )
+
+
+def _looks(comparison: Comparison, _: State) -> str | None:
+    experiment = comparison.experiment
+    if not experiment.guided or not experiment.looks:
+        return None
+    totals = ", ".join(map(str, [*experiment.looks, experiment.seeds]))
+    return f"Seeds were topped up: verdicts could be read at {totals} seeds, and these looks share the error level."
+
+
+def _widened(comparison: Comparison, state: State) -> str | None:
+    experiment = comparison.experiment
+    if not experiment.guided:
+        return None
+    found = []
+    for arm in (BASELINE, *experiment.arms):
+        for block in range(1, experiment.blocks + 1):
+            guided = state.guided(arm, block)
+            found += (
+                [f"{arm} ({', '.join(guided.widened)})"]
+                if isinstance(guided, Guided) and guided.widened
+                else []
+            )
+    listed = "; ".join(dict.fromkeys(found))
+    return f"Ranges widened by a decade, for the best lay on their edge: {listed}." if listed else None
+
+
 def _plateau(comparison: Comparison, _: State) -> str | None:
     calibration = comparison.calibration
-    if calibration is None or not calibration.plateau:
+    if calibration is None or comparison.experiment.guided or not calibration.plateau:
         return None
     return (
         f"Target on a plateau: examples to target vary by {calibration.spread:.0%} between calibration seeds "
@@ -58,6 +93,8 @@ def _plateau(comparison: Comparison, _: State) -> str | None:
 def _raised(comparison: Comparison, _: State) -> str | None:
     if comparison.calibration is None or not comparison.calibration.raised:
         return None
+    if comparison.experiment.guided:
+        return "More than one calibration seed missed the median target; it was raised to the second-worst seed's loss."
     return "A calibration seed missed the median target; it was raised to the worst seed's loss."
 
 
@@ -105,13 +142,16 @@ def _no_interval(comparison: Comparison, _: State) -> str | None:
 
 def _too_few_seeds(comparison: Comparison, _: State) -> str | None:
     """Whether the seeds could have decided at all, and how many would."""
-    estimates = [arm.examples.estimate for arm in _undecided(comparison) if arm.examples is not None]
-    estimates = [e for e in estimates if e.reason is None]
+    open_arms = [
+        (arm.examples.estimate, arm.tuning_share or 0.0) for arm in _undecided(comparison) if arm.examples
+    ]
+    estimates = [e for e, _ in open_arms if e.reason is None]
     if not estimates:
         return None
-    sd = median([e.se * e.n**0.5 for e in estimates])
+    sd = median([e.se * ((1.0 - share) * e.n) ** 0.5 for e, share in open_arms if e.reason is None])
+    luck = median([share * e.se**2 for e, share in open_arms if e.reason is None])
     experiment = comparison.experiment
-    n = smallest_n(sd, family=len(experiment.arms), margin=experiment.margin)
+    n = smallest_n(sd, family=len(experiment.arms), margin=experiment.margin, tuning_variance=luck)
     have = int(median([e.n for e in estimates]))
     if n is None or n <= have:
         return None
@@ -128,6 +168,9 @@ def _never_tuned(comparison: Comparison, state: State) -> str | None:
     missed = []
     for arm in comparison.techniques:
         if not arm.misses:
+            continue
+        if experiment.guided:
+            missed += [arm.arm] * (arm.examples is not None and arm.examples.verdict is Verdict.NOT_TUNED)
             continue
         winners = [state.winner(arm.arm, block) for block in range(1, experiment.blocks + 1)]
         # The winner has the fewest misses: where it has one, so has every other point.
@@ -164,7 +207,8 @@ def _lost_tuning(_: Comparison, state: State) -> str | None:
     lost = Counter(
         run.arm
         for run in state.runs
-        if run.phase in (Phase.TUNE, Phase.FINAL) and run.outcome in (Outcome.DIVERGED, Outcome.FAILED)
+        if run.phase in (Phase.TUNE, Phase.GUIDED, Phase.FINAL)
+        and run.outcome in (Outcome.DIVERGED, Outcome.FAILED)
     )
     if not lost:
         return None
@@ -223,7 +267,9 @@ def _coarse(arm: ArmResult) -> str | None:
 
 _BEFORE: Sequence[Note] = (
     _unfinished,
+    _by_method,
     _one_block,
+    _looks,
     _plateau,
     _raised,
     _calibration_diverged,
@@ -232,6 +278,7 @@ _BEFORE: Sequence[Note] = (
     _no_interval,
     _too_few_seeds,
     _never_tuned,
+    _widened,
     _edges,
     _ended(Outcome.DIVERGED, "diverged"),
     _ended(Outcome.COLLAPSED, "collapsed (KL near 0)"),

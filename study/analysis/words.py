@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from study.analysis.arm import Measure
 from study.statistics.speed_up import Estimate
 
 #: Stands where there is no number.
@@ -28,6 +29,11 @@ def ratio(value: float, low: float, high: float) -> str:
         return DASH
     interval = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else " [no interval]"
     return f"{value:.2f}x{interval}"
+
+
+def speed_up_of(measure: Measure | None) -> str:
+    """A measure's ratio with the interval that is shown; a dash without a measure."""
+    return DASH if measure is None else ratio(measure.ratio, *measure.shown)
 
 
 def ratio_of(estimate: Estimate | None) -> str:

@@ -95,7 +95,9 @@ class ComparisonOptions:
     ] = None
     tune_seeds: Annotated[
         int | None,
-        typer.Option("--tune-seeds", help="Seeds that judge an arm's two best points; 1: no rerun."),
+        typer.Option(
+            "--tune-seeds", help="Of experiments begun by method 1: seeds that judge an arm's two best."
+        ),
     ] = None
     seeds: Annotated[int | None, typer.Option("--seeds", help="S: confirmation seeds per arm.")] = None
     blocks: Annotated[int | None, typer.Option("--blocks", help="R: times that tuning is repeated.")] = None

@@ -9,17 +9,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.analysis.answer import advice, no_target, sentences
+from study.analysis.answer import advice, interval_words, no_target, sentences
 from study.analysis.arm import Measure, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
 from study.analysis.notes import notes
-from study.analysis.words import DASH, number, p_value, ratio_of
+from study.analysis.words import DASH, number, p_value, speed_up_of
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
-from study.design.phases import FINALISTS
+from study.design.phases import FINALISTS, GUIDED_ROUNDS
 from study.protocol.plan import cut_to_fit, describe_plan
 from study.protocol.stored import stored
+from study.statistics.family import TYPICAL_SPREAD, smallest_effect
 from study.statistics.verdicts import Verdict
 from study.store.records import counts
 from study.store.store import Store
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
 
 #: Verdicts for a terminal of 80 columns.
 _SHORT = {
-    Verdict.UNDECIDED: "n.d.",
-    Verdict.NEVER: "never",
-    Verdict.UNRELIABLE: "unrel.",
-    Verdict.NOT_MEASURED: "open",
+    Verdict.UNDECIDED: ("n.d.", "not distinguishable"),
+    Verdict.UNRELIABLE: ("unrel.", "some seeds never reach the target"),
+    Verdict.NEVER: ("never", "none does"),
+    Verdict.NOT_TUNED: ("untuned", "no tuning point reaches it"),
+    Verdict.UNRELIABLE_BASELINE: ("base?", "the baseline often misses it"),
+    Verdict.NOT_MEASURED: ("open", "not measured yet"),
 }
 
 
@@ -61,11 +64,20 @@ def print_plan(
         finals = (
             f", the best {FINALISTS} on {experiment.tune_seeds} seeds" if experiment.has_finalists else ""
         )
+        if experiment.guided:
+            finals = f" and {GUIDED_ROUNDS} guided rounds"
         console.print(
             f"arms: baseline, {', '.join(experiment.arms)}; K = {experiment.tune_trials} tuning points{finals}, "
             f"S = {experiment.seeds} seeds, R = {experiment.blocks}",
             soft_wrap=True,
         )
+        if experiment.guided and not experiment.is_aa:
+            found = smallest_effect(experiment.seeds, len(experiment.arms), margin=experiment.margin)
+            console.print(
+                f"A true speed-up of {found:.2f}x or more is found with 80 % power, at a spread between seeds of "
+                f"{TYPICAL_SPREAD:.0%}; more --seeds find smaller ones.",
+                soft_wrap=True,
+            )
     for line in cut_to_fit(experiment, experiment.workload(len(data.train))):
         console.print(line, soft_wrap=True, markup=False)
     parts = ", ".join(f"{n} {phase}" for phase, n in plan.items() if n)
@@ -144,16 +156,18 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
         console.print(sentence)
     print_use(console, evidence)
     console.print(
-        f"\nTime to a validation loss of {comparison.target:.2f} nats, against the tuned baseline (95 % intervals; "
-        f"verdicts from simultaneous ones, margin {comparison.experiment.margin:.0%}):"
+        f"\nTime to a validation loss of {comparison.target:.2f} nats, against the tuned baseline "
+        f"({interval_words(comparison.experiment)}):"
     )
     wide = console.width >= 120
     console.print(forest_table(comparison, wide))
     if not wide:
-        console.print(
-            "n.d.: not distinguishable; unrel.: some seeds never reach the target; never: none does; open: "
-            "not measured yet"
-        )
+        words_said = {
+            m.verdict for arm in comparison.arms for m in (arm.examples, arm.seconds) if m is not None
+        }
+        legend = [f"{short}: {words}" for verdict, (short, words) in _SHORT.items() if verdict in words_said]
+        if legend:
+            console.print("; ".join(legend))
     if comparison.combined:
         print_combined(console, comparison)
     for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
@@ -195,13 +209,13 @@ def forest_table(comparison: Comparison, wide: bool) -> Table:
             elif measure is None:
                 cells += [DASH, DASH]
             else:
-                cells += [ratio_of(measure.estimate), _verdict(measure, wide)]
+                cells += [speed_up_of(measure), _verdict(measure, wide)]
         table.add_row(*cells)
     return table
 
 
 def _verdict(measure: Measure, wide: bool) -> str:
-    return measure.words if wide else _SHORT.get(measure.verdict, str(measure.verdict))
+    return measure.words if wide else _SHORT.get(measure.verdict, (str(measure.verdict),))[0]
 
 
 def print_combined(console: Console, comparison: Comparison) -> None:
@@ -214,7 +228,7 @@ def print_combined(console: Console, comparison: Comparison) -> None:
         table.add_row(
             arm.arm,
             f"{arm.hits}/{arm.seeds}",
-            ratio_of(arm.examples.estimate),
+            speed_up_of(arm.examples),
             p_value(arm.examples.p_adjusted),
             _verdict(arm.examples, wide),
         )

@@ -91,13 +91,22 @@ def compare(
     trials: Annotated[int | None, typer.Option("--trials", help="K: tuning points per arm.")] = None,
     stop_at_target: Annotated[
         bool | None,
-        typer.Option("--stop-at-target/--run-to-budget", help="End confirmation runs at the target."),
+        typer.Option(
+            "--stop-at-target/--run-to-budget",
+            help="End confirmation runs at the target, but for five of each arm.",
+        ),
     ] = None,
     aa: Annotated[
         int | None,
         typer.Option(
-            "--aa", metavar="N", help="Instead: N A/A comparisons, and how often they err, for R = 1 and 5."
+            "--aa",
+            metavar="N",
+            help="Instead: N comparisons of the baseline with itself, and how often they err.",
         ),
+    ] = None,
+    null_arms: Annotated[
+        int | None,
+        typer.Option("--null-arms", metavar="M", help="With --aa: second baselines in each; default: 1."),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -110,6 +119,8 @@ def compare(
         defaults={"arms": "default"},
     )
     if aa is None:
+        if null_arms is not None:
+            raise UserError("--null-arms goes with --aa N: a comparison has no null arms of its own.")
         _execute("compare", place.place(), request, dry_run)
         return
     if dry_run:
@@ -117,8 +128,9 @@ def compare(
     quiet()
     from study.aa import measure
 
-    block_counts = (comparison.blocks,) if comparison.blocks else (1, 5)
-    measure(place.place(), request, aa, block_counts, lambda line: out.print(line, soft_wrap=True))
+    null_arms = 1 if null_arms is None else null_arms
+    blocks = comparison.blocks or 1
+    measure(place.place(), request, aa, null_arms, blocks, lambda line: out.print(line, soft_wrap=True))
 
 
 @grouped

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from study.analysis.answer import advice, no_target, sentences
+from study.analysis.answer import advice, interval_words, no_target, sentences
 from study.analysis.arm import Measure, find, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
 from study.analysis.notes import notes
-from study.analysis.words import DASH, p_value, ratio_of
+from study.analysis.words import DASH, p_value, speed_up_of
 from study.dashboard.board import Image
 from study.report.markdown import markdown_text
 from study.terms import SEARCH
@@ -30,7 +30,7 @@ def comparison_note(evidence: Evidence, comparison: Comparison) -> str:
     if comparison.target is not None:
         parts.append(
             f"Time to a validation loss of **{comparison.target:.2f} nats**, against the tuned baseline: speed-ups "
-            f"with 95 % intervals, verdicts by simultaneous ones (margin {experiment.margin:.0%})."
+            f"({interval_words(experiment)})."
         )
         parts.append(verdict_table(comparison))
         parts.append("The forest plot, the survival curves and the learning curves are under *Analytics*.")
@@ -115,4 +115,4 @@ def _verdict(measure: Measure | None) -> tuple[str, str]:
     """Speed-up with its interval, and the verdict, as Markdown."""
     if measure is None:
         return DASH, DASH
-    return markdown_text(ratio_of(measure.estimate)), markdown_text(measure.words)
+    return markdown_text(speed_up_of(measure)), markdown_text(measure.words)

@@ -8,7 +8,7 @@ from typing import Any
 from study.analysis.answer import sooner_words
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, sorted_arms
 from study.analysis.evidence import Evidence
-from study.analysis.words import DASH, p_value
+from study.analysis.words import DASH, p_value, speed_up_of
 from study.figures.panel import as_float
 from study.report import words
 from study.report.blocks import Cell, Table, estimate, number
@@ -24,6 +24,8 @@ _RANKS = {
     Verdict.SLOWER: 2.0,
     Verdict.UNRELIABLE: 3.0,
     Verdict.NOT_MEASURED: 3.0,
+    Verdict.NOT_TUNED: 3.0,
+    Verdict.UNRELIABLE_BASELINE: 3.0,
     Verdict.NEVER: 4.0,
 }
 
@@ -235,7 +237,7 @@ def _hits(arm: ArmResult | CombinedArm | ArticleArm) -> Cell:
 
 
 def _speed_up(measure: Measure | None) -> Cell:
-    return Cell(DASH) if measure is None else estimate(measure.estimate)
+    return Cell(DASH) if measure is None else Cell(speed_up_of(measure), measure.ratio)
 
 
 def _p(measure: Measure | None) -> Cell:

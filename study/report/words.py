@@ -74,6 +74,8 @@ def how_sure(evidence: Evidence) -> list[str]:
     if comparison is None or comparison.target is None or not comparison.measured:
         return []
     family = comparison.techniques
+    if experiment.guided:
+        return [*_how_sure(evidence), _target_words(evidence)]
     tuned = (
         ", for the tuned recipes: the luck of one tuning is not in them"
         if experiment.blocks == 1
@@ -94,6 +96,27 @@ def how_sure(evidence: Evidence) -> list[str]:
     return said
 
 
+def _how_sure(evidence: Evidence) -> list[str]:
+    """By method 2."""
+    comparison, experiment = evidence.comparison, evidence.experiment
+    assert comparison is not None
+    family = comparison.techniques
+    shares = [arm.tuning_share for arm in family if arm.tuning_share is not None]
+    luck = f" (of the variance {min(shares):.0%} to {max(shares):.0%})" if shares else ""
+    said = [
+        f"Each ratio compares mean examples to target over {experiment.seeds} paired seeds. Intervals hold the luck of "
+        f"tuning as well{luck}: they are for the technique at its best, not for one recipe. Thick bars are 95 % "
+        f"intervals, thin ones simultaneous over all {len(family)} techniques; a verdict is given where the p of more "
+        f"than the margin of {experiment.margin:.0%} (shaded) is below 0.05, adjusted for all of them."
+    ]
+    counted = [f"{arm.arm} {arm.hits}/{arm.seeds}" for arm in family if arm.misses and arm.measured]
+    if counted:
+        said.append(
+            f"Misses count as tau, up to one seed in ten: {', '.join(counted)}. With more of them there is no verdict."
+        )
+    return said
+
+
 def _target_words(evidence: Evidence) -> str:
     comparison = evidence.comparison
     assert comparison is not None
@@ -101,7 +124,8 @@ def _target_words(evidence: Evidence) -> str:
     calibration = comparison.calibration
     if evidence.experiment.target is not None or calibration is None:
         return f"The target, {comparison.target:.2f} nats, was given."
-    how = "the worst calibration seed's" if calibration.raised else "the baseline's median"
+    bad = "a bad" if comparison.experiment.guided else "the worst"
+    how = f"{bad} calibration seed's" if calibration.raised else "the baseline's median"
     spread = (
         f", and examples to target vary by {calibration.spread:.0%} between seeds"
         if calibration.hits > 1

@@ -234,6 +234,7 @@ def test_winners_on_an_edge_are_named() -> None:
     }
     experiment = SimpleNamespace(
         technique={"cosine": object()}.get,
+        guided=False,
         blocks=2,
         spaces=lambda arm, small: ({"lr": space["lr"]}, {"horizon": space["horizon"]}),  # noqa: ARG005
     )
