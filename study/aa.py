@@ -1,68 +1,113 @@
 """A/A: the whole comparison of a baseline with itself, many times; how often does it find a difference?
 
-The second baseline is tuned with a Sobol scramble of its own and confirmed on seeds of its own, so what is
-measured includes the luck of tuning (METHOD: "why a naive search can't answer the question").
+Each null arm is the baseline again, tuned with a Sobol scramble and tuning seeds of its own and confirmed on the seeds
+that all arms share, as a technique would be: what is measured includes the luck of tuning, and of a whole family.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from study.design.build import Request
 from study.place import Place
 from study.session import Session, check
-from study.statistics.verdicts import Rate, Verdict, false_verdict_rate
+from study.statistics.nulls import null_shares
+from study.statistics.verdicts import Rate, Verdict
 from study.workers.signals import end_with_parent
 from vae.errors import UserError
 
-NULL_ARM = "second-baseline"
-NULL = {NULL_ARM: {"family": "null", "independent": True, "why": "The baseline again."}}
+#: Null arms beside a baseline at most: their seeds stand so far apart that more would meet those of another phase.
+MAX_NULL_ARMS = 99
 
 
 @dataclass(frozen=True)
-class AA:
-    """One A/A comparison's outcome."""
+class Said:
+    """What was said of one null arm, in examples."""
 
-    seed: int
     ratio: float
     p: float
+    """The one that decides."""
     verdict: Verdict
 
 
+@dataclass(frozen=True)
+class Family:
+    """One A/A comparison's outcome: a baseline and its null arms."""
+
+    seed: int
+    arms: tuple[Said, ...]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Each arm's."""
+        return [arm.verdict for arm in self.arms]
+
+
 def measure(
-    place: Place, request: Request, n: int, block_counts: Sequence[int], say: Callable[[str], None]
+    place: Place, request: Request, n: int, null_arms: int, blocks: int, say: Callable[[str], None]
 ) -> None:
-    """Run and tell n A/A comparisons for each R. Raises UserError."""
+    """Run and tell n A/A comparisons of so many null arms each. Raises UserError."""
     if n < 1:
         raise UserError(f"--aa {n}: at least one A/A comparison is needed.")
-    for blocks in block_counts:
-        say(f"R = {blocks}: {n} A/A comparisons")
-        results, rate = run_aa(
-            place,
-            request,
-            n,
-            blocks,
-            lambda aa: say(f"  seed {aa.seed}: {aa.ratio:.3f}x, p {aa.p:.3f}, {aa.verdict}"),
-        )
-        say(
-            f"R = {blocks}: false verdicts {rate.k} of {rate.n} ({rate.share:.0%} [{rate.low:.0%}, {rate.high:.0%}]), "
-            f"p below 0.05 in {sum(result.p < 0.05 for result in results)} of {len(results)}"
-        )
+    if not 1 <= null_arms <= MAX_NULL_ARMS:
+        raise UserError(f"--null-arms {null_arms}: from 1 to {MAX_NULL_ARMS} null arms can be compared.")
+    comparisons, arms = "" if n == 1 else "s", "" if null_arms == 1 else "s"
+    say(f"{n} A/A comparison{comparisons} of {null_arms} null arm{arms}, R = {blocks}")
+    families = run_aa(place, request, n, null_arms, blocks, lambda family: say(f"  {_line(family)}"))
+    shares = null_shares([family.verdicts for family in families])
+    say(
+        f"families with a false verdict: {_share(shares.families)}; of those judged: {_share(shares.families_judged)}"
+    )
+    say(f"arms with a false verdict: {_share(shares.arms)}; of those judged: {_share(shares.arms_judged)}")
+    say(f"arms without a verdict, for missing the target: {_share(shares.unjudged)}")
+
+
+def _share(rate: Rate) -> str:
+    if not rate.n:
+        return "none"
+    return f"{rate.k} of {rate.n} ({rate.share:.1%} [{rate.low:.1%}, {rate.high:.1%}])"
+
+
+def _line(family: Family) -> str:
+    if len(family.arms) == 1:
+        (arm,) = family.arms
+        return f"seed {family.seed}: {arm.ratio:.3f}x, p {arm.p:.3f}, {arm.verdict}"
+    words = ", ".join(f"{n} {word}" for word, n in Counter(family.verdicts).items())
+    ratios = [arm.ratio for arm in family.arms if math.isfinite(arm.ratio)]
+    between = f"{min(ratios):.3f}x to {max(ratios):.3f}x, " if ratios else ""
+    return f"seed {family.seed}: {between}{words}"
+
+
+def null_techniques(n: int) -> dict[str, dict[str, Any]]:
+    """n arms that are the baseline again, by name."""
+    return {
+        f"null-{i}": {"family": "null", "independent": True, "why": "The baseline again."}
+        for i in range(1, n + 1)
+    }
 
 
 def run_aa(
-    place: Place, request: Request, n: int, blocks: int, on_result: Callable[[AA], None]
-) -> tuple[list[AA], Rate]:
+    place: Place,
+    request: Request,
+    n: int,
+    null_arms: int,
+    blocks: int,
+    on_result: Callable[[Family], None],
+) -> list[Family]:
     """n end-to-end A/A comparisons at R = blocks, one a process on each of the place's workers.
 
-    Each has a database of its own in a temporary folder, and a seed of its own: another split, other tuning
-    points, other trainings. Returns the outcomes by seed and the share of false verdicts. Raises UserError."""
-    request = request.having(blocks=blocks, arms=[NULL_ARM], techniques=NULL, stop_at_target=True)
+    Each has a database of its own in a temporary folder, and a seed of its own: another split, another calibration,
+    other tuning points, other trainings. Returns the outcomes by seed. Raises UserError."""
+    techniques = null_techniques(null_arms)
+    request = request.having(blocks=blocks, arms=[*techniques], techniques=techniques, stop_at_target=True)
     first = int(request.values.get("seed") or 0)
     with tempfile.TemporaryDirectory(prefix="vae-study-aa-") as folder:
         places = [
@@ -81,11 +126,10 @@ def run_aa(
         for result in _in_processes(tasks, place.workers):
             on_result(result)
             results.append(result)
-    results.sort(key=lambda result: result.seed)
-    return results, false_verdict_rate([result.verdict for result in results])
+    return sorted(results, key=lambda result: result.seed)
 
 
-def _in_processes(tasks: list[tuple[Place, Request]], workers: int) -> Iterator[AA]:
+def _in_processes(tasks: list[tuple[Place, Request]], workers: int) -> Iterator[Family]:
     # Spawned, not forked: torch's thread pools don't survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
@@ -106,11 +150,10 @@ def _end_with_parent() -> None:
     end_with_parent(parent.pid)
 
 
-def _one(place: Place, request: Request) -> AA:
+def _one(place: Place, request: Request) -> Family:
     import optuna
     import torch
 
-    from study.analysis.arm import find
     from study.analysis.evidence import read
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -120,7 +163,6 @@ def _one(place: Place, request: Request) -> AA:
         session.run_here()
         comparison = read(session.store, session.experiment.name).comparison
     assert comparison is not None
-    null = find(comparison.arms, NULL_ARM)
-    assert null is not None
-    assert null.examples is not None
-    return AA(session.experiment.seed, null.examples.ratio, null.examples.estimate.p, null.examples.verdict)
+    measures = [arm.examples for arm in comparison.techniques if arm.examples is not None]
+    said = (Said(m.ratio, math.nan if m.p_adjusted is None else m.p_adjusted, m.verdict) for m in measures)
+    return Family(session.experiment.seed, tuple(said))

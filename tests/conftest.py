@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import optuna
 import pytest
 import sqlalchemy
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from fake_training import Finished
 
 pytest.register_assert_rewrite("fake_study")
+
+# How long an example takes says something of the machine: only tests that bound a time set a deadline.
+hypothesis.settings.register_profile("study", deadline=None)
+hypothesis.settings.load_profile("study")
 
 
 @pytest.fixture(autouse=True, scope="session")
