@@ -203,7 +203,7 @@ def _bars(figure: go.Figure, spans: list[tuple[int, float, float]], line: dict[s
 
 
 def _right_note(i: int, row: Row) -> dict[str, Any]:
-    low, high = row.ends
+    low, high = (_NAN, _NAN) if row.measure is None else row.measure.shown
     colour = INK
     if math.isfinite(row.ratio):
         text = (

@@ -237,7 +237,7 @@ def _hits(arm: ArmResult | CombinedArm | ArticleArm) -> Cell:
 
 
 def _speed_up(measure: Measure | None) -> Cell:
-    return Cell(DASH) if measure is None else Cell(speed_up_of(measure), measure.ratio)
+    return Cell(speed_up_of(measure), measure.ratio) if measure is not None and measure.known else Cell(DASH)
 
 
 def _p(measure: Measure | None) -> Cell:

@@ -175,9 +175,9 @@ def test_dry_run_writes_nothing(call: Call, tmp_path: Path) -> None:
     """--dry-run checks everything, prints the plan and the estimated time, and leaves no file."""
     result = call("run", "--arms", "cosine,he", "--search-trials", "3", "--dry-run", "--device", "cpu")
     assert (result.code, result.err) == (0, "")
-    assert "arms: baseline, cosine, he; K = 8 tuning points, the best 2 on 3 seeds, S = 10" in result.out
+    assert "arms: baseline, cosine, he; K = 8 tuning points and 2 guided rounds, S = 20" in result.out
     assert (
-        f"{3 + 24 + 12 + 5 + 50} trials (3 search, 24 tune, 12 final, 5 calibration, 50 confirm)"
+        f"{3 + 24 + 24 + 5 + 80} trials (3 search, 24 tune, 24 guided, 5 calibration, 80 confirm)"
         in result.out
     )
     assert "minutes" in result.out
@@ -263,7 +263,7 @@ def test_a_file_and_flags_meet(call: Call, tmp_path: Path) -> None:
     """Flags win over the file, the file over the defaults."""
     (tmp_path / "e.toml").write_text('arms = ["cosine"]\nseeds = 4\ntune_trials = 2\n[search]\ntrials = 7\n')
     result = call("run", "--file", "e.toml", "--seeds", "6", "--dry-run")
-    assert "K = 2 tuning points, the best 2 on 3 seeds, S = 6 seeds" in result.out
+    assert "K = 2 tuning points and 2 guided rounds, S = 6 seeds" in result.out
     assert "7 search" in result.out
     assert "search" not in call("compare", "--file", "e.toml", "--dry-run").out
     assert "arms" not in call("search", "--file", "e.toml", "--dry-run").out

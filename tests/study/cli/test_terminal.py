@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from study.analysis.evidence import read
-from study.analysis.words import ratio_of
+from study.analysis.words import speed_up_of
 from study.cli.progress import Progress, arms_table
 from study.cli.tables import forest_table, print_plan
 from study.design.build import Request
@@ -112,4 +112,4 @@ def test_the_answers_table_is_whole_at_80_columns(finished: fake_training.Finish
     assert "speed-up, examples" in lines[0]
     assert "speed-up, seconds" in lines[0]
     assert twice.examples is not None
-    assert sum(ratio_of(twice.examples.estimate) in line for line in lines) == 2
+    assert sum(speed_up_of(twice.examples) in line for line in lines) == 2

@@ -35,7 +35,7 @@ class TestStates:
             ({"arms": ["he"]}, ["the target is not calibrated", "0 of 16 tuning trials", "has been timed"]),
             (
                 {"arms": ["he"], "target": 30.0},
-                ["0 of 30 confirmation runs", "No confirmation run has ended yet."],
+                ["0 of 50 confirmation runs", "No confirmation run has ended yet."],
             ),
         ],
         ids=["nothing planned", "search only", "comparison", "given target"],
