@@ -20,11 +20,12 @@ from study.cli.options import (
     Storage,
     grouped,
 )
-from study.cli.terminal import err, out, quiet, say
+from study.cli.terminal import err, out, quiet, say, uncollected
 from vae.errors import UserError
 
 
 @grouped
+@uncollected()
 def show(
     name: Name = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -45,6 +46,7 @@ def show(
 
 
 @grouped
+@uncollected()
 def export(
     name: Name = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -66,6 +68,7 @@ def export(
 
 
 @grouped
+@uncollected()
 def report(
     name: Name = None,
     storage: Storage = DEFAULT_STORAGE,

@@ -9,11 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from study.analysis.answer import Use, offers
-from study.analysis.evidence import Evidence
 from study.design.experiment import Experiment
-from study.store.artifacts import Artifacts
-from study.terms import Phase
 from vae.checkpoint import load_model
 from vae.data.dataset import Dataset, load
 from vae.elbo import active_units
@@ -28,7 +24,6 @@ from vae.pictures import (
     samples,
     walk,
 )
-from vae.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -48,25 +43,6 @@ class Gallery:
     axes: tuple[str, str]
     active_units: int
     missing: tuple[str, ...]
-
-
-def best_model(evidence: Evidence, files: Artifacts) -> tuple[str, Recipe, Path] | None:
-    """(whose it is, its recipe, its file) of the model with the lowest loss on offer, or else of the search's best,
-    as a worker keeps it or as a command copies it; None where there is no such trial, or no file of it."""
-    if not files.are_ours():
-        return None
-    offer = next((offer for offer in offers(evidence) if offer.use is Use.BEST), None)
-    runs = [offer.run if offer is not None else None, evidence.best_search]
-    known = [(run, run.recipe) for run in runs if run is not None and run.recipe is not None]
-    copied = files.best
-    for run, recipe in known:
-        path = files.model(run.study, run.number)
-        if path.exists() or (copied.exists() and run is known[-1][0]):
-            whose = f"Search trial {run.number}"
-            if run.phase == Phase.CONFIRM and offer is not None:
-                whose = f"{run.arm}, confirmation run {run.index + 1} ({offer.because})"
-            return whose, recipe, path if path.exists() else copied
-    return None
 
 
 def gallery(path: Path, experiment: Experiment, fingerprint: str, data_dir: Path | None) -> Gallery:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.analysis.answer import offers
+from study.analysis.answer import Use, offers
 from study.analysis.evidence import Evidence
 from study.figures import search as figures_search
 from study.figures import space as figures_space
@@ -14,6 +14,7 @@ from study.figures.panel import Figure, single
 from study.report import tables, words
 from study.report.blocks import Block, Picture, Section, Text
 from study.store.artifacts import Artifacts
+from study.terms import Phase
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -112,13 +113,13 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
     title = "The best model"
     if not offers(evidence):
         return Section("model", title, missing="No trial whose model is kept has ended yet.")
-    from study.report.model import best_model, gallery  # torch, which words and tables do without
-
     files = Artifacts.of(artifacts, evidence.name, evidence.kept_artifacts)
-    found = best_model(evidence, files)
+    found = _best_model(evidence, files)
     if found is None:
         missing = "The best model's file is not in the artifacts folder; --artifacts names another."
         return Section("model", title, missing=missing)
+    from study.report.model import gallery  # torch, which all else in a report does without
+
     whose, recipe, path = found
     try:
         pictures = gallery(path, evidence.experiment, evidence.fingerprint, data_dir)
@@ -139,6 +140,25 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
     expected = "; images are expected pixels" if pictures.samples is not None else ""
     lead = f"{whose}, {recipe.latent_size} latent dimensions{active}{expected}."
     return Section("model", title, lead, _pictures(pictures), missing)
+
+
+def _best_model(evidence: Evidence, files: Artifacts) -> tuple[str, Recipe, Path] | None:
+    """(whose it is, its recipe, its file) of the model with the lowest loss on offer, or else of the search's best,
+    as a worker keeps it or as a command copies it; None where there is no such trial, or no file of it."""
+    if not files.are_ours():
+        return None
+    offer = next((offer for offer in offers(evidence) if offer.use is Use.BEST), None)
+    runs = [offer.run if offer is not None else None, evidence.best_search]
+    known = [(run, run.recipe) for run in runs if run is not None and run.recipe is not None]
+    copied = files.best
+    for run, recipe in known:
+        path = files.model(run.study, run.number)
+        if path.exists() or (copied.exists() and run is known[-1][0]):
+            whose = f"Search trial {run.number}"
+            if run.phase == Phase.CONFIRM and offer is not None:
+                whose = f"{run.arm}, confirmation run {run.index + 1} ({offer.because})"
+            return whose, recipe, path if path.exists() else copied
+    return None
 
 
 def _examples(pictures: Gallery) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 import fake_training
 import pytest
 
+from study.analysis.search import LEAST_TRIALS
+
 ROOT = Path(__file__).resolve().parents[3]
 #: Seconds of processor time are in these imports, more than in all that the commands below do themselves.
 HEAVY = ("torch", "sklearn", "scipy.stats", "plotly", "pandas", "sqlalchemy", "scipy", "optuna", "pydantic")
@@ -25,24 +27,23 @@ finally:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished comparison in its optuna.db."""
-    return fake_training.finish(tmp_path_factory.mktemp("finished"), tune_trials=2, seeds=4).folder
+    return fake_training.finish(tmp_path_factory.mktemp("compared"), tune_trials=2, seeds=4).folder
 
 
-@pytest.mark.parametrize(
-    ("command", "needed"),
-    [
-        ("--help", ()),
-        ("run --help", ("pydantic",)),
-        ("techniques", ("optuna", "pydantic")),
-        ("show", ("optuna", "pydantic", "pandas", "sqlalchemy", "scipy")),
-        ("export", ("optuna", "pydantic", "pandas", "sqlalchemy", "scipy")),
-        ("report", ("optuna", "pydantic", "pandas", "sqlalchemy", "scipy", "scipy.stats", "plotly")),
-    ],
-)
-def test_a_command_loads_no_more_than_it_needs(folder: Path, command: str, needed: tuple[str, ...]) -> None:
-    """Reading a database loads neither torch nor scikit-learn, listing the techniques not even pandas."""
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a search in its optuna.db, of enough complete trials for importances, and its models."""
+    folder = tmp_path_factory.mktemp("searched")
+    session = fake_training.prepare_search(folder, LEAST_TRIALS, pruner="none", sampler="random")
+    with session.store:
+        session.run_here()
+    return folder
+
+
+def loaded(folder: Path, command: str) -> set[str]:
+    """The heavy libraries that a command has loaded when it ends."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, *command.split()],
         cwd=folder,
@@ -52,6 +53,39 @@ def test_a_command_loads_no_more_than_it_needs(folder: Path, command: str, neede
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loaded = set(done.stderr.splitlines()[-1].split())
-    assert "study.cli.app" in loaded
-    assert {name for name in HEAVY if name in loaded} <= set(needed)
+    modules = set(done.stderr.splitlines()[-1].split())
+    assert "study.cli.app" in modules
+    return modules & set(HEAVY)
+
+
+READING = {"optuna", "pydantic", "pandas", "sqlalchemy", "scipy"}
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("--help", set()),
+        ("run --help", {"pydantic"}),
+        ("techniques", {"optuna", "pydantic"}),
+        ("show", READING),
+        ("export", READING),
+        ("report --artifacts none", READING | {"scipy.stats", "plotly"}),
+    ],
+)
+def test_a_command_loads_what_it_needs(compared: Path, command: str, needed: set[str]) -> None:
+    """Reading a database loads neither torch nor scikit-learn, listing the techniques not even pandas."""
+    assert loaded(compared, command) == needed
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("show", READING),
+        ("export", READING),
+        ("report --artifacts none", READING | {"scipy.stats", "plotly", "sklearn"}),
+        ("report", READING | {"scipy.stats", "plotly", "sklearn", "torch"}),
+    ],
+)
+def test_importances_need_forests_and_pictures_torch(searched: Path, command: str, needed: set[str]) -> None:
+    """A search's tables need neither; its report loads scikit-learn, and torch only where a model can be drawn."""
+    assert loaded(searched, command) == needed
