@@ -64,7 +64,7 @@ _SENTENCES = {
     Outcome.COMPLETED: "trained to its budget",
     Outcome.HIT: "stopped at the target",
     Outcome.STOPPED: "stopped by patience",
-    Outcome.MEASURED: "trained to the examples at which its tuning round is compared",
+    Outcome.MEASURED: "trained to the examples at which its guided round is compared",
     Outcome.PRUNED: "cut by the pruner",
     Outcome.CAPPED: "cut by capping: it could not win its arm any more",
     Outcome.DIVERGED: "the loss became infinite or not a number",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from study.place import Place
 
 Name = Annotated[str | None, typer.Option("--name", help="Name of the experiment; default: the data's name.")]
+OneName = Annotated[str | None, typer.Option("--name", help="Name of the experiment; default: the only one.")]
 File = Annotated[Path | None, typer.Option("--file", metavar="TOML", help="Experiment file.")]
 Storage = Annotated[
     str,
@@ -56,9 +57,13 @@ class ExperimentOptions:
     ] = None
     name: Name = None
     file: File = None
-    budget: Annotated[float | None, typer.Option("--budget", help="tau: epochs a training may last.")] = None
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", help="tau: epochs a training may last; default: 40 on small data, else 10."),
+    ] = None
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Seeds the split, the tuning points and every training.")
+        int | None,
+        typer.Option("--seed", help="Seeds the split, the tuning points and every training; default: 0."),
     ] = None
     fix: Annotated[
         list[str] | None,
@@ -91,24 +96,40 @@ class ComparisonOptions:
 
     arms: Annotated[
         str | None,
-        typer.Option("--arms", help="Comma-separated techniques; 'default' and 'all' are sets of them."),
+        typer.Option(
+            "--arms",
+            help="Comma-separated techniques; also 'default' or 'all'. The command techniques lists them.",
+        ),
     ] = None
     tune_seeds: Annotated[
         int | None,
         typer.Option(
-            "--tune-seeds", help="Of experiments begun by method 1: seeds that judge an arm's two best."
+            "--tune-seeds",
+            help="Only for experiments begun before guided tuning: seeds that judge an arm's two best points.",
         ),
     ] = None
-    seeds: Annotated[int | None, typer.Option("--seeds", help="S: confirmation seeds per arm.")] = None
-    blocks: Annotated[int | None, typer.Option("--blocks", help="R: times that tuning is repeated.")] = None
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="S: confirmation seeds per arm, in total; default: 20.")
+    ] = None
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            "--blocks",
+            help="R: times that tuning and confirmation are repeated, on S / R seeds each; default: 1.",
+        ),
+    ] = None
     combine: Annotated[
-        bool | None, typer.Option("--combine/--no-combine", help="Also test the combined arm.")
+        bool | None,
+        typer.Option("--combine/--no-combine", help="Also test the best technique of each slot together."),
     ] = None
     target: Annotated[
         float | None, typer.Option("--target", help="Validation loss to reach; default: calibrated.")
     ] = None
     margin: Annotated[
-        float | None, typer.Option("--margin", help="Speed-ups within this margin of 1 are no verdict.")
+        float | None,
+        typer.Option(
+            "--margin", help="A speed-up within this of 1 is no verdict; default: 0.02, which is 2 %."
+        ),
     ] = None
 
     @property

@@ -16,7 +16,7 @@ from study.cli.options import (
     Artifacts,
     DataDir,
     File,
-    Name,
+    OneName,
     Storage,
     grouped,
 )
@@ -27,7 +27,7 @@ from vae.errors import UserError
 @grouped
 @uncollected()
 def show(
-    name: Name = None,
+    name: OneName = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """The tables of an experiment, or the list of experiments, in the terminal."""
@@ -48,12 +48,12 @@ def show(
 @grouped
 @uncollected()
 def export(
-    name: Name = None,
+    name: OneName = None,
     storage: Storage = DEFAULT_STORAGE,
     folder: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("export"),
     format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
 ) -> None:
-    """Trials, learning curves, arms and recipes as CSV or Parquet and TOML files."""
+    """Write trials, learning curves and arms as CSV or Parquet files, and recipes as TOML files."""
     quiet()
     from study.analysis.evidence import read
     from study.analysis.export import export_tables, require_format
@@ -70,7 +70,7 @@ def export(
 @grouped
 @uncollected()
 def report(
-    name: Name = None,
+    name: OneName = None,
     storage: Storage = DEFAULT_STORAGE,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     data_dir: DataDir = None,

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 #: Verdicts for a terminal of 80 columns.
 _SHORT = {
     Verdict.UNDECIDED: ("n.d.", "not distinguishable"),
-    Verdict.UNRELIABLE: ("unrel.", "some seeds never reach the target"),
+    Verdict.UNRELIABLE: ("unrel.", "too many seeds never reach the target"),
     Verdict.NEVER: ("never", "none does"),
-    Verdict.NOT_TUNED: ("untuned", "no tuning point reaches it"),
+    Verdict.NOT_TUNED: ("untuned", "not tuned: no coarse point reached the tuning target"),
     Verdict.UNRELIABLE_BASELINE: ("base?", "the baseline often misses it"),
     Verdict.NOT_MEASURED: ("open", "not measured yet"),
 }

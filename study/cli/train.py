@@ -40,7 +40,7 @@ def run(
         int | None, typer.Option("--search-trials", help="Total trials of the search; default: 30.")
     ] = None,
     tune_trials: Annotated[
-        int | None, typer.Option("--tune-trials", help="K: tuning points per arm.")
+        int | None, typer.Option("--tune-trials", help="K: coarse tuning points per arm; default: 8.")
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -88,12 +88,14 @@ def compare(
     experiment: ExperimentOptions,
     comparison: ComparisonOptions,
     place: PlaceOptions,
-    trials: Annotated[int | None, typer.Option("--trials", help="K: tuning points per arm.")] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="K: coarse tuning points per arm; default: 8.")
+    ] = None,
     stop_at_target: Annotated[
         bool | None,
         typer.Option(
             "--stop-at-target/--run-to-budget",
-            help="End confirmation runs at the target, but for five of each arm.",
+            help="End confirmation runs at the target, all but the first five of each arm; default: yes.",
         ),
     ] = None,
     aa: Annotated[
@@ -101,12 +103,16 @@ def compare(
         typer.Option(
             "--aa",
             metavar="N",
-            help="Instead: N comparisons of the baseline with itself, and how often they err.",
+            help="Instead of techniques: N comparisons of the baseline with itself, and how often they err.",
         ),
     ] = None,
     null_arms: Annotated[
         int | None,
-        typer.Option("--null-arms", metavar="M", help="With --aa: second baselines in each; default: 1."),
+        typer.Option(
+            "--null-arms",
+            metavar="M",
+            help="With --aa: arms that are the baseline again, in each; default: 1.",
+        ),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:

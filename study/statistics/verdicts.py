@@ -46,12 +46,12 @@ class Verdict(StrEnum):
 
 
 _SENTENCES = {
-    Verdict.FASTER: "the simultaneous interval lies above 1 by more than the margin",
-    Verdict.SLOWER: "the simultaneous interval lies below 1 by more than the margin",
-    Verdict.UNDECIDED: "the simultaneous interval doesn't clear the margin on either side",
-    Verdict.UNRELIABLE: "some seeds never reach the target",
+    Verdict.FASTER: "faster by more than the margin, the whole family of arms taken together",
+    Verdict.SLOWER: "slower by more than the margin, the whole family of arms taken together",
+    Verdict.UNDECIDED: "no difference beyond the margin is shown, the whole family of arms taken together",
+    Verdict.UNRELIABLE: "too many seeds never reach the target",
     Verdict.UNRELIABLE_BASELINE: "the baseline reaches the target on too few seeds to compare anything with it",
-    Verdict.NOT_TUNED: "no tuning point reached the target",
+    Verdict.NOT_TUNED: "too many seeds never reach the target, and no coarse point reached the tuning target",
     Verdict.NEVER: "no seed reaches the target",
     Verdict.NOT_MEASURED: "there is no finished confirmation run, or no timing, yet",
 }
