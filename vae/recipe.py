@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from vae.documents import parse_json, parse_toml, read_text
 from vae.errors import UserError, did_you_mean
@@ -34,15 +35,29 @@ SHOWN = 200
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
-class Recipe(BaseModel):
+class Table(BaseModel):
+    """A table of fields as a file holds it: frozen and strict, its unknown fields refused with the nearest there is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_are_known(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if isinstance(name, str) and name not in cls.model_fields:
+                way_out = did_you_mean(name, cls.model_fields)
+                told = {"kind": cls.__name__.lower(), "name": name, "way_out": way_out}
+                raise PydanticCustomError("unknown_field", "There is no field '{name}'", told)
+        return values
+
+
+class Recipe(Table):
     """Every setting of one training run; the data and the budget tau are the workload's, not the recipe's.
 
     Fractions named "of tau" are of the budget in examples seen, so a recipe keeps its shape when the
     budget changes. A value out of range or an unknown field raises `pydantic.ValidationError`;
     `from_dict`, `from_json` and `from_toml` turn it into a one-line `UserError`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     # Architecture
     hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64, strict=False)] = (500,)
@@ -178,15 +193,17 @@ def unknown_field(field: str) -> str:
     return f"A recipe has no field '{field}'. {did_you_mean(field, Recipe.model_fields)}"
 
 
-def explain(error: ValidationError, source: str, model: type[BaseModel] = Recipe) -> str:
-    """A pydantic error of `model` as one line: where, the value, the rule; unknown names get the nearest."""
+def explain(error: ValidationError, source: str) -> str:
+    """A pydantic error as one line: where, the value, the rule; unknown names get the nearest."""
     rules: dict[tuple[str, str], list[str]] = {}
     for item in error.errors():
-        place: list[int | str] = [part for part in item["loc"] if not _is_branch(part)]
-        *path, name = place or [""]
-        if item["type"] == "extra_forbidden":
-            return f"{source}: {_unknown(model, path, str(name))}"
-        where = ".".join(map(str, [*path, name]))
+        place = [part for part in item["loc"] if not _is_branch(part)]
+        where = ".".join(map(str, place))
+        if item["type"] == "unknown_field":
+            kind, name, way_out = (item["ctx"][key] for key in ("kind", "name", "way_out"))
+            if kind == "recipe" and not where:
+                return f"{source}: {unknown_field(name)}"
+            return f"{source}: {where or f'a {kind}'} has no '{name}'. {way_out}"
         shown = f"{where} = {_short(item['input'])}: " if where else ""
         # A field of several kinds has one error a kind: its value is told once, its rules in a row.
         rule = item["msg"].removeprefix("Value error, ").replace("Input should", "must")
@@ -207,23 +224,6 @@ def _short(value: Any) -> str:
 def _is_branch(part: int | str) -> bool:
     """Whether a part of an error's place names a branch of a union and nothing the user wrote."""
     return isinstance(part, str) and part.startswith(("literal[", "constrained-"))
-
-
-def _unknown(model: type[BaseModel], path: list[int | str], name: str) -> str:
-    """The message for a name that the model at `path` doesn't have."""
-    if model is Recipe and not path:
-        return unknown_field(name)
-    kind: Any = model
-    for part in path:
-        kind = kind.model_fields[str(part)].annotation if hasattr(kind, "model_fields") else _item(kind)
-        kind = _item(kind) if type(None) in get_args(kind) else kind
-    where = ".".join(map(str, path)) or f"a {model.__name__.lower()}"
-    return f"{where} has no '{name}'. {did_you_mean(name, kind.model_fields)}"
-
-
-def _item(kind: Any) -> Any:
-    """X of dict[str, X], and of X | None."""
-    return [argument for argument in get_args(kind) if argument not in (str, type(None))][-1]
 
 
 def _mapping(values: Any, source: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from study.design.phases import (
     FINALISTS,
@@ -32,7 +32,7 @@ from study.design.techniques import Technique, catalogue, find
 from study.design.workload import Workload, is_small
 from study.terms import BASELINE, Phase
 from vae.errors import UserError
-from vae.recipe import Recipe, explain, unknown_field
+from vae.recipe import Recipe, Table, explain, unknown_field
 
 #: What is trained on where neither the command nor an earlier run says anything.
 DATA = "digits"
@@ -47,10 +47,8 @@ NON_NEGATIVE = frozenset({"cross_entropy", "bernoulli", "dynamic_bernoulli"})
 Count = Annotated[int, Field(ge=1, lt=INDEPENDENT_SEEDS)]
 
 
-class SearchPlan(BaseModel):
+class SearchPlan(Table):
     """The joint search: one Optuna study in which everything is sampled."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     trials: Annotated[int, Field(ge=0, le=9_999)] = 0
     """Total number of trials; running again tops up."""
@@ -61,10 +59,8 @@ class SearchPlan(BaseModel):
     space: Space = Field(default_factory=dict)
 
 
-class Experiment(BaseModel):
+class Experiment(Table):
     """Everything that decides what is trained under one name; the resolved form is stored in the database."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
     data: str
@@ -265,7 +261,7 @@ class Experiment(BaseModel):
         try:
             experiment = cls.model_validate(values)
         except ValidationError as error:
-            raise UserError(explain(error, source, cls)) from None
+            raise UserError(explain(error, source)) from None
         known = experiment.known
         check_space(experiment.space, f"{source}: space")
         check_space(experiment.search.space, f"{source}: search.space")

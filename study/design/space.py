@@ -14,11 +14,11 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from study.design.workload import is_small
 from vae.errors import UserError
-from vae.recipe import SGD_FAMILY, Recipe, unknown_field
+from vae.recipe import SGD_FAMILY, Recipe, Table, unknown_field
 
 #: Sobol points always have this many dimensions, of which a space uses the first: an arm's own knobs
 #: then leave the shared dimensions as they are in every other arm.
@@ -27,10 +27,8 @@ SOBOL_DIMENSIONS = 16
 INTEGER_FIELDS = frozenset({"latent_size", "batch_size"})
 
 
-class Dimension(BaseModel):
+class Dimension(Table):
     """One tuned recipe field: a range `low`..`high` (both included), on a log scale or not, or `choices`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     low: float | None = None
     high: float | None = None

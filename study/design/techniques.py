@@ -8,12 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from study.design.space import Space, check_space
 from study.terms import BASELINE, COMBINED, REFERENCE_ARMS, SEARCH
 from vae.errors import UserError, did_you_mean
-from vae.recipe import Recipe, explain, unknown_field
+from vae.recipe import Recipe, Table, explain, unknown_field
 
 Family = Literal[
     "initialisation",
@@ -28,10 +28,8 @@ Family = Literal[
 ]
 
 
-class Technique(BaseModel):
+class Technique(Table):
     """A change to the baseline recipe. The arm `name` is the baseline plus this change, tuned anew."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
     family: Family
@@ -120,7 +118,7 @@ def _technique(name: str, fields: Any, source: str) -> Technique:
             {"slot": name, "family": "regularisation"} | fields | {"name": name}
         )
     except ValidationError as error:
-        raise UserError(explain(error, source, Technique)) from None
+        raise UserError(explain(error, source)) from None
     for field in [*technique.overrides, *technique.scale]:
         if field not in Recipe.model_fields:
             raise UserError(f"{source}: {unknown_field(field)}")
