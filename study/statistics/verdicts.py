@@ -170,9 +170,3 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 def rate(k: int, n: int, level: float = 0.95) -> Rate:
     """The share k / n with its interval."""
     return Rate(k, n, k / n if n else float("nan"), *clopper_pearson(k, n, level))
-
-
-def false_verdict_rate(verdicts: Sequence[Verdict], level: float = 0.95) -> Rate:
-    """Share of A/A comparisons called faster or slower, of those that were judged: the others claim no speed-up and
-    don't dilute the share."""
-    return rate(sum(word.decided for word in verdicts), sum(word.judged for word in verdicts), level)

@@ -15,8 +15,8 @@ from study.statistics.verdicts import (
     Hits,
     Verdict,
     clopper_pearson,
-    false_verdict_rate,
     holm,
+    rate,
     smallest_n,
     unreliable_hits,
     verdict,
@@ -206,18 +206,11 @@ def test_clopper_pearson_by_hand():
         clopper_pearson(11, 10)
 
 
-def test_false_verdict_rate_by_hand():
-    """2 of 4 decided A/As claimed a difference; the two without a ratio don't dilute the share."""
-    words = [
-        Verdict.FASTER,
-        Verdict.SLOWER,
-        *[Verdict.UNDECIDED] * 2,
-        Verdict.UNRELIABLE,
-        Verdict.NEVER,
-    ]
-    rate = false_verdict_rate(words)
-    assert (rate.k, rate.n, rate.share) == (2, 4, 0.5)
-    assert (rate.low, rate.high) == clopper_pearson(2, 4)
-    nothing = false_verdict_rate([])
+def test_a_rate_by_hand():
+    """2 of 4 and its exact interval; of none there is no share, and anything is possible."""
+    two = rate(2, 4)
+    assert (two.k, two.n, two.share) == (2, 4, 0.5)
+    assert (two.low, two.high) == clopper_pearson(2, 4)
+    nothing = rate(0, 0)
     assert (nothing.n, nothing.low, nothing.high) == (0, 0.0, 1.0)
     assert math.isnan(nothing.share)
