@@ -11,11 +11,12 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -146,7 +147,7 @@ class Database:
                     self._install(_storage(self.url, create_tables=True))
             return
         path = self.path
-        with sqlite.folder_lock(path.parent):
+        with self._creation_lock(path):
             if not path.exists():
                 self._create_file(path)
             elif not self.check(create=True):
@@ -302,6 +303,30 @@ class Database:
                 )
         finally:
             storage.engine.dispose()
+
+    @contextmanager
+    def _creation_lock(self, path: Path) -> Iterator[None]:
+        # A file of its own. Never the database: closing it would drop SQLite's own locks of this process.
+        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire()
+        except PermissionError as error:
+            raise FailureError(
+                f"{self.name} is in a read-only place. Allow writing there, or give another --storage"
+                f" ({error.strerror})."
+            ) from None
+        except OSError as error:
+            raise FailureError(
+                f"{self.name} can't be created: {error.strerror}. Give another --storage."
+            ) from None
+        try:
+            yield
+        finally:
+            # Nothing is left behind: who waits for the file that is gone locks the next one. Windows' lock takes its
+            # own away on release, and lets nobody do so before.
+            with suppress(PermissionError):
+                os.unlink(lock.lock_file)
+            lock.release()
 
     @contextmanager
     def _postgresql_lock(self) -> Iterator[Connection]:

@@ -105,10 +105,11 @@ def root(error: BaseException) -> BaseException:
 
 
 class Patience:
-    """Waits for a database that is gone, RIDE_OUT seconds at most from its first failure to its next answer."""
+    """Waits for a database that is gone, `seconds` at most from its first failure to its next answer."""
 
-    def __init__(self, disconnect: Callable[[], None] | None = None) -> None:
+    def __init__(self, disconnect: Callable[[], None] | None = None, seconds: float = RIDE_OUT) -> None:
         self._disconnect = disconnect
+        self._seconds = seconds
         self._since: float | None = None
 
     def answered(self) -> None:
@@ -121,17 +122,21 @@ class Patience:
         if self._since is None:
             self._since = now
             if outage.passing:
-                _log.warning("%s Trying again for %.0f s.", outage, RIDE_OUT)
-        if not outage.passing or now - self._since > RIDE_OUT:
+                _log.warning("%s Trying again for %.0f s.", outage, self._seconds)
+        if not outage.passing or now - self._since > self._seconds:
             raise outage
         if self._disconnect is not None:
             self._disconnect()
         time.sleep(_POLL)
 
 
-def patiently(work: Callable[[], T], disconnect: Callable[[], None] | None = None) -> T:
-    """The result of `work`, which may be done twice, asked until the database answers. Raises FailureError."""
-    patience = Patience(disconnect)
+def patiently(
+    work: Callable[[], T], disconnect: Callable[[], None] | None = None, seconds: float = RIDE_OUT
+) -> T:
+    """The result of `work`, which may be done twice, asked for `seconds` until the database answers.
+
+    Raises FailureError."""
+    patience = Patience(disconnect, seconds)
     while True:
         try:
             return work()

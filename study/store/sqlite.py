@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, event
@@ -116,21 +114,3 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
 
 def _is_read_only_place(error: sqlite3.Error) -> bool:
     return any(word in str(error) for word in ("unable to open", "readonly"))
-
-
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Only one process at a time is in this block for a folder."""
-    # The folder, not a file of our own: nothing is left behind, and the kernel drops it with its holder.
-    # Never the database file: closing it would drop SQLite's own locks of this process.
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -20,10 +20,9 @@ from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackErro
 from study.design.build import Request
 from study.place import Place
 from study.session import Session
-from study.store import outage as outages
 from study.store import records
 from study.store.claims import next_claim
-from study.store.outage import Outage, is_outage, is_passing
+from study.store.outage import Outage, is_outage, is_passing, patiently
 from study.store.owner import new_owner
 from study.store.store import Store
 
@@ -170,9 +169,7 @@ def test_whose_fault_an_error_is() -> None:
         assert not is_outage(error)
 
 
-def test_an_outage_is_waited_for_and_not_for_ever(
-    prepared_sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outage_is_waited_for_and_not_for_ever(prepared_sqlite_url: str) -> None:
     """What may be done twice is asked again until the database answers, RIDE_OUT seconds at most; a full disk isn't."""
     with Store.open(prepared_sqlite_url) as store:
         answers: list[Exception | int] = [Outage("gone", passing=True), Outage("gone", passing=True), 3]
@@ -187,10 +184,9 @@ def test_an_outage_is_waited_for_and_not_for_ever(
         answers[:] = [Outage("full"), 3]
         with pytest.raises(Outage, match="full"):
             store.ride_out(work)
-        monkeypatch.setattr(outages, "RIDE_OUT", 0.3)
         answers[:] = [Outage("gone", passing=True) for _ in range(9)]
         with pytest.raises(Outage, match="gone"):
-            store.ride_out(work)
+            patiently(work, store.disconnect, seconds=0.3)
 
 
 def test_a_result_whose_connection_was_cut_is_told(prepared_postgresql_url: str) -> None:
