@@ -156,6 +156,16 @@ class Evidence:
         """Where tuning points lie in their space."""
         return frames.winners(self.state, self._tuned)
 
+    @cached_property
+    def response_runs(self) -> pd.DataFrame:
+        """The runs behind the response curves of guided tuning; empty by method 1."""
+        return frames.response_runs(self.state, self._tuned)
+
+    @cached_property
+    def responses(self) -> pd.DataFrame:
+        """The response curves of guided tuning; empty by method 1."""
+        return frames.responses(self.state, self._tuned)
+
     @property
     def _tuned(self) -> list[str]:
         return [arm for arm in self.arms if arm not in REFERENCE_ARMS]

@@ -7,16 +7,17 @@ was measured apart. `curves` maps a trial's id to its recorded curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from study.design.experiment import Experiment
-from study.design.space import Dimension
+from study.design.space import Dimension, Space
+from study.protocol.guided import Guided
 from study.protocol.history import Run
 from study.protocol.selection import State
 from study.statistics.curves import Curve, median_and_band
+from study.statistics.response import SOFT, Response
 from study.statistics.speed_up import speed_up_by_target
 from study.statistics.survival import kaplan_meier
 from study.terms import Phase
@@ -150,25 +151,39 @@ def by_target(state: State, runs: Mapping[str, Sequence[Run]], curves: Curves) -
 
 
 def tuning(state: State, arms: Sequence[str], curves: Curves) -> pd.DataFrame:
-    """One row a finished tuning trial. Columns arm, block, point (from 1), number, outcome, hit, examples (to the
-    target on a hit; else as far as it ran), best (fewest examples so far in this block; NaN before a hit),
-    recipe, won. Empty while there is no target."""
-    columns = ["arm", "block", "point", "number", "outcome", "hit", "examples", "best", "recipe", "won"]
+    """One row a finished tuning trial, the guided ones after the coarse. Columns arm, block, phase, point (from 1, in
+    the order they were planned), number, outcome, hit, examples (to the target on a hit; else as far as it ran), best
+    (fewest examples so far in this block; NaN before a hit), recipe, won (by method 2 no trial: what is confirmed is
+    the vertex, which need not have been trained). Empty while there is no target."""
+    columns = [
+        "arm", "block", "phase", "point", "number", "outcome", "hit", "examples", "best", "recipe", "won",
+    ]  # fmt: skip
     rows = []
     for arm in arms if state.target is not None else ():
         for block in range(1, state.experiment.blocks + 1):
-            won = state.winner(arm, block)
+            won = None if state.experiment.guided else state.winner(arm, block)
             best = np.nan
-            for run in state.of(arm, Phase.TUNE, block):
+            for point, run in enumerate(_tuning_runs(state, arm, block), start=1):
                 if run.outcome is None:
                     continue
                 E, hit = _reached(run, curves, state)
                 best = np.nanmin([best, E]) if hit else best
                 recipe = changes(run.recipe, state.experiment.recipe)
                 is_winner = won is not None and won.trial_id == run.trial_id
-                values = (arm, block, run.index + 1, run.number, run.outcome, hit, E, best, recipe, is_winner)
+                values = (
+                    arm, block, run.phase, point, run.number, run.outcome, hit, E, best, recipe, is_winner,
+                )  # fmt: skip
                 rows.append(dict(zip(columns, values, strict=True)))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _tuning_runs(state: State, arm: str, block: int) -> list[Run]:
+    """The coarse points, then the guided rounds, each in the order of its plan."""
+    return [
+        run
+        for phase in (Phase.TUNE, Phase.GUIDED)
+        for run in sorted(state.of(arm, phase, block), key=lambda run: run.index)
+    ]
 
 
 def _reached(run: Run, curves: Curves, state: State) -> tuple[float, bool]:
@@ -185,24 +200,108 @@ def _reached(run: Run, curves: Curves, state: State) -> tuple[float, bool]:
 
 def winners(state: State, arms: Sequence[str]) -> pd.DataFrame:
     """Where tuning points lie in their arm's space. Columns arm, field, block, value, position (0..1 of the
-    range, log where the range is), low, high, won; numeric dimensions only."""
-    experiment: Experiment = state.experiment
+    range, log where the range is), low, high, won; numeric dimensions only.
+
+    By method 2 the winner is a row of its own, for it is the response's vertex and no trial, and the range is the
+    widest that guided tuning came to in any block."""
     columns = ["arm", "field", "block", "value", "position", "low", "high", "won"]
     rows = []
     for arm in arms:
-        shared, own = experiment.spaces(arm, state.workload)
-        for block in range(1, experiment.blocks + 1):
-            best = state.winner(arm, block)
-            for run in state.of(arm, Phase.TUNE, block) if best is not None else ():
-                for field, dimension in (shared | own).items():
-                    if field not in run.params or dimension.low is None or dimension.high is None:
+        found = {block: state.tuned(arm, block) for block in range(1, state.experiment.blocks + 1)}
+        spaces = [tuned.space for tuned in found.values() if tuned is not None]
+        for block, tuned in found.items():
+            if tuned is None:
+                continue
+            runs = _tuning_runs(state, arm, block)
+            points = [(run.params, False) for run in runs] + [(tuned.params, True)]
+            if not state.experiment.guided:
+                won = state.winner(arm, block)
+                points = [(run.params, won is not None and run.trial_id == won.trial_id) for run in runs]
+            for params, is_winner in points:
+                for field, dimension in _widest(spaces).items():
+                    if field not in params or dimension.low is None or dimension.high is None:
                         continue
-                    value = float(run.params[field])
-                    won = best is not None and run.trial_id == best.trial_id
+                    value = float(params[field])
                     at = position(dimension, value)
-                    values = (arm, field, block, value, at, dimension.low, dimension.high, won)
+                    values = (arm, field, block, value, at, dimension.low, dimension.high, is_winner)
                     rows.append(dict(zip(columns, values, strict=True)))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _widest(spaces: Sequence[Space]) -> Space:
+    """The same dimensions, each from its lowest low to its highest high."""
+    widest = dict(spaces[0])
+    for space in spaces[1:]:
+        for field, dimension in space.items():
+            known = widest[field]
+            if known.low is None or known.high is None or dimension.low is None or dimension.high is None:
+                continue
+            low, high = min(known.low, dimension.low), max(known.high, dimension.high)
+            widest[field] = Dimension(low=low, high=high, log=known.log)
+    return widest
+
+
+def response_runs(state: State, arms: Sequence[str]) -> pd.DataFrame:
+    """The runs behind each arm's response curves (method 2), a row a run and axis. Columns arm, block, field, round (0:
+    the coarse points), value (recipe units), behind (y of the response: softened e-folds of examples behind the best
+    run at E0) and e_folds (the same unsoftened, at most 50)."""
+    columns = ["arm", "block", "field", "round", "value", "behind", "e_folds"]
+    rows = []
+    for arm, block, guided, response in _responses(state, arms):
+        for k, field in enumerate(guided.fields):
+            for point, y, number in zip(response.points, response.y, response.seeds, strict=True):
+                value = _recipe_value(guided.space, field, float(point[k]))
+                e_folds = SOFT * math.expm1(float(y) / SOFT)
+                values = (arm, block, field, int(number), value, float(y), e_folds)
+                rows.append(dict(zip(columns, values, strict=True)))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def responses(state: State, arms: Sequence[str]) -> pd.DataFrame:
+    """Each arm's response along each axis through its vertex (method 2), 81 rows an axis. Columns arm, block, field,
+    value (recipe units), mean, low, high (95 % of the process, softened e-folds as `response_runs` has them), vertex
+    and vertex_mean (what is confirmed, and how far behind it lies), edge ("low", "high" or ""), first_low, first_high
+    (the range before it was widened), log (whether the range is), E0 (examples at which the runs are compared)."""
+    parts = []
+    for arm, block, guided, response in _responses(state, arms):
+        shared, own = state.experiment.spaces(arm, state.workload)
+        first = shared | own
+        vertex_mean = float(response.mean(response.vertex[None, :])[0])
+        for k, field in enumerate(guided.fields):
+            line = response.line(k)
+            mean = response.mean(line)
+            half = Z95 * np.sqrt(np.maximum(np.diag(response.covariance(line)), 0.0))
+            part = pd.DataFrame({"arm": arm, "block": block, "field": field, "mean": mean})
+            part["value"] = [_recipe_value(guided.space, field, float(at)) for at in line[:, k]]
+            part["low"], part["high"] = mean - half, mean + half
+            part["vertex"], part["vertex_mean"] = float(guided.params[field]), vertex_mean
+            part["edge"] = response.axes[k].edge(float(response.vertex[k])) or ""
+            part["first_low"], part["first_high"] = first[field].low, first[field].high
+            part["log"], part["E0"] = field == "lr" or first[field].log, guided.where.examples
+            parts.append(part)
+    return _stacked(parts, _RESPONSES)
+
+
+_RESPONSES = [
+    "arm", "block", "field", "mean", "value", "low", "high", "vertex", "vertex_mean", "edge", "first_low", "first_high",
+    "log", "E0",
+]  # fmt: skip
+#: Of a normal distribution's middle 95 %.
+Z95 = 1.96
+
+
+def _responses(state: State, arms: Sequence[str]) -> Iterator[tuple[str, int, Guided, Response]]:
+    """The arms and blocks whose guided tuning has ended with a response."""
+    for arm in arms if state.experiment.guided else ():
+        for block in range(1, state.experiment.blocks + 1):
+            found = state.guided(arm, block)
+            if isinstance(found, Guided) and found.response is not None:
+                yield arm, block, found, found.response
+
+
+def _recipe_value(space: Space, field: str, at: float) -> float:
+    """A coordinate of the response in the recipe's own units."""
+    return 10.0**at if field == "lr" else float(space[field].at(field, at))
 
 
 def position(dimension: Dimension, value: float) -> float:

@@ -10,17 +10,27 @@ from study.figures.arms import learning_curves, survival
 from study.figures.compose import boxed
 from study.figures.forest import arm_rows, forest
 from study.figures.theme import INK, MUTED, PAPER, label_text
+from study.figures.tuning import response
 
 #: Pixels: the dashboard's box for a custom plot, which it doesn't make larger for a higher figure; its title.
 HEIGHT = 450
 TITLE_HEIGHT = 64
 #: Fixed, so that publishing again replaces a plot.
-FOREST, SURVIVAL, CURVES = "vae-forest", "vae-survival", "vae-curves"
+FOREST, SURVIVAL, CURVES, RESPONSE = "vae-forest", "vae-survival", "vae-curves", "vae-response"
 
 
 def figures(evidence: Evidence, comparison: Comparison) -> dict[str, go.Figure]:
-    """Graph id -> forest plot, Kaplan-Meier curves and learning curves, as far as there is something to draw."""
+    """Graph id -> forest plot, Kaplan-Meier curves, learning curves and guided tuning's response curves, as far as
+    there is something to draw."""
     found: dict[str, go.Figure] = {}
+    # The box has room for one panel an arm, all on one axis: the learning rate's. The report has the others.
+    curves, runs = (frame[frame["field"] == "lr"] for frame in (evidence.responses, evidence.response_runs))
+    if not curves.empty:
+        panels = response(runs, curves, evidence.family)
+        marks = "line and band: Gaussian process, 95 %; star: the vertex, which is confirmed; shaded: widened"
+        found[RESPONSE] = _framed(
+            boxed(panels), "Tuning: e-folds of examples behind the best run, by lr", marks
+        )
     if not evidence.confirmed:
         return found
     if len(evidence.confirmed) > 1:

@@ -17,16 +17,21 @@ from study.figures.theme import (
     MUTED,
     PAPER,
     RULE,
+    Mark,
     blank,
+    faint,
     hatched,
     label_text,
     lines,
+    log_ticks,
     mark,
     numbers_below,
     plain,
+    rule,
     shorten,
     small,
 )
+from study.terms import Phase
 
 ROW, NARROW_ROW = 22, 36
 #: How an outcome is drawn: colour from COLOURS in this order, and a pattern, so that grey prints tell them apart.
@@ -34,9 +39,11 @@ PATTERNS = ("", "/", ".", "x", "-", "\\", "|", "+")
 
 
 def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Family) -> list[Panel]:
-    """One panel an arm: its tuning points in the order they were drawn, and the best so far, in epochs to target.
+    """One panel an arm: its tuning points in the order they were planned, and the best so far, in epochs to target.
+    `points` are the coarse ones; guided ones stand right of a dotted line.
 
     Filled: reached it. Open: did not within the budget, or was capped there. A block has a line of its own."""
+    points = max(points, int(frame["point"].max()))
     top, step = tau / n_train, -(-points // 6)
     ticks = list(range(step, points + 1, step))
     panels = []
@@ -75,6 +82,8 @@ def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Fam
             xaxis={"range": [0.5, points + 0.5], "tickvals": ticks, "showgrid": False},
             yaxis={"range": [0, top * 1.08], "nticks": 4},
         )
+        if (own["phase"] == Phase.GUIDED).any():
+            rule(figure, x=float(own.loc[own["phase"] == Phase.GUIDED, "point"].min()) - 0.5, dash="dot")
         hits = int(own["hit"].sum())
         panels.append(
             Panel(
@@ -97,6 +106,138 @@ def _point_hover(row: dict[Any, Any], n_train: int) -> str:
             how,
             str(row["recipe"]),
             "the arm's winner" if row["won"] else None,
+        )
+    )
+
+
+#: How the coarse points and the rounds of guided tuning are told apart.
+ROUNDS = ("circle-open", "triangle-up", "square")
+
+
+def response(runs: pd.DataFrame, curves: pd.DataFrame, family: Family) -> list[Panel]:
+    """One panel an arm and axis, of the frames `response_runs` and `responses`: how far behind the best run each run
+    was at E0, the process's mean with its 95 % band, and the vertex, which is what was confirmed.
+
+    Open circles are the coarse points, triangles the first guided round, squares the second. The range is shaded where
+    it was added by widening. Several blocks have a curve each. All panels have one scale, that of the runs, and those
+    of a field one range."""
+    top = 1.08 * float(max(runs["behind"].max(), 0.2))
+    bottom = min(-0.15, 1.08 * float(min(runs["behind"].min(), curves["vertex_mean"].min())))
+    panels = []
+    for (arm, field), own in curves.groupby(["arm", "field"], sort=False):
+        look = mark(family(str(arm)))
+        figure = small()
+        tried = runs[(runs["arm"] == arm) & (runs["field"] == field)]
+        for low, high in _widened(own):
+            figure.add_vrect(low, high, fillcolor=GREY, opacity=0.16, line_width=0, layer="below")
+        for _, part in own.groupby("block", sort=True):
+            _curve(figure, part, look.colour)
+        for number, symbol in enumerate(ROUNDS):
+            part = tried[tried["round"] == number]
+            figure.add_scatter(
+                x=plain(part["value"]),
+                y=plain(part["behind"]),
+                mode="markers",
+                marker={
+                    "symbol": symbol,
+                    "size": 7,
+                    "color": INK if number else GREY,
+                    "line": {"width": 1.4 if number == 0 else 0.6, "color": PAPER if number else GREY},
+                },
+                hovertext=[_run_hover(row) for row in part.to_dict("records")],
+                hoverinfo="text",
+                name=f"guided round {number}" if number else "coarse points",
+            )
+        for _, part in own.groupby("block", sort=True):
+            _vertex(figure, part, look)
+        alike = curves.loc[curves["field"] == field, "value"]
+        axis = _value_axis(float(alike.min()), float(alike.max()), log=bool(own["log"].iloc[0]))
+        figure.update_layout(xaxis=axis | {"showgrid": False}, yaxis={"range": [bottom, top], "nticks": 4})
+        title = str(arm) if field == "lr" else f"{arm} · {field}"
+        best = ", ".join(f"{vertex:.3g}" for vertex in own.groupby("block")["vertex"].first())
+        sides = " and ".join(side for side in own["edge"].unique() if side)
+        note = ("lr " if field == "lr" else "") + best + (f", {sides} edge" if sides else "")
+        panels.append(Panel(f"response-{arm}-{field}", title, figure, note, family(str(arm))))
+    return panels
+
+
+def _value_axis(low: float, high: float, *, log: bool) -> dict[str, Any]:
+    """From low to high with room for a mark at each end."""
+    if log:
+        return log_ticks(low, high, pad=0.05)
+    pad = 0.05 * (high - low)
+    return {"range": [low - pad, high + pad], "nticks": 4}
+
+
+def _widened(curve: pd.DataFrame) -> list[tuple[float, float]]:
+    """What was added to the range, at its ends."""
+    first_low, first_high = float(curve["first_low"].min()), float(curve["first_high"].max())
+    low, high = float(curve["value"].min()), float(curve["value"].max())
+    added = []
+    if low < first_low * (1 - 1e-9):
+        added.append((low, first_low))
+    if high > first_high * (1 + 1e-9):
+        added.append((first_high, high))
+    return added
+
+
+def _curve(figure: go.Figure, part: pd.DataFrame, colour: str) -> None:
+    x = plain(part["value"])
+    figure.add_scatter(
+        x=x + x[::-1],
+        y=plain(part["high"]) + plain(part["low"])[::-1],
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=faint(colour),
+        hoverinfo="skip",
+        name="band",
+    )
+    hover = [
+        lines(
+            (f"{row['field']} {row['value']:.3g}", f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+        )
+        for row in part.to_dict("records")
+    ]
+    figure.add_scatter(
+        x=x,
+        y=plain(part["mean"]),
+        mode="lines",
+        line={"color": colour, "width": 1.6},
+        hovertext=hover,
+        hoverinfo="text",
+        name="mean of the process",
+    )
+
+
+def _vertex(figure: go.Figure, part: pd.DataFrame, look: Mark) -> None:
+    row = part.iloc[0]
+    what = f"{row['arm']}, vertex of block {row['block']}: what was confirmed"
+    compared = f"runs compared at {row['E0']:,.0f} examples"
+    edge = f"on the {row['edge']} edge of its range" if row["edge"] else None
+    figure.add_scatter(
+        x=plain([row["vertex"]]),
+        y=plain([row["vertex_mean"]]),
+        mode="markers",
+        marker={
+            "symbol": "star-diamond",
+            "size": 15,
+            "color": look.colour,
+            "line": {"width": 1.2, "color": PAPER},
+        },
+        hovertext=[lines((what, f"{row['field']} {row['vertex']:.4g}", compared, edge))],
+        hoverinfo="text",
+        name="vertex",
+    )
+
+
+def _run_hover(row: dict[Any, Any]) -> str:
+    what = f"guided round {row['round']}" if row["round"] else "coarse point"
+    return lines(
+        (
+            f"{row['arm']}, {what}, block {row['block']}",
+            f"{row['field']} {row['value']:.4g}",
+            f"{row['e_folds']:.3g} e-folds of examples behind the best run (drawn at {row['behind']:.3g})",
         )
     )
 

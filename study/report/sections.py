@@ -175,9 +175,14 @@ def _tuning(evidence: Evidence) -> Section:
         "symbols did not reach the target, or were capped once the best were out of reach."
     )
     axes = f"Epochs to target, against the tuning point (of {experiment.tune_trials})"
-    blocks: list[Block] = [
-        Figure("tuning-progress", "Best so far against tuning budget", caption, panels, "grid", axes)
-    ]
+    if experiment.guided:
+        caption = (
+            "Left of the dotted line are the coarse points, right of it the guided ones; open symbols did not reach "
+            "the target. Guided points end where the best coarse one reached the tuning target, so they need not."
+        )
+        axes = f"Epochs to target, against the tuning point ({experiment.tune_trials} coarse, then guided)"
+    blocks: list[Block] = _responses(evidence)
+    blocks += [Figure("tuning-progress", "Best so far against tuning budget", caption, panels, "grid", axes)]
     if not evidence.winners.empty:
         caption = (
             "A symbol in a shaded edge is a winner that a wider range might beat; ticks are the points tried."
@@ -186,6 +191,13 @@ def _tuning(evidence: Evidence) -> Section:
         narrow = figures_tuning.winners_narrow(figure)
         where = "Where winners lie in their space"
         blocks.append(single("winners", "winners", where, caption, figure, narrow=narrow))
+    if experiment.guided:
+        lead = (
+            "Every arm gets the same number of coarse points of one Sobol sequence over its own range, then two "
+            "guided rounds round the lowest point of a curve through all its runs (the vertex), each on its own seed. "
+            "The vertex is what was confirmed: it need not have been trained in tuning."
+        )
+        return Section("tuning", title, lead, blocks)
     seeds = experiment.tune_seeds
     finals = f": of its best {FINALISTS} the better over {seeds} seeds" if experiment.has_finalists else ""
     lead = (
@@ -193,6 +205,23 @@ def _tuning(evidence: Evidence) -> Section:
         f"was confirmed{finals}."
     )
     return Section("tuning", title, lead, blocks)
+
+
+def _responses(evidence: Evidence) -> list[Block]:
+    """The response curves of guided tuning, where there are some."""
+    if evidence.responses.empty:
+        return []
+    panels = figures_tuning.response(evidence.response_runs, evidence.responses, evidence.family)
+    caption = (
+        "The line is the mean of a Gaussian process through an arm's tuning runs (open circles: coarse points; "
+        "triangles and squares: first and second guided round), its band 95 %; the large star is the vertex, which was "
+        "confirmed. Shaded is what was added to a range because the vertex lay on its edge."
+    )
+    axes = (
+        "How many e-folds of examples each run was behind the best at E0 (linear up to about 0.2, compressed beyond), "
+        "against what was tuned"
+    )
+    return [Figure("tuning-response", "Response to what was tuned", caption, panels, "grid", axes)]
 
 
 def _combined(evidence: Evidence) -> list[Section]:

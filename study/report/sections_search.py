@@ -100,8 +100,9 @@ def _stopping(evidence: Evidence) -> Section:
     if evidence.savings.empty:
         return Section("stopping", title, missing="No trial that could be stopped early has ended yet.")
     caption = "The hatched part of a bar is training that stopping early spared, of running every trial to the budget."
+    tuning = "In coarse tuning" if evidence.experiment.guided else "In tuning"
     lead = (
-        "In tuning, a trial ends at the target, or once it can no longer be among the best (adaptive capping, which "
+        f"{tuning}, a trial ends at the target, or once it can no longer be among the best (adaptive capping, which "
         "never changes who they are); in the search the pruner decides, which can."
     )
     graph = figures_tuning.savings(evidence.savings)

@@ -5,16 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_training import TECHNIQUES, Finished, finish
 
 from study.analysis.answer import interval_words, sentences
 from study.analysis.arm import find
 from study.analysis.comparison import Comparison
-from study.analysis.evidence import read
+from study.analysis.evidence import Evidence, read
 from study.analysis.notes import notes
+from study.dashboard.plots import figures
+from study.figures.panel import Figure
+from study.figures.theme import plain
+from study.figures.tuning import response
 from study.protocol.combine import combined_choice
+from study.protocol.guided import Guided
+from study.report.sections import sections
 from study.statistics.verdicts import Verdict
+from study.terms import REFERENCE_ARMS
 
 VALUES: dict[str, Any] = {
     "method": 2,
@@ -132,3 +140,89 @@ def test_a_top_up_is_a_look(tmp_path: Path) -> None:
     assert twice is not None
     assert twice.examples is not None
     assert twice.examples.verdict is Verdict.FASTER
+
+
+def test_the_response_figure_draws_the_response(finished: Finished) -> None:
+    """Each arm's panel has its runs, the process's mean and 95 % band, and the vertex, number by number, and the
+    dashboard has one for each arm."""
+    with finished.open() as (store, state):
+        evidence = read(store, "fake")
+        assert evidence.comparison is not None
+        panels = {panel.title: panel for panel in _response_figure(evidence).panels}
+        assert list(panels) == _tuned(evidence)
+        for arm, panel in panels.items():
+            found = state.guided(arm, 1)
+            assert isinstance(found, Guided)
+            assert found.response is not None
+            line, process = found.response.line(0), found.response
+            drawn = {trace.name: trace for trace in panel.figure.data}
+            assert list(drawn["mean of the process"].x) == plain(10.0 ** line[:, 0])
+            assert list(drawn["mean of the process"].y) == plain(process.mean(line))
+            half = 1.96 * np.sqrt(np.diag(process.covariance(line)))
+            band = plain(process.mean(line) + half) + plain(process.mean(line) - half)[::-1]
+            assert list(drawn["band"].y) == band
+            assert list(drawn["vertex"].x) == plain([found.params["lr"]])
+            assert f"lr {found.params['lr']:.3g}" in panel.note
+            for name, number in (("coarse points", 0), ("guided round 1", 1), ("guided round 2", 2)):
+                assert list(drawn[name].y) == plain(process.y[process.seeds == number])
+        plots = figures(evidence, evidence.comparison)
+        stars = [trace for trace in plots["vae-response"].data if trace.name == "vertex"]
+        assert len(stars) == len(panels)
+
+
+def test_what_was_added_to_a_range_is_shaded(finished: Finished) -> None:
+    """A range that goes on below where it began is shaded there, and only there."""
+    with finished.open() as (store, _):
+        evidence = read(store, "fake")
+        curves = evidence.responses[evidence.responses["arm"] == "twice"]
+        runs = evidence.response_runs[evidence.response_runs["arm"] == "twice"]
+    low = float(curves["value"].min())
+    (plain_panel,) = response(runs, curves, evidence.family)
+    (panel,) = response(runs, curves.assign(first_low=10.0 * low, edge="low"), evidence.family)
+    assert not plain_panel.figure.layout.shapes
+    (shade,) = panel.figure.layout.shapes
+    assert (shade.x0, shade.x1) == (low, 10.0 * low)
+    assert "low edge" in panel.note
+
+
+def test_the_winner_of_guided_tuning_is_a_point(finished: Finished) -> None:
+    """The frames count the guided runs, and mark what was confirmed: the vertex, a trial of its own nowhere."""
+    with finished.open() as (store, state):
+        evidence = read(store, "fake")
+        for arm in _tuned(evidence):
+            tuned = state.tuned(arm, 1)
+            assert tuned is not None
+            trials = evidence.tuning[evidence.tuning["arm"] == arm]
+            assert trials["point"].tolist() == list(range(1, 17))
+            assert trials["phase"].tolist() == ["tune"] * 8 + ["guided"] * 8
+            assert not trials["won"].any()
+            (winner,) = evidence.winners[(evidence.winners["arm"] == arm) & evidence.winners["won"]].to_dict(
+                "records"
+            )
+            assert winner["value"] == tuned.params["lr"]
+        assert evidence.winners["position"].between(0.0, 1.0).all()
+
+
+def test_method_1_has_no_response(tmp_path: Path) -> None:
+    """An experiment of before keeps its figures: nothing guided is drawn, and its winners are trials."""
+    with finish(tmp_path, arms=["twice"], seeds=4).open() as (store, _):
+        evidence = read(store, "fake")
+        assert evidence.comparison is not None
+        assert evidence.responses.empty
+        assert "vae-response" not in figures(evidence, evidence.comparison)
+        drawn = {
+            block.id for part in sections(evidence) for block in part.blocks if isinstance(block, Figure)
+        }
+        assert "tuning-response" not in drawn
+        assert {"tuning-progress", "winners"} <= drawn
+        assert evidence.tuning.groupby("arm")["won"].sum().eq(1).all()
+
+
+def _tuned(evidence: Evidence) -> list[str]:
+    return [arm for arm in evidence.arms if arm not in REFERENCE_ARMS]
+
+
+def _response_figure(evidence: Evidence) -> Figure:
+    blocks = [block for part in sections(evidence) for block in part.blocks]
+    (found,) = [block for block in blocks if isinstance(block, Figure) and block.id == "tuning-response"]
+    return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_training import TECHNIQUES, finish
 from playwright.sync_api import Browser, Page, sync_playwright
 from report_data import HOSTILE, NAME, make_hostile
 
@@ -109,6 +110,17 @@ def real_file(finished_study: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
+def guided_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a comparison by guided tuning, with response curves, of many arms."""
+    folder = tmp_path_factory.mktemp("guided")
+    arms = ["twice", "half-more", "neutral", "never"]
+    techniques = TECHNIQUES | {"neutral": {"overrides": {"clip_norm": 1e6}}}
+    values: dict[str, Any] = {"method": 2, "tune_trials": 8, "stop_at_target": True, "techniques": techniques}
+    with finish(folder, arms=arms, **values).open() as (store, _):
+        return write_report(read(store, "fake"), folder / "page.html", folder / "artifacts", None)
+
+
+@pytest.fixture(scope="module")
 def page(browser: Browser, hostile_file: Path) -> Iterator[Page]:
     """The hostile page on a desktop, for tests that only look, or that add to it."""
     with opened(browser, hostile_file) as (page, _):
@@ -167,7 +179,7 @@ OVERLAPPING = """() => [...document.querySelectorAll('.graph')].filter(graph => 
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("kind", ["hostile_file", "real_file"])
+@pytest.mark.parametrize("kind", ["hostile_file", "real_file", "guided_file"])
 def test_opens_alone_and_draws_everything(
     browser: Browser, kind: str, size: tuple[int, int], request: pytest.FixtureRequest
 ) -> None:
