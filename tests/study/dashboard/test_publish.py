@@ -134,13 +134,13 @@ def test_publishing_again_changes_nothing(tiny: Tiny, tiny_store: Store) -> None
 
 
 def test_the_plots_are_drawn_data(finished_study: Tiny, open_dashboard: Open) -> None:
-    """Forest, survival and learning curves are custom plots with fixed ids; the forest's numbers are the table's."""
+    """Forest, survival, learning and response curves are custom plots with fixed ids; the forest's numbers are the table's."""
     client = open_dashboard(finished_study.url)
     for study_name in (f"{finished_study.name}/baseline", f"{finished_study.name}/search"):
         plots = {
             plot["id"]: plot["graph_object"] for plot in client.study(study_name)["plotly_graph_objects"]
         }
-        assert set(plots) == {"vae-forest", "vae-survival", "vae-curves"}
+        assert set(plots) == {"vae-forest", "vae-survival", "vae-curves", "vae-response"}
         for text in plots.values():
             drawn = json.loads(text)
             assert sum(len(trace.get("y") or ()) for trace in drawn["data"]) > 3
