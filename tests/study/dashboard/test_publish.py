@@ -134,7 +134,7 @@ def test_publishing_again_changes_nothing(tiny: Tiny, tiny_store: Store) -> None
 
 
 def test_the_plots_are_drawn_data(finished_study: Tiny, open_dashboard: Open) -> None:
-    """Forest, survival, learning and response curves are custom plots with fixed ids; the forest's numbers are the table's."""
+    """Forest, survival, learning and response curves have fixed ids; the forest's numbers are the table's."""
     client = open_dashboard(finished_study.url)
     for study_name in (f"{finished_study.name}/baseline", f"{finished_study.name}/search"):
         plots = {
