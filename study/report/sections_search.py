@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def sections(evidence: Evidence, artifacts: Path | None, data_dir: Path | None) -> list[Section]:
-    """These parts in order; that of the best model only with a folder of artiwords."""
+    """These parts in order; that of the best model only with a folder of artifacts."""
     search = [_search(evidence)] if evidence.experiment.search.trials else []
     model = [_model(evidence, artifacts, data_dir)] if artifacts is not None else []
     return [*search, _stopping(evidence), *model, _outcomes(evidence), _provenance(evidence)]
