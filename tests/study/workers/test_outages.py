@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shlex
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -125,6 +128,69 @@ def test_twelve_cut_connections_change_no_figure(
     for before, after in zip(expected, found, strict=True):
         pd.testing.assert_frame_equal(before, after, check_exact=True)
     assert len(cuts) == 12, f"seed {seed}: over too soon"
+
+
+@contextmanager
+def restarting(url: str, away: float, outages: list[float]) -> Iterator[None]:
+    """In this block the server is stopped once a trial has ended, and started again `away` seconds later; `outages`
+    gets the seconds from the stop to the start."""
+    engine = sqlalchemy.create_engine(url)
+    with engine.connect() as connection:
+        data = Path(connection.execute(sqlalchemy.text("SHOW data_directory")).scalar_one())
+    over = threading.Event()
+    as_server = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    program, *arguments = shlex.split((data / "postmaster.opts").read_text())
+    control = [*as_server, str(Path(program).with_name("pg_ctl")), "-D", str(data), "-w"]
+
+    def call(*command: str) -> None:
+        subprocess.run([*control, *command], check=True, stdout=subprocess.DEVNULL, cwd=data.parent)
+
+    def ended() -> bool:
+        with engine.connect() as connection:
+            query = sqlalchemy.text("SELECT count(*) FROM trial_run WHERE outcome IS NOT NULL")
+            return bool(connection.execute(query).scalar_one() > 0)
+
+    def work() -> None:
+        while not ended():
+            if over.wait(0.05):
+                return
+        engine.dispose()
+        stopped = time.monotonic()
+        call("stop", "-m", "fast")
+        time.sleep(away)
+        call("-o", shlex.join(arguments[2:]), "-l", str(data.parent / "log"), "start")
+        outages.append(time.monotonic() - stopped)
+
+    restarter = threading.Thread(target=work)
+    restarter.start()
+    try:
+        yield
+    finally:
+        over.set()
+        restarter.join()
+        engine.dispose()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_server_that_restarts_changes_no_figure(
+    prepared_sqlite_url: str, prepared_postgresql_url: str, tmp_path: Path
+) -> None:
+    """The server is stopped in the middle of a comparison of real trainings and is back within a minute: the
+    comparison waits, ends well, and every figure and curve is what it is undisturbed."""
+    compare(prepared_sqlite_url, tmp_path / "undisturbed", nullcontext())
+    outages: list[float] = []
+    compare(prepared_postgresql_url, tmp_path / "away", restarting(prepared_postgresql_url, 15.0, outages))
+    with Store.open(prepared_postgresql_url) as store:
+        trials = records.trials(store, "digits")
+    (outage,) = outages
+    print(
+        f"away for {outage:.1f} s: {int((trials['attempt'] > 1).sum())} of {len(trials)} trials gone on,"
+        f" died {sorted(set(trials['died']))}"
+    )
+    assert set(trials["died"]) == {0}
+    for before, after in zip(figures(prepared_sqlite_url), figures(prepared_postgresql_url), strict=True):
+        pd.testing.assert_frame_equal(before, after, check_exact=True)
 
 
 def test_a_launcher_and_its_workers_ride_out_cuts(prepared_postgresql_url: str, tmp_path: Path) -> None:
