@@ -51,7 +51,9 @@ def arms_table(evidence: Evidence) -> Table:
                 verdict(seconds),
             ]
         )
-    caption = "Speed-up of each arm over the tuned baseline, with 95 % intervals; adjusted p after Holm."
+    p = "p of more than the margin, after Holm" if evidence.experiment.guided else "adjusted p after Holm"
+    intervals = "simultaneous 95 % intervals" if evidence.experiment.guided else "95 % intervals"
+    caption = f"Speed-up of each arm over the tuned baseline, with {intervals}; {p}."
     return Table("arms", caption, titles, rows, words=("arm", "verdict, examples", "verdict, seconds"))
 
 

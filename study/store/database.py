@@ -6,6 +6,7 @@ SQLite's in a temporary file that is renamed into place when it is complete.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -310,12 +311,12 @@ class Database:
         lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
         try:
             lock.acquire()
-        except PermissionError as error:
-            raise FailureError(
-                f"{self.name} is in a read-only place. Allow writing there, or give another --storage"
-                f" ({error.strerror})."
-            ) from None
         except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise FailureError(
+                    f"{self.name} is in a read-only place. Allow writing there, or give another --storage"
+                    f" ({error.strerror})."
+                ) from None
             raise FailureError(
                 f"{self.name} can't be created: {error.strerror}. Give another --storage."
             ) from None

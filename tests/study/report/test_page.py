@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 import sqlite3
@@ -28,6 +29,7 @@ from report_data import (
     text_of,
 )
 
+from study.analysis.answer import advice
 from study.analysis.evidence import Evidence, read
 from study.figures import theme
 from study.figures.panel import Figure
@@ -187,3 +189,15 @@ class TestEscaping:
         assert evidence.comparison is not None
         assert arm in text_of(render(evidence, Path("nowhere"), None))
         assert len(theme.shorten(arm)) == 26
+
+
+def test_what_to_use_is_on_the_first_screen(made_up: Evidence) -> None:
+    """The sentence "Use ..." and the commands to copy stand in the answer, above its figures."""
+    advised = advice(made_up)
+    assert advised is not None
+    page = render(made_up, Path("nowhere"), None)
+    screen = page[page.index('<section id="answer"') :]
+    screen = screen[: screen.index("<figure")]
+    assert advised.sentence.split(" (")[0] in html.unescape(screen)
+    for command in advised.commands:
+        assert command in html.unescape(screen)

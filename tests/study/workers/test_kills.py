@@ -327,6 +327,7 @@ if hasattr(os, "sched_setaffinity"):  # two workers on two cores: one thread eac
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 sys.path[:0] = [{root!r}, *{tests!r}]
 from test_kills import real
+from study.workers.launch import Ended
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 with real(Path(sys.argv[1])) as session:
     sys.exit(session.launch(lambda: None) is not Ended.DONE)
