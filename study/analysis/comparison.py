@@ -27,7 +27,7 @@ from study.design.workload import Workload
 from study.protocol.guided import Guided
 from study.protocol.history import Confirmed, Run, confirmed, joint
 from study.protocol.selection import State
-from study.protocol.verdicts import Said, alone, baseline_variance, combined_family
+from study.protocol.verdicts import Said, alone, combined_family, variance
 from study.protocol.verdicts import family as family_verdicts
 from study.statistics.calibration import Calibration
 from study.statistics.curves import Array, resolution, targets_reached
@@ -144,17 +144,18 @@ def _with(arm: ArmResult, said: Said | None, state: State) -> ArmResult:
     if said is None:
         return replace(arm, examples=UNMEASURED)
     examples, seconds = said
-    variance = state.tuning_variance(arm.arm, 1) if state.experiment.blocks == 1 else 0.0
-    luck = variance + baseline_variance(state)
+    of_arm, of_baseline = variance(state, arm.arm), variance(state, BASELINE)
     cold = arm.cold
     if cold is not None and examples.estimate.reason is None:
-        (cold,) = with_tuning([cold], baseline_variance(state), [variance])
+        (cold,) = with_tuning([cold], of_baseline, [of_arm])
     return replace(
         arm,
         examples=_as_measure(examples, Hits(arm.hits, arm.seeds)),
         seconds=UNMEASURED if seconds is None else _as_measure(seconds, Hits(arm.hits, arm.seeds)),
         cold=cold,
-        tuning_share=None if examples.estimate.reason is not None else luck / examples.estimate.se**2,
+        tuning_share=None
+        if examples.estimate.reason is not None
+        else (of_arm + of_baseline) / examples.estimate.se**2,
     )
 
 

@@ -33,6 +33,10 @@ class State(History):
         return {}
 
     @cached_property
+    def _variances(self) -> dict[tuple[str, int], float]:
+        return {}
+
+    @cached_property
     def calibration_finalists(self) -> list[Run] | None:
         """Step 1: the baseline's best points by final loss; None before all K have ended, none where all failed."""
         runs = self.complete(BASELINE, Phase.TUNE, 1, self.experiment.points(BASELINE))
@@ -178,8 +182,11 @@ class State(History):
         found = self.guided(arm, block) if self.experiment.guided else None
         if not isinstance(found, Guided):
             return 0.0
-        name = zlib.crc32(arm.encode())
-        return found.variance(np.random.default_rng([self.experiment.seed, block, name]))
+        if (arm, block) not in self._variances:
+            name = zlib.crc32(arm.encode())
+            rng = np.random.default_rng([self.experiment.seed, block, name])
+            self._variances[arm, block] = found.variance(rng)
+        return self._variances[arm, block]
 
     @property
     def reruns(self) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from study.figures.theme import plain
 from study.figures.tuning import response
 from study.protocol.combine import combined_choice
 from study.protocol.guided import Guided
+from study.protocol.verdicts import combined_family
 from study.report.sections import sections
 from study.statistics.verdicts import Verdict
 from study.terms import REFERENCE_ARMS
@@ -226,3 +227,19 @@ def _response_figure(evidence: Evidence) -> Figure:
     blocks = [block for part in sections(evidence) for block in part.blocks]
     (found,) = [block for block in blocks if isinstance(block, Figure) and block.id == "tuning-response"]
     return found
+
+
+def test_the_combine_block_rests_on_one_tuning(tmp_path: Path) -> None:
+    """With four blocks too: its arms run on the first block's recipes, so its seeds are the units and the luck of that
+    tuning is in the interval; the family's own units are the blocks."""
+    values = VALUES | {"arms": ["twice", "half-more"], "blocks": 4, "seeds": 8}
+    with finish(tmp_path, **values).open() as (store, state):
+        found = read(store, "fake").comparison
+        assert found is not None
+        said = combined_family(state, ["twice", "half-more"])
+    assert found.techniques[0].examples is not None
+    assert found.techniques[0].examples.estimate.n == 4
+    for judged in said.values():
+        assert judged is not None
+        assert judged[0].estimate.n == 8
+        assert judged[0].simultaneous[0] < judged[0].simultaneous[1]
