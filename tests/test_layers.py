@@ -30,11 +30,12 @@ TABLE: dict[str, set[str]] = {
     "session": {"workers"},
     "analysis": {"protocol"},
     "aa": {"session", "analysis"},
+    "doctor": {"analysis"},
     "figures": {"analysis"},
     "report": {"figures"},
     "dashboard": {"report"},
     "": {"session", "report"},  # the public face, `study/__init__.py`
-    "cli": {"dashboard", "aa", ""},
+    "cli": {"dashboard", "aa", "doctor", ""},
     "__main__": {"cli"},
 }
 #: Rooms that know arrays and words only: whoever has curves of their own can use them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from study.cli import read, train
+from study.cli import doctor, read, train
 from vae.command import command_line
 from vae.command import run as run_app
 
@@ -21,6 +21,7 @@ for command in (
     read.report,
     read.dashboard,
     read.techniques,
+    doctor.doctor,
 ):
     app.command()(command)
 
