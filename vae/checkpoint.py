@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from vae import code
 from vae.data.dataset import Dataset
 from vae.errors import UserError
 from vae.files import write_whole
-from vae.model.mlp import VAE, build
+from vae.model.bring import build_network
+from vae.model.mlp import VAE
 from vae.recipe import Recipe
 from vae.training import Training
 
@@ -37,6 +38,8 @@ class TrainedModel:
     """The name of a set or the absolute path of a file; None in model files of before."""
     split_seed: int | None = None
     """The seed that split the data; None in model files of before."""
+    sources: tuple[code.Source, ...] = ()
+    """Code of the user's own that it was trained with, as it was then: the network's, the optimizer's, the data's."""
 
 
 def weights_of(training: Training) -> dict[str, torch.Tensor]:
@@ -56,7 +59,11 @@ def save_model(
         "data_name": data.name,
         "data_fingerprint": data.fingerprint,
     }
-    if type(training.model) is not VAE:
+    if training.sources:
+        metadata["sources"] = json.dumps(
+            {name: [str(source.path), source.sha256] for name, source in training.sources.items()}
+        )
+    if type(training.model) is not VAE and training.recipe.model == "mlp":
         metadata["network"] = f"{type(training.model).__module__}.{type(training.model).__qualname__}"
     if data.source:
         metadata["data_source"] = data.source
@@ -69,7 +76,9 @@ def save_model(
 def load_model(path: Path, network: nn.Module | None = None) -> TrainedModel:
     """The model that `save_model` wrote, in evaluation mode on the CPU.
 
-    network: where a network of one's own was trained, one built in the same way, whose weights are overwritten.
+    network: where a network of one's own was trained that its recipe doesn't name, one built in the same way, whose
+    weights are overwritten. A factory that its recipe names is run if its source has the SHA-256 that the file says,
+    looked for by its name and where it was then; the optimizer's and the data's code is not run. Nothing is unpickled.
     Raises UserError."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -79,6 +88,7 @@ def load_model(path: Path, network: nn.Module | None = None) -> TrainedModel:
         shape = tuple(int(n) for n in json.loads(metadata["shape"]))
         seed = metadata.get("split_seed")
         split_seed = None if seed is None else int(seed)
+        sources = _sources(metadata.get("sources", "{}"))
     except FileNotFoundError:
         raise UserError(
             f"No model at {path}. `python -m study search` and `python -m vae train` write one."
@@ -96,7 +106,7 @@ def load_model(path: Path, network: nn.Module | None = None) -> TrainedModel:
     try:
         # The weights come from the file, not from the mean training image, which isn't here.
         plain = recipe.replace(output_bias_from_mean=False)
-        model = build(plain, math.prod(shape)) if network is None else network
+        model = _build(plain, shape, sources) if network is None else network
         model.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError, UserError) as error:
         what = "are not its recipe's" if network is None else f"don't fit {type(network).__name__}"
@@ -109,7 +119,32 @@ def load_model(path: Path, network: nn.Module | None = None) -> TrainedModel:
         data_fingerprint=metadata.get("data_fingerprint", ""),
         data_source=metadata.get("data_source"),
         split_seed=split_seed,
+        sources=sources,
     )
+
+
+def _sources(text: str) -> tuple[code.Source, ...]:
+    """What `save_model` wrote of the user's own code. Raises ValueError, TypeError."""
+    read = json.loads(text)
+    if not isinstance(read, dict):
+        raise TypeError("its sources are no table")
+    found = []
+    for name, (path, sha256) in read.items():
+        if not all(isinstance(part, str) for part in (name, path, sha256)):
+            raise TypeError("its sources are no names, paths and SHA-256s")
+        found.append(code.Source(name, Path(path), sha256))
+    return tuple(found)
+
+
+def _build(recipe: Recipe, shape: tuple[int, ...], sources: tuple[code.Source, ...]) -> nn.Module:
+    if not code.is_reference(recipe.model):
+        return build_network(recipe, shape)
+    then = next((source for source in sources if source.reference == recipe.model), None)
+    if then is None:
+        raise UserError(f"it doesn't say which {recipe.model} they are of")
+    here = code.find_again(then.reference, str(then.path), then.sha256)
+    named = here.absolute if here.reference != recipe.model else recipe.model
+    return build_network(recipe.replace(model=named), shape, sha256=then.sha256)
 
 
 def save_state(path: Path, training: Training, **extra: Any) -> None:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from vae.code import is_reference
 from vae.documents import parse_json, parse_toml, read_text
 from vae.errors import UserError, did_you_mean
 
@@ -21,6 +33,7 @@ OptimizerName = Literal[
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "muon", "schedule_free_adamw"
 ]
 ScheduleName = Literal["constant", "step", "exponential", "linear", "cosine", "onecycle", "inverse_sqrt"]
+ModelName = Literal["mlp"]
 PrecisionName = Literal["fp32", "bf16"]
 LikelihoodName = Literal[
     "cross_entropy", "bernoulli", "dynamic_bernoulli", "continuous_bernoulli", "gaussian"
@@ -33,6 +46,65 @@ SGD_FAMILY = frozenset({"sgd", "momentum", "nesterov"})
 SHOWN = 200
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
+
+
+def _named(text: str) -> str:
+    if not is_reference(text):
+        raise PydanticCustomError(
+            "reference", "must be code of your own, file.py:NAME or package.module:NAME"
+        )
+    return text
+
+
+#: Code of the user's own, by name; see `vae.code`.
+Reference = Annotated[str, AfterValidator(_named)]
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    for name, value in options.items():
+        if not name.isidentifier() or len(name) > MAX_OPTION_NAME:
+            raise PydanticCustomError("option", "must have names as Python's arguments have them")
+        parts = value if isinstance(value, list | tuple) else [value]
+        if not all(
+            isinstance(part, _SCALARS) and part not in (math.inf, -math.inf) and part == part
+            for part in parts
+        ):
+            raise PydanticCustomError("option", "must have numbers, texts, true or false, or lists of these")
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+#: Characters of an option's name.
+MAX_OPTION_NAME = 64
+_SCALARS = (bool, int, float, str)
+#: Keyword arguments for code of the user's own: numbers, texts, booleans, and lists of these.
+Options = Annotated[dict[str, Any], AfterValidator(_plain)]
+
+
+class Network(NamedTuple):
+    """What a network takes from a recipe beside latent_size."""
+
+    fields: frozenset[str]
+    """Those of NETWORK_FIELDS that it takes."""
+    has_options: bool
+    """Whether it takes `model_options`."""
+
+
+#: Recipe fields that change the network or its first weights, and that not every network has.
+NETWORK_FIELDS = ("hidden", "residual", "activation", "dropout", "init", "output_bias_from_mean")
+#: The networks that come with this project.
+NETWORKS: dict[str, Network] = {"mlp": Network(frozenset(NETWORK_FIELDS), has_options=False)}
+#: A network of the user's own: all that it takes are its options.
+OWN_NETWORK = Network(frozenset(), has_options=True)
+
+#: Tables of a recipe, whose values have names with a dot: model_options.width.
+TABLES = ("model_options", "optimizer_options")
+#: What a factory and an optimizer class are given under these names already.
+GIVEN = {
+    "model_options": ("data_shape", "latent_size", "parameters_per_pixel"),
+    "optimizer_options": ("params", "lr", "weight_decay"),
+}
+#: Fields that recipes of before don't have: in JSON only where they say something, so that those stay as they were.
+_LATER = ("model", "model_options", "optimizer_options")
 
 
 class Table(BaseModel):
@@ -60,6 +132,10 @@ class Recipe(Table):
     """
 
     # Architecture
+    model: ModelName | Reference = "mlp"
+    """The network: the fully connected one, or one of your own, a factory by name (see `vae.model.bring`)."""
+    model_options: Options = Field(default_factory=dict)
+    """Keyword arguments of the network's factory; mlp has none, its settings are the fields that follow."""
     hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64, strict=False)] = (500,)
     """Widths of the encoder's hidden layers; the decoder's are the same reversed (Kingma & Welling 2014)."""
     latent_size: Annotated[int, Field(ge=1, le=65_536)] = 30
@@ -79,9 +155,12 @@ class Recipe(Table):
     """Start the decoder's output bias where it reproduces the mean training image."""
 
     # Optimizer
-    optimizer: OptimizerName = "adam"
+    optimizer: OptimizerName | Reference = "adam"
     """The update rule. `muon` (Jordan et al. 2024) moves the hidden matrices, AdamW the other parameters;
-    `schedule_free_adamw` is Defazio et al. 2024. With decoupled weight decay adam and adamw are one rule."""
+    `schedule_free_adamw` is Defazio et al. 2024. With decoupled weight decay adam and adamw are one rule.
+    Or a `torch.optim.Optimizer` class of your own or of a library, by name (see `vae.optim.bring`)."""
+    optimizer_options: Options = Field(default_factory=dict)
+    """Keyword arguments of an optimizer class given by name; lists become tuples (betas)."""
     lr: Annotated[float, Field(gt=0.0, le=100.0)] = 1e-3
     """Peak learning rate, per step."""
     lr_schedule: ScheduleName = "constant"
@@ -123,11 +202,56 @@ class Recipe(Table):
     def _fields_agree(self) -> Self:
         if self.lr_schedule != "constant" and self.warmup >= self.horizon:
             raise ValueError(f"warmup ({self.warmup}) must be below horizon ({self.horizon})")
+        takes = NETWORKS.get(self.model, OWN_NETWORK)
+        for field in NETWORK_FIELDS:
+            if field not in takes.fields and getattr(self, field) != Recipe.model_fields[field].default:
+                way_out = "give it as one of its model_options" if takes.has_options else "leave it out"
+                raise ValueError(f"{field} says nothing to the network {self.model}: {way_out}")
+        if self.model_options and not takes.has_options:
+            raise ValueError(
+                f"the network {self.model} has no model_options: its settings are fields of the recipe"
+            )
+        if self.optimizer_options and not is_reference(self.optimizer):
+            raise ValueError(
+                f"{self.optimizer} has no optimizer_options: they are for a class, package.module:NAME"
+            )
+        for table, given in GIVEN.items():
+            for name in given:
+                if name in getattr(self, table):
+                    raise ValueError(f"{table}.{name} is given already: leave it out")
         return self
 
+    @model_serializer(mode="wrap", when_used="json")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        return {key: value for key, value in values.items() if key not in _LATER or _says(key, value)}
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Code of the user's own that this recipe names."""
+        return tuple(name for name in (self.model, self.optimizer) if is_reference(name))
+
+    def flat(self) -> dict[str, Any]:
+        """Field -> value, with the tables' values under names of their own: model_options.width."""
+        flat: dict[str, Any] = {}
+        for field, value in self.model_dump().items():
+            if field in TABLES:
+                flat |= {f"{field}.{name}": option for name, option in value.items()}
+            else:
+                flat[field] = value
+        return flat
+
+    def value(self, field: str) -> Any:
+        """The value of a field, or of a table's part (model_options.width); None for a part that isn't there."""
+        table, _, name = field.partition(".")
+        return getattr(self, table).get(name) if name else getattr(self, field)
+
     def replace(self, **changes: Any) -> Recipe:
-        """A copy with the fields changed and validated again. Raises UserError."""
-        return Recipe.from_dict(self.model_dump() | changes)
+        """A copy with the fields changed and validated again; see `changed` for names with a dot. Raises UserError."""
+        return Recipe.from_dict(changed(self.model_dump(), changes))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "recipe") -> Recipe:
@@ -166,11 +290,12 @@ class Recipe(Table):
         return parse(text, source=str(path))
 
     def to_json(self) -> str:
-        """One line of JSON with every field; floats round-trip exactly."""
+        """One line of JSON with every field that the first version had, and of later ones those that say something;
+        floats round-trip exactly."""
         return self.model_dump_json()
 
     def to_toml(self) -> str:
-        """TOML with every field that has a value (TOML has no null: an absent clip_norm is none)."""
+        """As `to_json`, in TOML (which has no null: an absent clip_norm is none)."""
         return tomli_w.dumps(json.loads(self.model_dump_json(exclude_none=True)))
 
     def batch(self, n_train: int) -> int:
@@ -178,9 +303,34 @@ class Recipe(Table):
         return n_train if self.batch_size == "full" else self.batch_size
 
 
+def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain values with changes made: a name with a dot is put into its table, and None takes it out of
+    there; the name of a table replaces all of it."""
+    after = dict(values)
+    # Tables first: whoever gives one and a part of it means the part as well.
+    for field, value in sorted(changes.items(), key=lambda change: "." in change[0]):
+        table, _, name = field.partition(".")
+        if table not in TABLES or not name:
+            after[field] = value
+            continue
+        within = after.get(table, {})
+        if not isinstance(within, dict):
+            raise UserError(f"{table} must be a table, not {_short(within)}.")
+        after[table] = {key: kept for key, kept in within.items() if key != name}
+        if value is not None:
+            after[table][name] = value
+    return after
+
+
+def is_field(field: str) -> bool:
+    """Whether a recipe has a field of that name, or a table that may have a part of it: model_options.width."""
+    table, _, name = field.partition(".")
+    return field in Recipe.model_fields or (table in TABLES and name.isidentifier())
+
+
 def parse_value(field: str, text: str) -> Any:
     """The value of `--set field=text`, as TOML would read it; a bare word is a string. Raises UserError."""
-    if field not in Recipe.model_fields:
+    if not is_field(field):
         raise UserError(unknown_field(field))
     try:
         return parse_toml(f"value = {text}")["value"]
@@ -223,7 +373,14 @@ def _short(value: Any) -> str:
 
 def _is_branch(part: int | str) -> bool:
     """Whether a part of an error's place names a branch of a union and nothing the user wrote."""
-    return isinstance(part, str) and part.startswith(("literal[", "constrained-"))
+    branches = ("literal[", "constrained-", "function-after[")
+    return isinstance(part, str) and part.startswith(branches)
+
+
+def _says(field: str, value: Any) -> bool:
+    """Whether a field's value is another than where it isn't given."""
+    known = Recipe.model_fields[field]
+    return bool(value != known.get_default(call_default_factory=True))
 
 
 def _mapping(values: Any, source: str) -> dict[str, Any]:

@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae import code
 from vae.batches import Batches
 from vae.data.dataset import Dataset, Split
 from vae.elbo import Model
+from vae.errors import UserError
 from vae.evaluation import GRID_IMAGES, Evaluation, Scores, evaluation_inputs, scores
 from vae.grid import evaluation_grid
 from vae.likelihoods import likelihood
-from vae.model.bring import require_fit
-from vae.model.mlp import build
+from vae.model.bring import build_network, require_fit
 from vae.optim.schedules import lr_factor
 from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
@@ -74,12 +75,20 @@ class Training:
         data.require_batch(self.batch_size)
         init_seed, step_seed, order_seed = streams(recipe.seed)
 
+        #: Code of the user's own that the recipe names, as it was when this training began.
+        self.sources = {name: code.find(name) for name in recipe.references}
+        is_own = model is not None or recipe.model in self.sources
         if model is None:
             pixels = data.pixel_moments() if recipe.output_bias_from_mean else None
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(init_seed)
-                model = build(recipe, data.size, pixels)
-        else:
+                source = self.sources.get(recipe.model)
+                model = build_network(recipe, data.shape, pixels, source.sha256 if source else None)
+        elif recipe.model != "mlp":
+            raise UserError(
+                f"The recipe names a network, {recipe.model}, and another is given: leave out one of them."
+            )
+        if is_own:
             few, _ = self._inputs(data.valid, 2)
             require_fit(model.to(self.device), self.likelihood, few, recipe.latent_size)
         self.model: nn.Module = model.to(self.device)
@@ -273,7 +282,8 @@ def train(
 
     tau is the budget in examples seen. model: a network of your own with `encode` and `decode`
     (`vae.elbo.Model`), which is trained in place; the recipe's architecture and init then say nothing, but
-    its latent_size must be the network's. Raises UserError for a network that doesn't fit, and when the data has fewer
+    its latent_size must be the network's. A recipe's `model` names a factory of one instead, which the commands and
+    model files find again. Raises UserError for a network that doesn't fit, and when the data has fewer
     examples than a batch.
     """
     return Training(recipe, data, tau, device, model)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vae import checkpoint
-from vae.checkpoint import load_model, load_state, save_model, save_state
+from vae.checkpoint import load_model, load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset, load
 from vae.errors import FailureError, UserError
 from vae.recipe import Recipe
@@ -273,3 +273,49 @@ def test_a_folder_that_cannot_be_is_a_failure(tmp_path: Path, digits: Dataset) -
         save_model(tmp_path / "taken" / "model.safetensors", run, digits)
     with pytest.raises(FailureError, match=r"taken.*can't be written"):
         save_state(tmp_path / "taken" / "state.pt", run)
+
+
+OWN = """
+from torch import nn
+
+
+class Own(nn.Module):
+    def __init__(self, data_shape, latent_size, parameters_per_pixel, width=4):
+        super().__init__()
+        size = data_shape[0] * data_shape[1]
+        self.encoder = nn.Sequential(nn.Linear(size, width), nn.ReLU(), nn.Linear(width, 2 * latent_size))
+        self.decoder = nn.Sequential(nn.BatchNorm1d(latent_size), nn.Linear(latent_size, parameters_per_pixel * size))
+
+    def encode(self, x):
+        return self.encoder(x).chunk(2, dim=-1)
+
+    def decode(self, z):
+        return self.decoder(z)
+"""
+
+
+def test_a_network_that_a_recipe_names_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name, from another folder where it was, and never with another SHA-256; the weights are the trained."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(model="own.py:Own", model_options={"width": 6}, latent_size=3, batch_size=64)
+    data = load("digits")
+    training = train(recipe, data, 1_000)
+    training.advance(3)
+    path = tmp_path / "own.safetensors"
+    save_model(path, training, data)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    trained = load_model(path)
+    for name, weight in weights_of(training).items():
+        assert torch.equal(trained.model.state_dict()[name], weight), name
+    assert trained.recipe == recipe
+    assert [source.path for source in trained.sources] == [tmp_path / "own.py"]
+
+    (tmp_path / "own.py").write_text(OWN + "\nraise SystemExit\n")
+    with pytest.raises(UserError, match=r"own\.py has SHA-256 .*bring that file back"):
+        load_model(path)
+    (elsewhere / "own.py").write_text(OWN)
+    assert load_model(path).model.encoder[0].out_features == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from vae.errors import UserError
 from vae.recipe import (
+    NETWORK_FIELDS,
     ActivationName,
     InitName,
     LikelihoodName,
@@ -32,7 +34,14 @@ def floats(low: float, high: float, *, above: bool = False, below: bool = False)
     return drawn | st.sampled_from(inside) if inside else drawn
 
 
+OWN = st.sampled_from(["nets.py:make", "a folder/ü.py:Net", "package.module:Net", "module:net_2"])
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)
+SCALARS = st.booleans() | st.integers(-(10**20), 10**20) | floats(-1e300, 1e300) | st.text(max_size=20)
+OPTIONS = st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=4), max_size=4)
+
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "model": st.just("mlp") | OWN,
+    "model_options": OPTIONS,
     "hidden": st.lists(st.integers(1, 65_536), min_size=1, max_size=64).map(tuple),
     "latent_size": st.integers(1, 65_536),
     "residual": st.booleans(),
@@ -40,7 +49,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "dropout": floats(0, 1, below=True),
     "init": st.sampled_from(get_args(InitName)),
     "output_bias_from_mean": st.booleans(),
-    "optimizer": st.sampled_from(get_args(OptimizerName)),
+    "optimizer": st.sampled_from(get_args(OptimizerName)) | OWN,
+    "optimizer_options": OPTIONS,
     "lr": floats(0, 100, above=True),
     "lr_schedule": st.sampled_from(get_args(ScheduleName)),
     "horizon": floats(0, 1, above=True),
@@ -63,7 +73,19 @@ def consistent(values: dict[str, Any]) -> bool:
     return values["lr_schedule"] == "constant" or values["warmup"] < values["horizon"]
 
 
-RECIPES = st.fixed_dictionaries(FIELDS).filter(consistent).map(Recipe.from_dict)
+def agreeing(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what says nothing to the network and the optimizer drawn."""
+    out = {"model_options"} if values["model"] == "mlp" else set(NETWORK_FIELDS)
+    out |= set() if ":" in values["optimizer"] else {"optimizer_options"}
+    kept = {key: value for key, value in values.items() if key not in out}
+    given = {"lr", "weight_decay", "params", "data_shape", "latent_size", "parameters_per_pixel"}
+    for table in ("model_options", "optimizer_options"):
+        if table in kept:
+            kept[table] = {name: value for name, value in kept[table].items() if name not in given}
+    return kept
+
+
+RECIPES = st.fixed_dictionaries(FIELDS).filter(consistent).map(agreeing).map(Recipe.from_dict)
 
 
 def refusal(**values: Any) -> str:
@@ -94,6 +116,61 @@ def test_toml_is_exact(recipe: Recipe) -> None:
     text = recipe.to_toml()
     assert Recipe.from_toml(text) == recipe
     assert ("clip_norm" in text) == (recipe.clip_norm is not None)
+
+
+def test_a_recipe_of_before_is_written_as_before() -> None:
+    """Fields that came later are in JSON and TOML only where they say something: states and databases compare text."""
+    later = {"model", "model_options", "optimizer_options"}
+    assert not later & set(json.loads(Recipe().to_json()))
+    assert not any(name in Recipe().to_toml() for name in later)
+    own = Recipe(model="nets.py:make", model_options={"width": 8})
+    assert list(json.loads(own.to_json()))[:2] == ["model", "model_options"]
+    assert hash(own) == hash(Recipe.from_json(own.to_json()))
+
+
+def test_names_with_a_dot_are_parts_of_a_table() -> None:
+    """A part is put beside the others, None takes it out, and a table replaces all of them."""
+    recipe = Recipe(model="nets.py:make", model_options={"width": 8, "depth": 2})
+    assert recipe.replace(**{"model_options.width": 16}).model_options == {"width": 16, "depth": 2}
+    assert recipe.replace(**{"model_options.width": None}).model_options == {"depth": 2}
+    both = recipe.replace(**{"model_options.width": 1, "model_options": {"height": 3}})
+    assert both.model_options == {"height": 3, "width": 1}
+    assert recipe.value("model_options.depth") == 2
+    assert recipe.value("model_options.height") is None
+    flat = recipe.flat()
+    assert flat["model_options.width"] == 8
+    assert "model_options" not in flat
+    assert Recipe().replace(**flat) == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"model": "mpl"},
+            "model = 'mpl': must be 'mlp' or code of your own, file.py:NAME or package.module:NAME",
+        ),
+        ({"optimizer": "x.py"}, "'schedule_free_adamw' or code of your own"),
+        (
+            {"model": "nets.py:make", "hidden": [8]},
+            "hidden says nothing to the network nets.py:make: give it as one",
+        ),
+        ({"model": "nets.py:make", "init": "he_normal"}, "init says nothing to the network nets.py:make"),
+        ({"model_options": {"width": 8}}, "the network mlp has no model_options"),
+        ({"optimizer_options": {"betas": [0.9, 0.99]}}, "adam has no optimizer_options"),
+        ({"optimizer": "a:B", "optimizer_options": {"lr": 1.0}}, "optimizer_options.lr is given already"),
+        ({"model": "a:B", "model_options": {"latent_size": 1}}, "model_options.latent_size is given already"),
+        (
+            {"model": "a:B", "model_options": {"a": {}}},
+            "must have numbers, texts, true or false, or lists of these",
+        ),
+        ({"model": "a:B", "model_options": {"a": math.inf}}, "must have numbers"),
+        ({"model": "a:B", "model_options": {"a b": 1}}, "must have names as Python's arguments have them"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(values: dict[str, Any], words: str) -> None:
+    """What a network or an optimizer has no use for is an error, never passed over."""
+    assert words in refusal(**values)
 
 
 def test_files_round_trip_by_suffix(tmp_path: Path) -> None:
@@ -129,7 +206,7 @@ def test_an_unknown_field_names_the_nearest(typo: str, meant: str) -> None:
     """A typo is told with the field that was meant, or with all fields where none is near."""
     message = refusal(**{typo: 1})
     assert f"'{typo}'" in message
-    assert f"Did you mean '{meant}'?" in message if meant else "There are: hidden" in message
+    assert f"Did you mean '{meant}'?" in message if meant else "There are: model, " in message
 
 
 @pytest.mark.parametrize(

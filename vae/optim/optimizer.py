@@ -12,7 +12,9 @@ import torch
 from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 
+from vae.code import is_reference
 from vae.optim.adamw import AdamW
+from vae.optim.bring import own_rule, own_step
 from vae.optim.muon import Muon
 from vae.recipe import OptimizerName, Recipe
 from vae.states import require_like
@@ -53,6 +55,7 @@ class Optimizer:
       et al. leave out.
     - schedule_free_adamw: schedulefree.AdamWScheduleFree, betas 0.9 and 0.999; evaluated between `eval()` and
       `train()`, where the parameters are its average. For all others these two do nothing.
+    - a class of one's own: see `vae.optim.bring`.
 
     Weight decay is decoupled for each of them (Loshchilov & Hutter 2019): w <- (1 - lr * weight_decay) w
     before the step (schedule-free: by the weights at which the gradient is taken), on matrices only, never on
@@ -60,8 +63,8 @@ class Optimizer:
     """
 
     def __init__(self, groups: Groups, recipe: Recipe) -> None:
-        name: OptimizerName = recipe.optimizer
-        self._name = name
+        self._name = recipe.optimizer
+        self._is_own = is_reference(recipe.optimizer)
         self._groups, self._recipe = groups, recipe
         self._parameters = [*groups.hidden, *groups.matrices, *groups.vectors]
         matrices, vectors = [*groups.hidden, *groups.matrices], groups.vectors
@@ -75,6 +78,14 @@ class Optimizer:
         decayed: list[Tensor] = [*matrices] if decay > 0 else []
         # torch has these kernels for all devices it is usually run on; elsewhere it chooses by itself
         fused = True if self._parameters[0].device.type in {"cpu", "cuda", "mps", "xpu"} else None
+        if self._is_own:
+            rule = own_rule(recipe, self._parameters)
+            self._rules, self._decayed_here = [rule], decayed
+            if callable(getattr(rule, "eval", None)) and callable(getattr(rule, "train", None)):
+                self._schedule_free = rule
+                self._schedule_free.train()
+            return
+        name = cast(OptimizerName, recipe.optimizer)
         if name == "sgd" or name == "momentum" or name == "nesterov":
             momentum = 0.0 if name == "sgd" else 0.9
             self._rules = [
@@ -114,7 +125,10 @@ class Optimizer:
         if self._decayed_here:
             torch._foreach_mul_(self._decayed_here, 1.0 - self._lr * self._weight_decay)
         for rule in self._rules:
-            _bare_step(cast(type, type(rule)))(rule)
+            if self._is_own:
+                own_step(self._name, rule, self._parameters)
+            else:
+                _bare_step(cast(type, type(rule)))(rule)
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -138,9 +152,8 @@ class Optimizer:
     def moments(self) -> list[Tensor]:
         """The tensors that its rules keep, one number a parameter each."""
         states = [state for rule in self._rules for state in rule.state.values()]
-        return [
-            kept for state in states for kept in state.values() if torch.is_tensor(kept) and kept.ndim > 0
-        ]
+        tensors = [kept for state in states for kept in state.values() if torch.is_tensor(kept)]
+        return [kept for kept in tensors if kept.ndim > 0 and kept.is_floating_point()]
 
     def state_dict(self) -> dict[str, Any]:
         """All that, with the parameters, lets a run go on bitwise. Tensors are shared, not copied."""
@@ -156,20 +169,37 @@ class Optimizer:
         if not isinstance(state, dict) or state.get("optimizer") != self._name:
             name = state.get("optimizer") if isinstance(state, dict) else None
             raise ValueError(f"state of the optimizer '{name}', not of '{self._name}'")
-        like = self.state_dict() if steps == 0 else self._state_after_a_step()
+        if self._is_own:  # it may keep what it likes
+            like = self.state_dict() | {"rules": state.get("rules")}
+        else:
+            like = self.state_dict() if steps == 0 else self._state_after_a_step()
         if state.get("training_weights") is not None:  # it was taken while another weight set was evaluated
             like["training_weights"] = [p.detach() for p in self._parameters]
         require_like(state, like, "rule")
+        if self._is_own:
+            self._try(state)
+
+    def _try(self, state: dict[str, Any]) -> None:
+        """ValueError unless another rule of one's own takes the state over, and then a step."""
+        try:
+            scratch = self._scratch()
+            scratch.load_state_dict(state)
+            scratch.step()
+        except Exception as error:  # it is anybody's code
+            raise ValueError(f"no state of the optimizer '{self._name}': {error}") from error
 
     def _state_after_a_step(self) -> dict[str, Any]:
-        """What `state_dict` gives once a step was taken: rules make their tensors with the first. Of other parameters
-        of the same shapes, so that nothing changes here."""
+        """What `state_dict` gives once a step was taken: rules make their tensors with the first."""
+        optimizer = self._scratch()
+        optimizer.step()
+        return optimizer.state_dict()
+
+    def _scratch(self) -> Optimizer:
+        """The same over other parameters of the same shapes, so that nothing changes here; gradients are 0."""
         scratch = Groups(*([nn.Parameter(torch.zeros_like(p)) for p in group] for group in self._groups))
         for parameter in [p for group in scratch for p in group]:
             parameter.grad = torch.zeros_like(parameter)
-        optimizer = Optimizer(scratch, self._recipe)
-        optimizer.step()
-        return optimizer.state_dict()
+        return Optimizer(scratch, self._recipe)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a copy of a state that `check` lets pass."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from vae.code import is_reference
 from vae.errors import UserError
 from vae.optim.optimizer import Groups
 from vae.recipe import Recipe
@@ -41,7 +42,10 @@ class Flat:
 
     def groups(self, recipe: Recipe) -> Groups:
         """Parameters for the recipe's optimizer, as few as it allows: each is a call or more at every step.
-        Muon needs each hidden matrix by itself; where weights decay, matrices and vectors are apart."""
+        Muon needs each hidden matrix by itself, and a rule of one's own may need each parameter; where weights decay,
+        matrices and vectors are apart."""
+        if is_reference(recipe.optimizer):
+            return self._groups
         if recipe.optimizer == "muon":
             return Groups(self._groups.hidden, self._joined(self._n_hidden, self.n_matrices), self._vectors())
         if recipe.weight_decay > 0:
