@@ -25,6 +25,7 @@ TABLE: dict[str, set[str]] = {
     "place": {"terms"},
     "design": {"terms"},
     "store": {"terms"},
+    "curves": {"store", "statistics"},
     "protocol": {"design", "store", "statistics"},
     "workers": {"protocol", "store", "stopping", "place"},
     "session": {"workers"},
