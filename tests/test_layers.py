@@ -28,6 +28,7 @@ TABLE: dict[str, set[str]] = {
     "curves": {"store", "statistics"},
     "protocol": {"design", "store", "statistics"},
     "workers": {"protocol", "store", "stopping", "place"},
+    "tracking": {"workers"},
     "session": {"workers"},
     "analysis": {"protocol"},
     "aa": {"session", "analysis"},
@@ -36,7 +37,7 @@ TABLE: dict[str, set[str]] = {
     "report": {"figures"},
     "dashboard": {"report"},
     "": {"session", "report"},  # the public face, `study/__init__.py`
-    "cli": {"dashboard", "aa", "doctor", ""},
+    "cli": {"dashboard", "aa", "doctor", "tracking", ""},
     "__main__": {"cli"},
 }
 #: Rooms that know arrays and words only: whoever has curves of their own can use them.
@@ -46,9 +47,10 @@ ROOMS: dict[str, set[str]] = {
     "plotly": {"study/figures/", "study/report/", "study/dashboard/"},
     "jinja2": {"study/report/"},
     "typer": {"study/cli/", "vae/__main__.py", "vae/command.py"},
-    "sqlalchemy": {"study/store/", "study/workers/", "study/dashboard/"},
+    "sqlalchemy": {"study/store/", "study/workers/", "study/dashboard/", "study/tracking/mlflow.py"},
     "waitress": {"study/dashboard/"},
     "filelock": {"study/store/"},
+    "wandb": {"study/tracking/"},
 }
 #: What the package must not import, whatever else it stands on.
 BANNED: dict[str, set[str]] = {

@@ -157,6 +157,14 @@ class PlaceOptions:
         ),
     ] = None
     device: Device = "auto"
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log",
+            metavar="TRACKER",
+            help="Also write each trial to mlflow, tensorboard or wandb; may be repeated.",
+        ),
+    ] = None
 
     def place(self) -> Place:
         """The place meant. Raises UserError for a device that isn't there."""

@@ -53,7 +53,7 @@ def run(
         search={"trials": search_trials},
         defaults=RUN_DEFAULTS,
     )
-    _execute("run", place.place(), request, dry_run)
+    _execute("run", place, request, dry_run)
 
 
 @grouped
@@ -80,7 +80,7 @@ def search(
         search={"trials": trials, "sampler": sampler, "pruner": pruner, "patience": patience},
         defaults={"search": {"trials": 30}},
     )
-    _execute("search", place.place(), request, dry_run)
+    _execute("search", place, request, dry_run)
 
 
 @grouped
@@ -127,8 +127,10 @@ def compare(
     if aa is None:
         if null_arms is not None:
             raise UserError("--null-arms goes with --aa N: a comparison has no null arms of its own.")
-        _execute("compare", place.place(), request, dry_run)
+        _execute("compare", place, request, dry_run)
         return
+    if place.log:
+        raise UserError("--aa keeps no experiment that could be written to a tracker: leave out --log.")
     if dry_run:
         raise UserError("--aa has no plan to print: leave out --dry-run.")
     quiet()
@@ -174,7 +176,7 @@ def worker(
         out.print(f"{done} trials finished.")
 
 
-def _execute(command: str, place: Place, request: Request, dry_run: bool) -> None:
+def _execute(command: str, options: PlaceOptions, request: Request, dry_run: bool) -> None:
     """Plan, run, time, report: the common course of run, search and compare."""
     quiet()
     from study.analysis.evidence import read
@@ -185,8 +187,11 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
     from study.place import cores, require_writable
     from study.report.page import write_report
     from study.session import Session, check
+    from study.tracking.follow import Followers, require_kinds
     from study.workers.launch import Ended
 
+    place = options.place()
+    trackers = require_kinds(options.log or [], "--log")
     require_writable(REPORTS, "The folder of the report")
     if place.workers * place.threads > cores():
         say(
@@ -204,11 +209,15 @@ def _execute(command: str, place: Place, request: Request, dry_run: bool) -> Non
     _print_plan(experiment, session.data, place)
     # Leaving the publisher's block publishes the final state, timings included.
     with Publisher(session.store, experiment.name, place.artifacts, place.data_dir, say) as publisher:
-        with Progress(out, session.store, experiment) as progress:
+        with (
+            Followers(session.store, experiment.name, trackers, say) as followers,
+            Progress(out, session.store, experiment) as progress,
+        ):
 
             def on_progress() -> None:
                 progress.update()
                 publisher.maybe_publish()
+                followers.look()
 
             ended = session.launch(on_progress)
         if ended is not Ended.DONE:

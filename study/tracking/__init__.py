@@ -1,0 +1,1 @@
+"""Finished trials written to an experiment tracker (MLflow, TensorBoard, Weights & Biases) from the database."""
