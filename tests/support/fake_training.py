@@ -101,6 +101,7 @@ class FakeTraining:
         self.train_seconds = 0.0
         self.number = -1
         self.model = torch.nn.Linear(1, 1)
+        self.sources: dict[str, Any] = {}
 
     @contextmanager
     def evaluated_weights(self) -> Iterator[torch.nn.Module]:
