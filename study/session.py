@@ -18,7 +18,7 @@ from study.protocol.planner import Planner
 from study.protocol.selection import winning_recipes
 from study.protocol.stored import Stored, find_stored, stored
 from study.store.artifacts import Artifacts
-from study.store.database import Database
+from study.store.database import WORKER_CONNECTIONS, Database
 from study.store.outage import patiently
 from study.store.owner import new_owner
 from study.store.records import counts, study_ids
@@ -77,7 +77,7 @@ class Session:
     @classmethod
     def join(cls, place: Place, name: str) -> Session:
         """The stored experiment of that name, for a worker. Raises UserError."""
-        store = patiently(lambda: Store.open(place.storage))
+        store = patiently(lambda: Store.open(place.storage, connections=WORKER_CONNECTIONS))
         kept = stored(store, name)
         experiment = kept.experiment
         data = load(

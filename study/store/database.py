@@ -25,7 +25,7 @@ from sqlalchemy import URL, Connection, Engine, func, inspect, make_url, select,
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from study.store import schema, sqlite
-from study.store.outage import Outage, is_outage, is_passing, may_not, root
+from study.store.outage import Full, Outage, is_full, is_outage, is_passing, may_not, patiently, root
 from study.store.url import check_readable, shown, without_secrets
 from vae.errors import FailureError, UserError, did_you_mean
 
@@ -34,6 +34,11 @@ _log = logging.getLogger(__name__)
 # Two keys of PostgreSQL's advisory locks, which share one 64-bit space per database.
 _CREATION_LOCK = 0x7661655F0001
 CLAIM_LOCK = 0x7661655F0002
+
+#: Connections to a server that a worker opens at most: its trial's, and the one that renews the lease meanwhile.
+WORKER_CONNECTIONS = 2
+#: Those of a command that starts workers: planning, the lease on that right, the dashboard's notes.
+COMMAND_CONNECTIONS = 3
 
 _OURS = frozenset(schema.metadata.tables)
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgres", "postgresql+psycopg")
@@ -85,12 +90,17 @@ class Database:
         """The same, to be used from now on: a SQLite file must stay the one that it is now."""
         return self if self.path is None else replace(self, identity=_identity(self.path))
 
-    def storage(self, read_only: bool) -> RDBStorage:
-        """Optuna's storage on this database, which `check` has found complete. Raises UserError, FailureError."""
+    def storage(self, read_only: bool, connections: int | None = None) -> RDBStorage:
+        """Optuna's storage on this database, which `check` has found complete. Raises UserError, FailureError.
+
+        `connections` to a server are all that it opens at a time; None: as many as there are threads that ask."""
         with self.explained():
             if self.path is None:
                 options = {"options": "-c default_transaction_read_only=on" if read_only else ""}
-                return _storage(self.url, pool_pre_ping=True, connect_args=options)
+                pool: dict[str, Any] = (
+                    {} if connections is None else {"pool_size": connections, "max_overflow": 0}
+                )
+                return _storage(self.url, pool_pre_ping=True, connect_args=options, **pool)
             path = self.path
             storage = _storage(self.url, creator=lambda: sqlite.connect(path, read_only))
             sqlite.begin_with(
@@ -102,8 +112,11 @@ class Database:
         """Whether everything is there; False where `create` may put it there. Changes nothing.
 
         Raises UserError or FailureError for a database that is missing, empty, foreign, damaged, newer than
-        this program, or out of reach.
+        this program, or out of reach. A server that is full is waited for.
         """
+        return patiently(lambda: self._check(create), waits_for=Full)
+
+    def _check(self, create: bool) -> bool:
         if self.path is not None and not self._file_is_there(self.path, create):
             return False
         with self.explained(), self._probe() as connection:
@@ -177,6 +190,13 @@ class Database:
         )
         if self.path is None and may_not(error):
             return Outage(self._forbidden(message))
+        if self.path is None and is_full(error):
+            return Full(
+                f"The server of {self.name} has no connection left: {message}. A worker needs up to "
+                f"{WORKER_CONNECTIONS}, a command up to {COMMAND_CONNECTIONS}: start fewer, or raise its "
+                "max_connections.",
+                passing=True,
+            )
         if self.path is None:
             line = f"The database {self.name} can't be used: {message}. Check the server and --storage."
             return Outage(line, is_passing(error))

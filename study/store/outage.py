@@ -43,6 +43,14 @@ _MISTAKES = (
 #: starting, too many connections, deadlock and serialisation failure.
 _PASSING_STATES = ("08", "57P", "53300", "40")
 _MAY_NOT = "42501"
+#: How PostgreSQL, and the poolers before it, say that they take no more connections. While connecting, libpq hands
+#: on the words alone: there is no SQLSTATE.
+_FULL = (
+    "too many connections",
+    "too many clients",
+    "remaining connection slots",
+    "no more connections allowed",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +61,15 @@ class Outage(FailureError):  # noqa: N818 - what happened, as LeaseLost is
     def __init__(self, message: str, passing: bool = False) -> None:
         super().__init__(message)
         self.passing = passing
+
+
+class Full(Outage):
+    """The server takes no more connections for now."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a server refused one more connection."""
+    return any(words in str(root(error)) for words in _FULL)
 
 
 def is_outage(error: BaseException) -> bool:
@@ -131,16 +148,20 @@ class Patience:
 
 
 def patiently(
-    work: Callable[[], T], disconnect: Callable[[], None] | None = None, seconds: float = RIDE_OUT
+    work: Callable[[], T],
+    disconnect: Callable[[], None] | None = None,
+    seconds: float = RIDE_OUT,
+    waits_for: type[Outage] = Outage,
 ) -> T:
-    """The result of `work`, which may be done twice, asked for `seconds` until the database answers.
+    """The result of `work`, which may be done twice, asked for `seconds` until the database answers; only outages of
+    the kind `waits_for` are waited for.
 
     Raises FailureError."""
     patience = Patience(disconnect, seconds)
     while True:
         try:
             return work()
-        except Outage as outage:
+        except waits_for as outage:
             patience.wait(outage)
 
 

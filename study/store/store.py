@@ -42,8 +42,16 @@ class Store:
         self.lease = lease
 
     @classmethod
-    def open(cls, url: str, *, create: bool = False, read_only: bool = False, lease: float = LEASE) -> Self:
-        """Open the database at `url`; `lease` in seconds.
+    def open(
+        cls,
+        url: str,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        lease: float = LEASE,
+        connections: int | None = None,
+    ) -> Self:
+        """Open the database at `url`; `lease` in seconds, `connections` to a server at most.
 
         create=True is the launcher's: it makes what is missing, once, however many start together. Without it
         the database must be there. read_only=True is for readers: nothing is created, locked or changed.
@@ -58,7 +66,7 @@ class Store:
             database.create()
         if not read_only:
             database = database.opened()
-        return cls(database, database.storage(read_only), lease)
+        return cls(database, database.storage(read_only, connections), lease)
 
     def close(self) -> None:
         """Close every connection."""
