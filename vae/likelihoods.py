@@ -8,6 +8,7 @@ at least float32, so bf16 networks keep an exact loss. `x` is what `prepare_trai
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -28,6 +29,14 @@ _MIN_LOG_VAR = -2.0 * math.log(255.0)
 #: far beyond the others'. Where all vary little, a tenth of their average; always clear of _MIN_LOG_VAR.
 _MIN_INITIAL_VARIANCE = 0.01
 _MIN_INITIAL_SHARE = 0.1
+#: Brightest grey level of 8 bits, and half a level as a pixel.
+_WHITE = 255.0
+_HALF_LEVEL = 0.5 / _WHITE
+#: Smallest log scale of the discretised logistic, the bound of PixelCNN++ (Salimans et al. 2017): 97 % of the mass
+#: on one level.
+_MIN_LOG_SCALE = -7.0 - math.log(2.0)
+#: Bisections of an output bias that has no closed form: to the last digit of a float64.
+_BISECTIONS = 60
 
 
 class PixelMoments(NamedTuple):
@@ -178,11 +187,7 @@ class ContinuousBernoulli:
         """By bisection of `mean`; |logit| at most 50, so means are reproduced between 0.02 and 0.98."""
         low = torch.full_like(pixels.mean, -_MAX_CONTINUOUS_LOGIT, dtype=torch.float64)
         high = -low
-        for _ in range(60):
-            middle = (low + high) / 2
-            below = self.mean(middle) < pixels.mean
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return ((low + high) / 2).to(pixels.mean.dtype)
+        return _solved(self.mean, pixels.mean, low, high)
 
 
 @dataclass(frozen=True)
@@ -235,13 +240,96 @@ class Gaussian:
 
     def initial_bias(self, pixels: PixelMoments) -> Tensor:
         """Mean and variance of the data, under which it has the entropy of Gaussian noise, whatever its units."""
-        least = max(
-            2.0 * math.exp(_MIN_LOG_VAR),
-            min(_MIN_INITIAL_VARIANCE, _MIN_INITIAL_SHARE * float(pixels.variance.mean())),
+        return torch.cat([pixels.mean, _unclipped(_initial_variance(pixels).log(), _MIN_LOG_VAR)])
+
+
+@dataclass(frozen=True)
+class DiscretisedLogistic:
+    """Grey or colour pixels of 8 bits, P = 2: the decoder gives D locations, then D raw log scales (Salimans et al.
+    2017, "PixelCNN++", sec. 2.1, with a single component).
+
+    A level k of 0..255 has the mass of a logistic distribution within half a level of k / 255; black has all that is
+    below it and white all that is above. A location is free to lie outside [0, 1]: that is how a pixel becomes surely
+    black. The log scale is clipped softly, as the Gaussian's log variance is. Pixels of any other kind are rounded to
+    the nearest level.
+    """
+
+    name: str = "discretised_logistic"
+    parameters_per_pixel: int = 2
+    is_likelihood: bool = True
+    support: tuple[float, float] = (0.0, 1.0)
+
+    def prepare_train(self, x: Tensor) -> Tensor:
+        return (x * _WHITE).round_().div_(_WHITE)
+
+    def prepare_eval(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - see Likelihood
+        return self.prepare_train(x)
+
+    def location_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2 * D) -> location (B, D) and log scale (B, D), of pixels in [0, 1]."""
+        location, raw = at_least_fp32(parameters).chunk(2, dim=-1)
+        return location, _MIN_LOG_SCALE + nn.functional.softplus(raw - _MIN_LOG_SCALE)
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        location, log_scale = self.location_and_log_scale(parameters)
+        precision = torch.exp(-log_scale)
+        lower, upper = (x - _HALF_LEVEL - location) * precision, (x + _HALF_LEVEL - location) * precision
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - e^(l - u)): in this form nothing cancels, however
+        # far out in a tail the level is. Black lacks the second and third factor, white the first and third.
+        not_black, not_white = x > _HALF_LEVEL, x < 1.0 - _HALF_LEVEL
+        per_pixel = (
+            nn.functional.logsigmoid(upper) * not_white
+            + nn.functional.logsigmoid(-lower) * not_black
+            + torch.log(-torch.expm1(-_width(precision))) * (not_black & not_white)
         )
-        above = pixels.variance.clamp(min=least).log() - _MIN_LOG_VAR
-        raw = _MIN_LOG_VAR + above + torch.log(-torch.expm1(-above))  # the inverse of the soft clip
-        return torch.cat([pixels.mean, raw])
+        return per_pixel.sum(-1)  # (B,), nats
+
+    def total_log_prob_and_gradient(self, parameters: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        location, log_scale = self.location_and_log_scale(parameters)
+        precision = torch.exp(-log_scale)
+        lower, upper = (x - _HALF_LEVEL - location) * precision, (x + _HALF_LEVEL - location) * precision
+        width = _width(precision)
+        not_black, not_white = (x > _HALF_LEVEL).to(x.dtype), (x < 1.0 - _HALF_LEVEL).to(x.dtype)
+        within, lost = not_black * not_white, torch.expm1(-width)
+        total = (nn.functional.logsigmoid(upper) * not_white).sum()
+        total += (nn.functional.logsigmoid(-lower) * not_black).sum()
+        total += (torch.log(-lost) * within).sum()
+        above = torch.sigmoid(-upper) * not_white  # of the logarithms, by upper and by -lower
+        below = torch.sigmoid(lower) * not_black
+        d_location = (below - above) * precision
+        d_log_scale = below * lower - above * upper + within * width * (1.0 + lost) / lost
+        raw = at_least_fp32(parameters).chunk(2, dim=-1)[1]
+        slope = torch.sigmoid(raw - _MIN_LOG_SCALE)  # of the soft clip
+        return total, torch.cat([d_location, d_log_scale * slope], dim=-1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """The sum over k = 1..255 of P(level >= k), in pixels."""
+        location, log_scale = self.location_and_log_scale(parameters)
+        precision = torch.exp(-log_scale)
+        total = torch.zeros_like(location)
+        for k in range(1, int(_WHITE) + 1):  # one by one: all at once would take 255 times the memory
+            total += torch.sigmoid((location - (k - 0.5) / _WHITE) * precision)
+        return total / _WHITE
+
+    def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        location, log_scale = self.location_and_log_scale(parameters)
+        u = torch.rand(location.shape, dtype=location.dtype, device=location.device, generator=generator)
+        drawn = (location + torch.exp(log_scale) * torch.logit(u)).clamp(0.0, 1.0)
+        return self.prepare_train(drawn)
+
+    def initial_bias(self, pixels: PixelMoments) -> Tensor:
+        """The scale of the data's variance, and the location, by bisection, at which the mean is the data's."""
+        scale = _initial_variance(pixels).double().mul(3.0).sqrt() / math.pi
+        raw = _unclipped(scale.log(), _MIN_LOG_SCALE)
+        wanted = pixels.mean.double().clamp(*_MEAN_RANGE)
+        # Within [0, 1] a mean is at most 7 scales (ln 0.001) and the scale's own size beyond it.
+        low = -8.0 * scale - 1.0
+        return torch.cat(
+            [
+                _solved(lambda at: self.mean(torch.cat([at, raw], dim=-1)), wanted, low, 1.0 - low),
+                raw,
+            ]
+        ).to(pixels.mean.dtype)
 
 
 _LIKELIHOODS: dict[str, Likelihood] = {
@@ -252,6 +340,7 @@ _LIKELIHOODS: dict[str, Likelihood] = {
         Bernoulli("dynamic_bernoulli", binarisation="dynamic"),
         ContinuousBernoulli(),
         Gaussian(),
+        DiscretisedLogistic(),
     )
 }
 
@@ -266,6 +355,35 @@ def likelihood(name: str) -> Likelihood:
 def at_least_fp32(x: Tensor) -> Tensor:
     """bfloat16 as float32; float32 and float64 as they are."""
     return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+
+
+def _initial_variance(pixels: PixelMoments) -> Tensor:
+    """The variances that output biases start from, (D,)."""
+    least = max(
+        2.0 * math.exp(_MIN_LOG_VAR),
+        min(_MIN_INITIAL_VARIANCE, _MIN_INITIAL_SHARE * float(pixels.variance.mean())),
+    )
+    return pixels.variance.clamp(min=least)
+
+
+def _unclipped(value: Tensor, least: float) -> Tensor:
+    """The raw numbers whose soft clip, least + softplus(raw - least), is `value` > least."""
+    above = value - least
+    return least + above + torch.log(-torch.expm1(-above))
+
+
+def _solved(mean: Callable[[Tensor], Tensor], wanted: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Where between low and high, (D,) each, an increasing mean is the one wanted; of the dtype of `wanted`."""
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        below = mean(middle) < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return ((low + high) / 2).to(wanted.dtype)
+
+
+def _width(precision: Tensor) -> Tensor:
+    """A grey level in units of a logistic's scale, kept above 0, whose logarithm would be infinite."""
+    return (precision / _WHITE).clamp(min=1e-30)
 
 
 def _log_sinhc_half(a: Tensor) -> Tensor:

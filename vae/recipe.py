@@ -36,7 +36,12 @@ ScheduleName = Literal["constant", "step", "exponential", "linear", "cosine", "o
 ModelName = Literal["mlp"]
 PrecisionName = Literal["fp32", "bf16"]
 LikelihoodName = Literal[
-    "cross_entropy", "bernoulli", "dynamic_bernoulli", "continuous_bernoulli", "gaussian"
+    "cross_entropy",
+    "bernoulli",
+    "dynamic_bernoulli",
+    "continuous_bernoulli",
+    "gaussian",
+    "discretised_logistic",
 ]
 
 #: Optimizers whose useful learning rates lie in the range of plain gradient descent, not of Adam.
@@ -181,7 +186,8 @@ class Recipe(Table):
     # Objective
     likelihood: LikelihoodName = "cross_entropy"
     """p(x|z): binary cross-entropy on grey pixels (common, not a likelihood), Bernoulli with static or
-    dynamic binarisation, continuous Bernoulli (Loaiza-Ganem & Cunningham 2019), or Gaussian."""
+    dynamic binarisation, continuous Bernoulli (Loaiza-Ganem & Cunningham 2019), Gaussian, or the discretised
+    logistic of 8-bit pixels (Salimans et al. 2017)."""
     beta: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     """Weight of the KL term in training (Higgins et al. 2017); the metric always has beta = 1."""
     beta_warmup: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0

@@ -41,7 +41,7 @@ SamplerName = Literal["tpe", "random", "qmc", "gp"]
 PrunerName = Literal["none", "median", "percentile", "halving", "hyperband", "patient"]
 
 #: Likelihoods that give probabilities, or a cross-entropy, and not densities: no loss is below 0 nats.
-NON_NEGATIVE = frozenset({"cross_entropy", "bernoulli", "dynamic_bernoulli"})
+NON_NEGATIVE = frozenset({"cross_entropy", "bernoulli", "dynamic_bernoulli", "discretised_logistic"})
 
 #: Below INDEPENDENT_SEEDS, or seed sets would meet.
 Count = Annotated[int, Field(ge=1, lt=INDEPENDENT_SEEDS)]

@@ -25,6 +25,7 @@ LIKELIHOODS = {
     "dynamic_bernoulli": "Bernoulli, dynamic binarisation in training",
     "continuous_bernoulli": "continuous Bernoulli",
     "gaussian": "Gaussian",
+    "discretised_logistic": "discretised logistic on 8-bit pixels",
 }
 
 

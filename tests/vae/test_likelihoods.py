@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from vae.binarise import binarise
 from vae.errors import UserError
-from vae.likelihoods import Gaussian, PixelMoments, likelihood
+from vae.likelihoods import DiscretisedLogistic, Gaussian, PixelMoments, likelihood
+from vae.recipe import LikelihoodName
 
-NAMES = ["cross_entropy", "bernoulli", "dynamic_bernoulli", "continuous_bernoulli", "gaussian"]
+NAMES = [*get_args(LikelihoodName)]
 LOGITS = [-40.0, -3.0, -0.26, -0.24, -1e-4, 0.0, 1e-9, 1e-3, 0.24, 0.26, 1.0, 40.0]
 
 
@@ -109,6 +111,85 @@ def test_gaussian_cannot_diverge_on_a_constant_pixel() -> None:
     assert float(value.detach()) == pytest.approx(math.log(255) - 0.5 * math.log(2 * math.pi), rel=1e-6)
     assert parameters.grad is not None
     assert parameters.grad.isfinite().all()
+
+
+GREY = torch.arange(256, dtype=torch.float64).unsqueeze(1) / 255
+
+
+@pytest.mark.parametrize("location", [-60.0, -0.5, 0.0, 0.3, 0.5 / 255, 1.0, 7.0])
+@pytest.mark.parametrize("raw_log_scale", [-40.0, -7.0, -3.0, 0.0, 4.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_discretised_logistic_sums_to_one(location: float, raw_log_scale: float, dtype: torch.dtype) -> None:
+    """The masses of the 256 levels sum to 1, and average to `mean`, wherever the distribution lies and however wide
+    or narrow it is."""
+    p = likelihood("discretised_logistic")
+    parameters = torch.tensor([[location, raw_log_scale]], dtype=dtype)
+    mass = p.log_prob(parameters.expand(256, 2), GREY.to(dtype)).double().exp()
+    tolerance = 1e-11 if dtype == torch.float64 else 2e-4 if abs(location) > 1 else 2e-5
+    assert float(mass.sum()) == pytest.approx(1, abs=tolerance)
+    assert float((mass * GREY[:, 0]).sum()) == pytest.approx(float(p.mean(parameters)), abs=tolerance)
+
+
+def test_discretised_logistic_is_the_difference_of_its_cdf() -> None:
+    """Where float64 can subtract, a level's mass is the logistic distribution's between its two edges, all that is
+    below for black and all that is above for white."""
+    p = DiscretisedLogistic()
+    parameters = torch.cat(
+        [torch.rand(256, 1, generator=seeded(0)) * 1.2 - 0.1, randn(256, 1) - 3], 1
+    ).double()
+    location, log_scale = p.location_and_log_scale(parameters)
+    edges = torch.cat([GREY - 0.5 / 255, GREY + 0.5 / 255], 1)
+    cdf = stats.logistic.cdf(((edges - location) / log_scale.exp()).numpy())
+    cdf[0, 0], cdf[-1, 1] = 0.0, 1.0
+    expected = torch.from_numpy(cdf[:, 1] - cdf[:, 0])
+    assert (expected > 1e-9).sum() > 100
+    torch.testing.assert_close(p.log_prob(parameters, GREY).exp(), expected, rtol=1e-6, atol=1e-14)
+
+
+def test_discretised_logistic_is_safe_in_its_tails() -> None:
+    """Black, white and a grey in between have finite log masses, none above 0, and finite gradients in float32 for
+    locations and scales far beyond what a training visits; the gradient given is autograd's, up to where the width of a
+    level is no float32 any more."""
+    p = likelihood("discretised_logistic")
+    values = [-1e4, -300.0, -88.0, -7.7, -1.0, 0.0, 0.5, 1.0, 10.0, 88.0, 300.0]
+    grid = torch.cartesian_prod(torch.tensor(values), torch.tensor(values))
+    for grey in (0.0, 1 / 255, 0.5, 254 / 255, 1.0):
+        parameters = grid.clone().requires_grad_()
+        log_mass = p.log_prob(parameters, p.prepare_train(torch.full((len(grid), 1), grey)))
+        log_mass.sum().backward()
+        assert parameters.grad is not None
+        assert log_mass.isfinite().all()
+        assert float(log_mass.detach().max()) <= 0
+        assert parameters.grad.isfinite().all()
+        total, gradient = p.total_log_prob_and_gradient(
+            grid, p.prepare_train(torch.full((len(grid), 1), grey))
+        )
+        torch.testing.assert_close(total, log_mass.detach().sum())
+        representable = grid[:, 1] < 80
+        torch.testing.assert_close(
+            gradient[representable], parameters.grad[representable], rtol=1e-4, atol=1e-5
+        )
+        assert gradient.isfinite().all()
+
+
+def test_discretised_logistic_gradient() -> None:
+    """Its gradient, both ways, is the numerical one, at black and white too."""
+    p = likelihood("discretised_logistic")
+    parameters = torch.cat([randn(1, 6) / 2 + 0.5, randn(1, 6, seed=1) - 2], 1).requires_grad_()
+    x = torch.tensor([[0.0, 1.0, 3 / 255, 128 / 255, 254 / 255, 0.0]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a: p.log_prob(a, x), parameters)
+    (expected,) = torch.autograd.grad(p.log_prob(parameters, x).sum(), parameters)
+    torch.testing.assert_close(p.total_log_prob_and_gradient(parameters.detach(), x)[1], expected)
+
+
+def test_discretised_logistic_rounds_to_levels_of_8_bits() -> None:
+    """Pixels of 8 bits stay bitwise what they are; others become the nearest level, and so do samples."""
+    p = likelihood("discretised_logistic")
+    stored = (torch.arange(256).to(torch.uint8).float() / 255).unsqueeze(0)
+    assert torch.equal(p.prepare_train(stored), stored)
+    assert torch.equal(p.prepare_eval(stored + 0.001, seeded(0)), stored)
+    sample = p.sample(randn(50, 20, dtype=torch.float32), seeded(0))
+    assert torch.isin(sample, stored).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

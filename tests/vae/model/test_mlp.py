@@ -73,7 +73,7 @@ def test_mean_and_log_var_have_weights_of_their_own() -> None:
 
 def test_gradients_of_the_whole_loss() -> None:
     """The gradient of the training loss by each weight is the numerical one (float64, every likelihood)."""
-    for name in ("cross_entropy", "continuous_bernoulli", "gaussian"):
+    for name in ("cross_entropy", "continuous_bernoulli", "gaussian", "discretised_logistic"):
         p = likelihood(name)
         torch.manual_seed(0)
         model = VAE(4, (3,), 2, p.parameters_per_pixel, activation="tanh").double()
@@ -187,7 +187,10 @@ def test_build_follows_the_recipe() -> None:
     assert model.training
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "dynamic_bernoulli", "continuous_bernoulli", "gaussian"])
+@pytest.mark.parametrize(
+    "name",
+    ["cross_entropy", "dynamic_bernoulli", "continuous_bernoulli", "gaussian", "discretised_logistic"],
+)
 def test_output_bias_starts_at_the_mean_image(name: str) -> None:
     """With output_bias_from_mean the untrained decoder predicts about the mean image; without, it doesn't."""
     pixel_mean = torch.linspace(0.05, 0.95, 200)
@@ -243,7 +246,9 @@ def test_bf16_autocast_keeps_the_loss_in_float32() -> None:
     assert not torch.equal(low.loss, exact.loss)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "continuous_bernoulli", "gaussian"])
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "continuous_bernoulli", "gaussian", "discretised_logistic"]
+)
 @pytest.mark.parametrize("residual", [False, True])
 def test_the_training_loss_is_one_graph(name: str, residual: bool) -> None:
     """torch.compile takes the loss without a graph break, and a beta in a tensor without compiling again."""
