@@ -65,6 +65,7 @@ def train_command(
     from vae.data.checks import scaling_hint
     from vae.data.dataset import load
     from vae.devices import pick_device
+    from vae.evaluation import bits_per_dim
     from vae.files import require_writable
     from vae.recipe import Recipe, parse_value
     from vae.training import train
@@ -99,7 +100,10 @@ def train_command(
         )
     scores = training.evaluate(dataset.test)
     save_model(out, training, dataset)
-    print(f"{training.outcome}; test {scores.loss:.3f} nats per example; model: {out}")
+    bits = (
+        f", {bits_per_dim(scores.loss, dataset.size):.4f} bits per dim" if training.likelihood.levels else ""
+    )
+    print(f"{training.outcome}; test {scores.loss:.3f} nats per example{bits}; model: {out}")
 
 
 @app.command()

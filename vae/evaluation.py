@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,6 +97,11 @@ def scores(model: Model, likelihood: Likelihood, x: Tensor, noise: Tensor) -> Sc
         units = active_units(torch.cat(means))
     n = len(x)
     return Scores(loss=(rate + distortion) / n, rate=rate / n, distortion=distortion / n, active_units=units)
+
+
+def bits_per_dim(nats: float, size: int) -> float:
+    """Nats per example of `size` dimensions as bits per dimension."""
+    return nats / size / math.log(2)
 
 
 def least_loss(data: Dataset, likelihood: str) -> float:

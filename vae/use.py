@@ -19,7 +19,7 @@ from vae.data.dataset import Dataset, Split, load
 from vae.data.sources import NAMES
 from vae.elbo import Model, iwae_bound
 from vae.errors import UserError
-from vae.evaluation import Scores, evaluation_generator, evaluation_inputs, scores
+from vae.evaluation import Scores, bits_per_dim, evaluation_generator, evaluation_inputs, scores
 from vae.likelihoods import likelihood
 
 #: Images or codes that go through a model at a time.
@@ -57,7 +57,7 @@ def evaluate(trained: TrainedModel, split: Split, *, k: int = 64, limit: int | N
     found = scores(model, of, x, noise)
     bound = sum(float(iwae_bound(model, of, part, k, generator).sum()) for part in torch.split(x, BATCH))
     iwae = -bound / len(x)
-    return Judgement(len(x), found, iwae, iwae / x.shape[1] / math.log(2), of.is_likelihood)
+    return Judgement(len(x), found, iwae, bits_per_dim(iwae, x.shape[1]), of.is_likelihood)
 
 
 def encoded(trained: TrainedModel, x: Tensor) -> tuple[Tensor, Tensor]:

