@@ -11,8 +11,8 @@ from enum import StrEnum
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, find
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
+from study.analysis.findings import Findings
 from study.analysis.words import ratio, ratio_of, speed_up_of
-from study.design.experiment import Experiment
 from study.protocol.history import Run
 from study.statistics.family import if_anything
 from study.statistics.verdicts import Verdict
@@ -33,7 +33,7 @@ PHASES = {
 # Typed.
 
 
-def fastest(comparison: Comparison, unit: str = "examples") -> ArmResult | None:
+def fastest(comparison: Findings, unit: str = "examples") -> ArmResult | None:
     """The fastest of the techniques that are faster, in "examples" or "seconds"; None where none is."""
     measures = {arm.arm: arm.seconds if unit == "seconds" else arm.examples for arm in comparison.techniques}
     faster = {
@@ -44,7 +44,7 @@ def fastest(comparison: Comparison, unit: str = "examples") -> ArmResult | None:
     return find(comparison.arms, max(faster, key=faster.__getitem__)) if faster else None
 
 
-def verdicts(comparison: Comparison) -> Counter[Verdict]:
+def verdicts(comparison: Findings) -> Counter[Verdict]:
     """How many techniques have which verdict in examples."""
     return Counter(arm.examples.verdict for arm in comparison.techniques if arm.examples is not None)
 
@@ -260,59 +260,64 @@ def sentences(comparison: Comparison) -> list[str]:
     """Two or three sentences with figures, intervals, seeds and censoring."""
     if not comparison.measured:
         return ["Nothing has been compared yet."]
-    said = [_best(comparison), _counted(comparison), _together(comparison), _sooner(comparison)]
+    said = [*verdict_sentences(comparison), _together(comparison), _sooner(comparison)]
     return [sentence for sentence in said if sentence is not None]
 
 
-def _best(comparison: Comparison) -> str:
-    experiment, target, best = comparison.experiment, comparison.target, fastest(comparison)
-    known = [arm for arm in comparison.techniques if arm.examples is not None and arm.examples.known]
+def verdict_sentences(findings: Findings) -> list[str]:
+    """What is said of the family, wherever its curves come from: which arm is the fastest, and how the others fare."""
+    return [_best(findings), _counted(findings)]
+
+
+def _best(findings: Findings) -> str:
+    terms, target, best = findings.terms, findings.target, fastest(findings)
+    known = [arm for arm in findings.techniques if arm.examples is not None and arm.examples.known]
+    one = terms.arms.removesuffix("s")
     if not known or target is None:
-        return f"On {experiment.data} no technique has a speed-up to report yet."
+        return f"On {terms.on} no {one} has a speed-up to report yet."
     if best is None or best.examples is None:
         return (
-            f"On {experiment.data} no technique is distinguishably faster than the tuned baseline in reaching a "
-            f"validation loss of {target:.2f} nats."
+            f"On {terms.on} no {one} is distinguishably faster than {terms.baseline} in reaching "
+            f"{terms.level(target)}."
         )
     seconds = ""
     if best.seconds is not None and best.seconds.known:
         seconds = f", and {speed_up_of(best.seconds)} in seconds"
     return (
-        f"On {experiment.data}, {best.arm} reaches a validation loss of {target:.2f} nats "
-        f"{speed_up_of(best.examples)} sooner in examples than the tuned baseline"
-        f"{seconds} ({best.seeds} paired seeds, {best.misses} censored)."
+        f"On {terms.on}, {best.arm} reaches {terms.level(target)} "
+        f"{speed_up_of(best.examples)} sooner in {terms.clock} than {terms.baseline}"
+        f"{seconds} ({best.seeds} {terms.seeds}, {best.misses} censored)."
     )
 
 
-def _counted(comparison: Comparison) -> str:
-    counts = verdicts(comparison)
+def _counted(findings: Findings) -> str:
+    counts, terms = verdicts(findings), findings.terms
     faster, open_, slower = counts[Verdict.FASTER], counts[Verdict.UNDECIDED], counts[Verdict.SLOWER]
     pending = counts[Verdict.NOT_MEASURED]
     missed = sum(counts[word] for word in (Verdict.UNRELIABLE, Verdict.NEVER, Verdict.NOT_TUNED))
     unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
-    experiment = comparison.experiment
     if counts[Verdict.UNRELIABLE_BASELINE]:
-        baseline = comparison.arms[0]
+        baseline = findings.arms[0]
         return (
             f"The baseline itself reaches the target on {baseline.hits} of {baseline.seeds} seeds only: nothing can be "
-            "compared with it. A later --target, or a longer --budget under another --name, would help."
+            f"compared with it. {terms.way_out}"
         )
-    if experiment.guided:
-        most = max((x for arm in comparison.techniques if (x := _less_than(arm)) is not None), default=None)
+    if terms.guided:
+        most = max((x for arm in findings.techniques if (x := _less_than(arm)) is not None), default=None)
         ruled_out = (
             "" if most is None or math.isinf(most) else f" (if they change anything, by less than {most:.0%})"
         )
         return (
-            f"Of {len(comparison.techniques)} techniques {faster} {_be(faster)} faster in examples, {slower} slower"
-            f"{unmeasured}, {missed} without a verdict for missing the target, and {open_} not distinguishable from "
-            f"the baseline{ruled_out}: {interval_words(experiment)}."
+            f"Of {len(findings.techniques)} {terms.arms} {faster} {_be(faster)} faster in {terms.clock}, "
+            f"{slower} slower{unmeasured}, {missed} without a verdict for missing the target, and {open_} not "
+            f"distinguishable from the baseline{ruled_out}: {terms.intervals}."
         )
-    scope = ", for the tuned recipes" if experiment.blocks == 1 else f", {experiment.blocks} blocks"
+    scope = ", for the tuned recipes" if terms.blocks == 1 else f", {terms.blocks} blocks"
     return (
-        f"Of {len(comparison.techniques)} techniques {faster} {_be(faster)} faster in examples, "
+        f"Of {len(findings.techniques)} {terms.arms} {faster} {_be(faster)} faster in {terms.clock}, "
         f"{open_} not distinguishable from the baseline, {slower} slower{unmeasured}, and {missed} "
         f"{'does' if missed == 1 else 'do'} not reach the target on every seed (margin "
-        f"{experiment.margin:.0%}, simultaneous 95 % intervals{scope})."
+        f"{terms.margin:.0%}, simultaneous 95 % intervals{scope})."
     )
 
 
@@ -322,16 +327,6 @@ def _less_than(arm: ArmResult) -> float | None:
     if measure is None or measure.verdict is not Verdict.UNDECIDED or math.isnan(measure.simultaneous[0]):
         return None
     return if_anything(*measure.simultaneous)
-
-
-def interval_words(experiment: Experiment) -> str:
-    """What the intervals hold, in a few words."""
-    if not experiment.guided:
-        return f"95 % intervals; verdicts from simultaneous ones, margin {experiment.margin:.0%}"
-    luck = (
-        "the luck of tuning" if experiment.blocks == 1 else f"the luck of {experiment.blocks} blocks' tuning"
-    )
-    return f"simultaneous 95 % intervals, {luck} included, margin {experiment.margin:.0%}"
 
 
 def _together(comparison: Comparison) -> str | None:

@@ -168,6 +168,11 @@ class ArmResult:
         return self.examples is not None and self.examples.verdict is not Verdict.NOT_MEASURED
 
     @property
+    def timed(self) -> bool:
+        """Whether its seconds have been set beside the baseline's."""
+        return self.seconds is not None and self.seconds.verdict is not Verdict.NOT_MEASURED
+
+    @property
     def p_adjusted(self) -> float | None:
         """The p in examples, adjusted for the family; None for an arm outside it, and without a p."""
         return None if self.examples is None else self.examples.p_adjusted

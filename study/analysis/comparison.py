@@ -21,6 +21,7 @@ from study.analysis.arm import (
     find,
     measured,
 )
+from study.analysis.findings import Findings, Terms, as_measure, beside, counted, said
 from study.analysis.frames import share_used
 from study.design.experiment import Experiment
 from study.design.workload import Workload
@@ -32,36 +33,30 @@ from study.protocol.verdicts import family as family_verdicts
 from study.statistics.calibration import Calibration
 from study.statistics.curves import Array, resolution, targets_reached
 from study.statistics.family import reliable, with_tuning
-from study.statistics.judgement import Judged
+from study.statistics.judgement import Pair
 from study.statistics.speed_up import (
     Estimate,
     combine_check,
-    conditional_ratio,
     paired_difference,
-    rmst_ratio,
     speed_up,
     throughput_factor,
     units,
     with_cold_start,
     with_throughput,
 )
-from study.statistics.survival import ert, par2
-from study.statistics.verdicts import Hits, Verdict, holm, unreliable_hits, verdict
+from study.statistics.verdicts import Hits, holm, unreliable_hits, verdict
 from study.terms import ARTICLE, BASELINE, COMBINED, REFERENCE_ARMS, Outcome, Phase
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Findings):
     """All that one experiment's comparison says now, in figures."""
 
     experiment: Experiment
     workload: Workload
-    target: float | None
     calibration: Calibration | None
     no_target: str | None
     """Why there will never be a target; None where there is one or may yet be."""
-    arms: Sequence[ArmResult]
-    """The baseline first, then the techniques as they were asked for, then the references."""
     combined: Sequence[CombinedArm]
     """The combine block's arms, a family of its own; empty without it."""
     addition: Estimate | None
@@ -70,21 +65,6 @@ class Comparison:
     """How much sooner each arm has the article's loss."""
     savings: dict[str, float]
     """Shares of training examples saved: `capping` in tuning, `pruning` and patience in search."""
-
-    @property
-    def techniques(self) -> list[ArmResult]:
-        """The family that is judged together."""
-        return [arm for arm in self.arms if arm.is_technique]
-
-    @property
-    def measured(self) -> bool:
-        """Whether any arm has been set beside the baseline."""
-        return any(arm.measured for arm in self.arms)
-
-    @property
-    def timed(self) -> bool:
-        """Whether any arm has been timed beside the baseline."""
-        return any(arm.throughput is not None for arm in self.arms)
 
 
 def compare(state: State, timings: pd.DataFrame) -> Comparison:
@@ -95,6 +75,7 @@ def compare(state: State, timings: pd.DataFrame) -> Comparison:
     arms = _arms(state, timings)
     combined, addition = _combined(state)
     return Comparison(
+        terms=Terms.of(state.experiment),
         experiment=state.experiment,
         workload=state.workload,
         target=state.target,
@@ -136,33 +117,25 @@ def _arms(state: State, timings: pd.DataFrame) -> list[ArmResult]:
 def _judged(state: State, techniques: Sequence[ArmResult]) -> list[ArmResult]:
     """By method 2 what is said of the family comes from one place; of an arm without finished seeds it is nothing."""
     throughput = {arm.arm: arm.throughput for arm in techniques if arm.throughput is not None}
-    said = family_verdicts(state, throughput)
-    return [_with(arm, said[arm.arm], state) for arm in techniques]
+    judged = family_verdicts(state, throughput)
+    return [_with(arm, judged[arm.arm], state) for arm in techniques]
 
 
-def _with(arm: ArmResult, said: Said | None, state: State) -> ArmResult:
-    if said is None:
+def _with(arm: ArmResult, judged: Said | None, state: State) -> ArmResult:
+    if judged is None:
         return replace(arm, examples=UNMEASURED)
-    examples, seconds = said
+    examples, seconds = judged
     of_arm, of_baseline = variance(state, arm.arm), variance(state, BASELINE)
     cold = arm.cold
     if cold is not None and examples.estimate.reason is None:
         (cold,) = with_tuning([cold], of_baseline, [of_arm])
     return replace(
-        arm,
-        examples=_as_measure(examples, Hits(arm.hits, arm.seeds)),
-        seconds=UNMEASURED if seconds is None else _as_measure(seconds, Hits(arm.hits, arm.seeds)),
+        said(arm, examples, seconds),
         cold=cold,
         tuning_share=None
         if examples.estimate.reason is not None
         else (of_arm + of_baseline) / examples.estimate.se**2,
     )
-
-
-def _as_measure(judged: Judged, hits: Hits) -> Measure:
-    unreliable = hits if judged.verdict is Verdict.UNRELIABLE else None
-    p = None if math.isnan(judged.p) else judged.p
-    return Measure(judged.estimate, judged.simultaneous, judged.verdict, unreliable, p, decides=True)
 
 
 def _with_holm(family: list[ArmResult]) -> list[ArmResult]:
@@ -187,22 +160,18 @@ def _result(
     experiment, tau = state.experiment, state.workload.tau
     technique = experiment.technique(arm)
     kind = Kind.BASELINE if arm == BASELINE else Kind.TECHNIQUE if technique else Kind.REFERENCE
-    hits, n = int(own.hit.sum()), len(own.runs)
     outcomes = [run.outcome for run in own.runs]
     # Where runs end at the target those that go on to tau are a loss's only sample that luck didn't choose.
     to_tau = experiment.run_to_tau
     losses = [run.valid_loss for run in own.runs if not to_tau or run.index < to_tau]
-    mean_examples = float(own.E.mean()) if hits else None
     result = ArmResult(
         arm=arm,
         family=family_of(experiment, arm),
         kind=kind,
-        hits=hits,
-        seeds=n,
+        hits=0,
+        seeds=0,
         planned_seeds=experiment.reference_seeds if kind is Kind.REFERENCE else experiment.seeds,
         different_model=bool(technique and technique.different_model),
-        mean_examples=mean_examples,
-        epochs=mean_examples / (tau / experiment.budget) if mean_examples is not None else None,
         final_loss=float(np.nanmean(losses)) if any(map(math.isfinite, losses)) else None,
         best_run=_best(own.runs),
         ended={bad: outcomes.count(bad) for bad in (Outcome.DIVERGED, Outcome.COLLAPSED, Outcome.FAILED)},
@@ -210,9 +179,10 @@ def _result(
         recipe=own.runs[0].recipe if own.runs else None,
         params=own.runs[0].params if own.runs else None,
         resolution=_resolution(state, own),
-        par2=par2(own.E, own.hit, tau) if n else None,
-        ert=ert(own.E, own.hit, tau) if n else None,
     )
+    result = counted(result, own.E, own.hit, tau)
+    if result.mean_examples is not None:
+        result = replace(result, epochs=result.mean_examples / (tau / experiment.budget))
     if arm == BASELINE:
         return result
     return _beside(result, state, own, baseline, timings[timings["arm"] == arm], family)
@@ -237,11 +207,9 @@ def _beside(
 
     E = speed_up(units(b.E, at), units(a.E, at))
     result = replace(
-        result,
+        beside(result, Pair(np.array(a.index), b.E, b.hit, a.E, a.hit, at), tau),
         examples=measure(E),
         seconds=UNMEASURED,
-        conditional=conditional_ratio(b.E, b.hit, a.E, a.hit, at),
-        rmst=rmst_ratio(b.E, b.hit, a.E, a.hit, tau, at),
         test=paired_difference(b.test, a.test),
     )
     if timing.empty:
@@ -343,10 +311,10 @@ def _combined_guided(
 ) -> tuple[list[CombinedArm], Estimate | None]:
     members = [arm for arm in names if arm != BASELINE]
     arms = []
-    for arm, said in combined_family(state, members).items():
-        if said is not None:
+    for arm, judged in combined_family(state, members).items():
+        if judged is not None:
             k, n = int(hit[arm].sum()), len(hit[arm])
-            arms.append(CombinedArm(arm, k, n, _as_measure(said[0], Hits(k, n))))
+            arms.append(CombinedArm(arm, k, n, as_measure(judged[0], Hits(k, n))))
     if not all(reliable(hit[arm]) for arm in (BASELINE, COMBINED, *singles)):
         return arms, None
     check = combine_check(E[BASELINE], [E[arm] for arm in singles], E[COMBINED])

@@ -129,7 +129,11 @@ class Evidence:
     @cached_property
     def bands(self) -> pd.DataFrame:
         """Learning curves: median and middle 80 % over seeds."""
-        return frames.bands(self.confirmed, self.curves, self.speeds)
+        recorded = {
+            arm: [self.curves[run.trial_id] for run in runs if run.trial_id in self.curves]
+            for arm, runs in self.confirmed.items()
+        }
+        return frames.bands(recorded, self.speeds)
 
     @cached_property
     def seeds(self) -> pd.DataFrame:
@@ -144,7 +148,10 @@ class Evidence:
     @cached_property
     def by_target(self) -> pd.DataFrame:
         """The speed-ups at other targets."""
-        return frames.by_target(self.state, self.confirmed, self.curves)
+        runs = self.confirmed.get(BASELINE, [])
+        baseline = [self.curves[run.trial_id] for run in runs if run.trial_id in self.curves]
+        arms = frames.paired_curves(self.state, self.confirmed, self.curves)
+        return frames.by_target(baseline, arms, self.workload.tau)
 
     @cached_property
     def tuning(self) -> pd.DataFrame:

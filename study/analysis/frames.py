@@ -20,7 +20,7 @@ from study.statistics.curves import Curve, median_and_band
 from study.statistics.response import SOFT, Response
 from study.statistics.speed_up import speed_up_by_target
 from study.statistics.survival import kaplan_meier
-from study.terms import Phase
+from study.terms import BASELINE, Phase
 from vae.recipe import Recipe
 
 Curves = Mapping[int, Curve]
@@ -65,16 +65,15 @@ def speeds(throughput: pd.DataFrame) -> dict[str, float]:
     return {"baseline": baseline} | {str(arm): baseline * float(factor) for arm, factor in factors.items()}
 
 
-def bands(runs: Mapping[str, Sequence[Run]], curves: Curves, speed: Mapping[str, float]) -> pd.DataFrame:
+def bands(recorded: Mapping[str, Sequence[Curve]], speed: Mapping[str, float]) -> pd.DataFrame:
     """Median and middle 80 % of the validation loss over an arm's seeds at each evaluation.
 
     Columns arm, examples, seconds (NaN where the arm was not timed), median, low, high."""
     parts = []
-    for arm, own in runs.items():
-        recorded = [curves[run.trial_id] for run in own if run.trial_id in curves]
-        if not recorded:
+    for arm, of_arm in recorded.items():
+        if not of_arm:
             continue
-        band = median_and_band(recorded)
+        band = median_and_band(of_arm)
         seconds = band.examples / speed.get(arm, np.nan)
         columns = {"examples": band.examples, "seconds": seconds}
         columns |= {"median": band.median, "low": band.low, "high": band.high}
@@ -121,33 +120,53 @@ def survival(runs: pd.DataFrame) -> pd.DataFrame:
     return _stacked(parts, ["arm", "examples", "survival", "low", "high"])
 
 
-def by_target(state: State, runs: Mapping[str, Sequence[Run]], curves: Curves) -> pd.DataFrame:
-    """The speed-up in examples at other targets, from the baseline's loss at a tenth of tau down to the lowest
-    that all its seeds reach; the recipes stay those tuned at the main target.
+Paired = tuple[Sequence[Curve], Sequence[Curve], Sequence[int] | None]
+"""The baseline's curves, an arm's on the same seeds, and the seeds' blocks where there are several."""
 
-    Columns arm, target, speed_up, low, high, baseline_hits, arm_hits, seeds."""
-    columns = ["arm", "target", "speed_up", "low", "high", "baseline_hits", "arm_hits", "seeds"]
-    baseline = {run.index: run for run in runs.get("baseline", []) if run.trial_id in curves}
-    ends = [curves[run.trial_id].best() for run in baseline.values()]
-    starts = [curves[run.trial_id].best(0.1 * state.workload.tau) for run in baseline.values()]
-    if not ends or not np.isfinite([*ends, *starts]).all() or max(ends) >= float(np.median(starts)):
-        return pd.DataFrame(columns=columns)
-    targets = np.linspace(float(np.median(starts)), max(ends), TARGETS)
-    rows = []
+
+def paired_curves(state: State, runs: Mapping[str, Sequence[Run]], curves: Curves) -> dict[str, Paired]:
+    """Each arm's recorded curves beside the baseline's, on the seeds of both."""
+    baseline = {run.index: run for run in runs.get(BASELINE, []) if run.trial_id in curves}
+    found: dict[str, Paired] = {}
     for arm, own in runs.items():
         pairs = [
             (baseline[run.index], run) for run in own if run.index in baseline and run.trial_id in curves
         ]
-        if arm == "baseline" or not pairs:
-            continue
-        blocks = [run.block for _, run in pairs] if state.experiment.blocks > 1 else None
-        before = [curves[run.trial_id] for run, _ in pairs]
-        after = [curves[run.trial_id] for _, run in pairs]
-        for at in speed_up_by_target(before, after, targets, blocks):
+        if arm != BASELINE and pairs:
+            found[arm] = (
+                [curves[run.trial_id] for run, _ in pairs],
+                [curves[run.trial_id] for _, run in pairs],
+                [run.block for run, _ in pairs] if state.experiment.blocks > 1 else None,
+            )
+    return found
+
+
+_BY_TARGET = ["arm", "target", "speed_up", "low", "high", "baseline_hits", "arm_hits", "seeds"]
+
+
+def by_target(
+    baseline: Sequence[Curve], arms: Mapping[str, Paired], tau: float, *, paired: bool = True
+) -> pd.DataFrame:
+    """The speed-up in examples at other targets, from the baseline's loss at a tenth of tau down to the lowest
+    that all its seeds reach; the recipes stay those tuned at the main target.
+
+    Columns arm, target, speed_up, low, high, baseline_hits, arm_hits, seeds."""
+    ends = [curve.best() for curve in baseline]
+    starts = [curve.best(0.1 * tau) for curve in baseline]
+    if not ends or not np.isfinite([*ends, *starts]).all() or max(ends) >= float(np.median(starts)):
+        return pd.DataFrame(columns=_BY_TARGET)
+    return at_targets(arms, np.linspace(float(np.median(starts)), max(ends), TARGETS).tolist(), paired=paired)
+
+
+def at_targets(arms: Mapping[str, Paired], targets: Sequence[float], *, paired: bool = True) -> pd.DataFrame:
+    """The speed-up of each arm at these targets; columns as `by_target`."""
+    rows = []
+    for arm, (before, after, blocks) in arms.items():
+        for at in speed_up_by_target(before, after, targets, blocks, paired=paired):
             e = at.estimate
             values = (arm, at.target, e.ratio, e.low, e.high, at.baseline_hits, at.arm_hits, at.seeds)
-            rows.append(dict(zip(columns, values, strict=True)))
-    return pd.DataFrame(rows, columns=columns)
+            rows.append(dict(zip(_BY_TARGET, values, strict=True)))
+    return pd.DataFrame(rows, columns=_BY_TARGET)
 
 
 def tuning(state: State, arms: Sequence[str], curves: Curves) -> pd.DataFrame:

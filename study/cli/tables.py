@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.analysis.answer import advice, interval_words, no_target, sentences
+from study.analysis.answer import advice, no_target, sentences
 from study.analysis.arm import Measure, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
@@ -157,7 +157,7 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
     print_use(console, evidence)
     console.print(
         f"\nTime to a validation loss of {comparison.target:.2f} nats, against the tuned baseline "
-        f"({interval_words(comparison.experiment)}):"
+        f"({comparison.terms.intervals}):"
     )
     wide = console.width >= 120
     console.print(forest_table(comparison, wide))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from study.analysis.answer import advice, interval_words, no_target, sentences
+from study.analysis.answer import advice, no_target, sentences
 from study.analysis.arm import Measure, find, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
@@ -30,7 +30,7 @@ def comparison_note(evidence: Evidence, comparison: Comparison) -> str:
     if comparison.target is not None:
         parts.append(
             f"Time to a validation loss of **{comparison.target:.2f} nats**, against the tuned baseline: speed-ups "
-            f"({interval_words(experiment)})."
+            f"({comparison.terms.intervals})."
         )
         parts.append(verdict_table(comparison))
         parts.append("The forest plot, the survival curves and the learning curves are under *Analytics*.")

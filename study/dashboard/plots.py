@@ -36,7 +36,7 @@ def figures(evidence: Evidence, comparison: Comparison) -> dict[str, go.Figure]:
     if len(evidence.confirmed) > 1:
         marks = "thick: 95 % intervals, thin: simultaneous; open: censored, truncated at the budget"
         rows = arm_rows(arm for arm in comparison.arms if arm.seeds)
-        figure = forest(rows, margin=comparison.experiment.margin)
+        figure = forest(rows, margin=comparison.terms.margin)
         found[FOREST] = _framed(_set_small(figure), "Speed-up in examples over the tuned baseline", marks)
     if not evidence.seeds.empty:
         figure = boxed(survival(evidence.survival, evidence.family))

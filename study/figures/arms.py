@@ -33,23 +33,34 @@ Family = Callable[[str], str]
 
 
 def learning_curves(
-    bands: pd.DataFrame, seeds: pd.DataFrame, target: float | None, family: Family, unit: str = "examples"
+    bands: pd.DataFrame,
+    seeds: pd.DataFrame,
+    target: float | None,
+    family: Family,
+    unit: str = "examples",
+    *,
+    clock: str = "examples",
+    value: str = "nats",
 ) -> list[Panel]:
     """One panel an arm: median and middle 80 % of the validation loss over seeds, the baseline's in grey, the
-    target, and where each seed reaches it. `unit` is the x axis: "examples" or "seconds"."""
+    target, and where each seed reaches it. `unit` is the x axis: "examples", called `clock`, or "seconds"; the arm of
+    the family "baseline" is the baseline, `value` what the losses' unit is called."""
+    x_name = clock if unit == "examples" else unit
     shown = bands[bands[unit].notna()]
     bottom, top = _loss_range(bands, target)
     panels = []
-    baseline = shown[shown["arm"] == "baseline"]
+    baseline = _baseline(shown, family)
     for arm, own in shown.groupby("arm", sort=False):
         figure = small()
         look = mark(family(str(arm)))
-        if arm != "baseline":
-            _band(figure, baseline, unit, GREY, "baseline", dash="dot", fill=False)
-        _band(figure, own, unit, look.colour if arm != "baseline" else GREY, str(arm))
+        if family(str(arm)) != "baseline":
+            _band(figure, baseline, unit, GREY, "baseline", x_name, value, dash="dot", fill=False)
+        colour = look.colour if family(str(arm)) != "baseline" else GREY
+        _band(figure, own, unit, colour, str(arm), x_name, value)
         if target is not None:
             rule(figure, y=target, dash="dash")
-            _seed_marks(figure, seeds[(seeds["arm"] == arm) & seeds["hit"].astype(bool)], unit, target, look)
+            hits = seeds[(seeds["arm"] == arm) & seeds["hit"].astype(bool)]
+            _seed_marks(figure, hits, unit, target, look, x_name)
         figure.update_layout(
             xaxis=log_ticks(*_ends(shown[unit])),
             yaxis={"range": [bottom, top], "nticks": 5},
@@ -64,11 +75,18 @@ def learning_curves(
     return panels
 
 
-def _seed_marks(figure: go.Figure, hits: pd.DataFrame, unit: str, target: float, look: Mark) -> None:
+def _baseline(frame: pd.DataFrame, family: Family) -> pd.DataFrame:
+    """The baseline's rows."""
+    return frame[[family(str(arm)) == "baseline" for arm in frame["arm"]]]
+
+
+def _seed_marks(
+    figure: go.Figure, hits: pd.DataFrame, unit: str, target: float, look: Mark, x_name: str
+) -> None:
     if hits.empty:
         return
     hover = [
-        lines((f"{row['arm']}, seed {row['seed']}", f"target after {row[unit]:,.4g} {unit}", row["recipe"]))
+        lines((f"{row['arm']}, seed {row['seed']}", f"target after {row[unit]:,.4g} {x_name}", row["recipe"]))
         for row in hits.to_dict("records")
     ]
     line = {"width": 1.3, "color": look.colour}
@@ -88,6 +106,8 @@ def _band(
     unit: str,
     colour: str,
     name: str,
+    x_name: str,
+    value: str,
     dash: str = "solid",
     fill: bool = True,
 ) -> None:
@@ -103,7 +123,8 @@ def _band(
         y=plain(part["median"]),
         mode="lines",
         line={"color": colour, "width": 1.4 if dash != "solid" else 1.9, "dash": dash},
-        hovertemplate=f"{label_text(name)}<br>%{{x:,.4s}} {unit}<br>%{{y:.3f}} nats<extra></extra>",
+        hovertemplate=f"{label_text(name)}<br>%{{x:,.4s}} {label_text(x_name)}"
+        f"<br>%{{y:.3f}} {label_text(value)}<extra></extra>",
     )
 
 
@@ -145,18 +166,18 @@ def _loss_range(bands: pd.DataFrame, target: float | None) -> tuple[float, float
     return bottom - 0.06 * (top - bottom), top
 
 
-def survival(frame: pd.DataFrame, family: Family) -> list[Panel]:
+def survival(frame: pd.DataFrame, family: Family, *, clock: str = "examples") -> list[Panel]:
     """One panel an arm: Kaplan-Meier curve of the seeds that have not reached the target, with its pointwise
     95 % interval, over the baseline's."""
-    baseline = frame[frame["arm"] == "baseline"]
+    baseline = _baseline(frame, family)
     positive = frame["examples"][frame["examples"] > 0]
     panels = []
     for arm, own in frame.groupby("arm", sort=False):
         figure = small()
         look = mark(family(str(arm)))
-        if arm != "baseline":
-            _steps(figure, baseline, GREY, "baseline", positive, fill=False)
-        _steps(figure, own, look.colour, str(arm), positive)
+        if family(str(arm)) != "baseline":
+            _steps(figure, baseline, GREY, "baseline", positive, clock, fill=False)
+        _steps(figure, own, look.colour, str(arm), positive, clock)
         left, right = 0.8 * float(positive.min()), 1.04 * float(positive.max())
         figure.update_layout(
             xaxis=log_ticks(left, right),
@@ -169,7 +190,13 @@ def survival(frame: pd.DataFrame, family: Family) -> list[Panel]:
 
 
 def _steps(
-    figure: go.Figure, km: pd.DataFrame, colour: str, name: str, positive: pd.Series, fill: bool = True
+    figure: go.Figure,
+    km: pd.DataFrame,
+    colour: str,
+    name: str,
+    positive: pd.Series,
+    clock: str,
+    fill: bool = True,
 ) -> None:
     """A step function from the left edge; a log axis has no 0."""
     start = float(positive.min()) * 0.5
@@ -191,11 +218,14 @@ def _steps(
             "shape": "hv",
             "dash": "solid" if fill else "dot",
         },
-        hovertemplate=f"{label_text(name)}<br>after %{{x:,.4s}} examples<br>%{{y:.0%}} not there yet<extra></extra>",
+        hovertemplate=f"{label_text(name)}<br>after %{{x:,.4s}} {label_text(clock)}"
+        "<br>%{y:.0%} not there yet<extra></extra>",
     )
 
 
-def by_target(frame: pd.DataFrame, target: float | None, family: Family) -> list[Panel]:
+def by_target(
+    frame: pd.DataFrame, target: float | None, family: Family, *, value: str = "nats"
+) -> list[Panel]:
     """One panel an arm: its speed-up in examples at other targets, harder ones to the right; arms without a
     ratio at any target are left out."""
     ends = pd.concat([frame["low"], frame["high"]]).dropna()
@@ -218,7 +248,8 @@ def by_target(frame: pd.DataFrame, target: float | None, family: Family) -> list
             mode="lines+markers",
             marker={"size": 3.5, "color": look.colour},
             line={"color": look.colour, "width": 1.7},
-            hovertemplate=f"{label_text(arm)}<br>target %{{x:.2f}} nats<br>%{{y:.2f}}x<extra></extra>",
+            hovertemplate=f"{label_text(arm)}<br>target %{{x:.4g}} {label_text(value)}<br>"
+            "%{y:.2f}x<extra></extra>",
         )
         ends = [float(frame["target"].max()), float(frame["target"].min())]
         pad = 0.04 * (ends[0] - ends[1])

@@ -76,7 +76,7 @@ def arm_rows(arms: Iterable[ArmResult], unit: Unit = "examples") -> list[Row]:
     for arm in sorted_arms(arms):
         if arm.is_baseline:
             continue
-        timed = unit == "examples" or arm.throughput is not None
+        timed = unit == "examples" or arm.timed
         # In seconds times the throughput factor, whose own uncertainty is small beside it.
         factor = 1.0 if unit == "examples" else arm.throughput.ratio if arm.throughput is not None else _NAN
         rmst = arm.rmst
@@ -95,8 +95,8 @@ def combined_rows(arms: Iterable[CombinedArm], family: Family) -> list[Row]:
     return sorted(rows, key=lambda row: (math.isnan(row.ratio), -row.ratio, row.arm))
 
 
-def forest(rows: Sequence[Row], unit: Unit = "examples", margin: float = 0.05) -> go.Figure:
-    """The forest plot of speed-ups.
+def forest(rows: Sequence[Row], unit: str = "examples", margin: float = 0.05) -> go.Figure:
+    """The forest plot of speed-ups in a unit, as it is called.
 
     Thick bars are 95 % intervals, thin ones simultaneous. A censored arm keeps its row: an open symbol at the
     ratio truncated at tau, which is too kind to it, and a dotted bar."""
@@ -116,7 +116,7 @@ def forest(rows: Sequence[Row], unit: Unit = "examples", margin: float = 0.05) -
         "ticktext": [label_text(shorten(row.arm)) for row in rows],
     }
     figure.update_layout(
-        xaxis=axis | {"title": {"text": f"speed-up in {unit}, log scale"}, "side": "bottom"},
+        xaxis=axis | {"title": {"text": f"speed-up in {label_text(unit)}, log scale"}, "side": "bottom"},
         yaxis=ticks
         | {"range": [len(rows) - 0.4, -0.6], "showgrid": False, "tickfont": {"size": 13, "color": INK}},
         margin={

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from study.analysis.answer import advice
-from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
+from study.analysis.findings import Findings, Shown
 from study.analysis.notes import notes
 from study.analysis.words import ratio_of
 from study.design.phases import FINALISTS
@@ -23,15 +23,15 @@ def answer(evidence: Evidence) -> Section:
     blocks: list[Block] = []
     comparison = evidence.comparison
     if comparison is not None and comparison.target is not None and comparison.measured:
-        panels = [_forest(comparison, "examples")]
+        panels = [forest(comparison, "examples")]
         if comparison.timed:
-            panels.append(_forest(comparison, "seconds"))
+            panels.append(forest(comparison, "seconds"))
         caption = (
             "Right of the line is faster than the tuned baseline: look for thin bars that clear the shaded margin, "
             "and read open symbols as censored."
         )
         blocks = [Figure("forest", "Speed-up over the tuned baseline", caption, panels, "pair")]
-        blocks += [tables.arms_table(evidence), tables.explained_table(evidence)]
+        blocks += [tables.arms_table(comparison), tables.explained_table(evidence)]
     elif not evidence.search.empty and evidence.search["best_valid_loss"].notna().any():
         blocks = [sections_search.history(evidence)]
     advised = advice(evidence)
@@ -40,11 +40,13 @@ def answer(evidence: Evidence) -> Section:
     return Section("answer", words.title(evidence), blocks=blocks)
 
 
-def _forest(comparison: Comparison, unit: figures_forest.Unit) -> Panel:
+def forest(comparison: Findings, unit: figures_forest.Unit) -> Panel:
+    """The forest plot in one unit."""
     rows = figures_forest.arm_rows(comparison.arms, unit)
-    figure = figures_forest.forest(rows, unit, comparison.experiment.margin)
+    name = comparison.terms.clock if unit == "examples" else unit
+    figure = figures_forest.forest(rows, name, comparison.terms.margin)
     key = "forest" if unit == "examples" else "forest-seconds"
-    return Panel(key, f"In {unit}", figure, narrow=figures_forest.forest_narrow(figure))
+    return Panel(key, f"In {name}", figure, narrow=figures_forest.forest_narrow(figure))
 
 
 def sections(
@@ -57,10 +59,10 @@ def sections(
     if evidence.comparison is not None:
         parts += [
             _validity(evidence),
-            _curves(evidence),
-            _survival(evidence),
+            curves(evidence),
+            survival(evidence),
             _decomposition(evidence),
-            _by_target(evidence),
+            by_target(evidence),
             _tuning(evidence),
             *_combined(evidence),
             *_article(evidence),
@@ -74,49 +76,66 @@ def _validity(evidence: Evidence) -> Section:
     lead = "What a careful reader would ask about, the weightiest first."
     blocks: list[Block] = [Notes(said)] if said else []
     if evidence.comparison.measured:
-        blocks.append(tables.details_table(evidence))
+        blocks.append(tables.details_table(evidence.comparison, evidence.workload.tau))
     nothing = "" if said else "Nothing to note so far."
     return Section("validity", "How far to trust this", lead if said else "", blocks, nothing)
 
 
-def _curves(evidence: Evidence) -> Section:
+def curves(evidence: Shown) -> Section:
+    """The learning curves of all arms beside the baseline's."""
     title = "Learning curves"
     if evidence.bands.empty:
         return Section("curves", title, missing="No confirmation run has recorded a curve yet.")
     assert evidence.comparison is not None
-    target = evidence.comparison.target
+    terms, target = evidence.comparison.terms, evidence.comparison.target
     blocks: list[Block] = []
-    for unit, measure in (("examples", "training examples seen"), ("seconds", "seconds of training")):
-        panels = figures_arms.learning_curves(evidence.bands, evidence.seeds, target, evidence.family, unit)
+    for unit, measure in (("examples", terms.seen), ("seconds", "seconds of training")):
+        panels = figures_arms.learning_curves(
+            evidence.bands, evidence.seeds, target, evidence.family, unit, clock=terms.clock, value=terms.unit
+        )
         if not panels:
             continue
         caption = (
             "An arm is faster where its line meets the dashed target left of the dotted baseline; the band holds the "
             "middle 80 % of its seeds, a tick marks where each seed reaches the target."
         )
-        axes = f"Validation loss, nats per example, against {measure} (log scale)"
+        axes = f"{terms.axis}, against {measure} (log scale)"
         figure = Figure(
-            f"curves-{unit}", f"Validation loss against {unit}", caption, panels, "grid", axes, "curves", unit
+            f"curves-{unit}",
+            f"{terms.measure} against {terms.clock if unit == 'examples' else unit}",
+            caption,
+            panels,
+            "grid",
+            axes,
+            "curves",
+            unit,
         )
         blocks.append(figure)
     lead = (
         "Median and band over the confirmation seeds, each arm with its own tuned recipe. Seconds are examples over "
         "the throughput measured apart, so a busy machine does not bend them."
+        if terms.tuned
+        else "Median and band over each arm's runs."
     )
+    if not terms.tuned:
+        return Section("curves", title, lead, blocks)
     untimed = "" if evidence.speeds else "No arm has been timed yet, so there are no curves against seconds."
     return Section("curves", title, lead, blocks, untimed)
 
 
-def _survival(evidence: Evidence) -> Section:
+def survival(evidence: Shown) -> Section:
+    """When each arm's runs reach the target."""
     title = "Time to target, seed by seed"
     if evidence.survival.empty:
         return Section("survival", title, missing="No confirmation run has ended yet.")
-    panels = figures_arms.survival(evidence.survival, evidence.family)
+    assert evidence.comparison is not None
+    terms = evidence.comparison.terms
+    panels = figures_arms.survival(evidence.survival, evidence.family, clock=terms.clock)
     caption = (
         "Each step down is a seed that reaches the target: a curve left of the dotted baseline is faster, and one that "
         "stays above zero has seeds that never do."
     )
-    axes = "Share of seeds that have not reached the target, against training examples (log scale)"
+    axes = f"Share of seeds that have not reached the target, against {terms.counted} (log scale)"
     figure = Figure("survival-curves", "Kaplan-Meier curves", caption, panels, "grid", axes)
     return Section("survival", title, "Bands are pointwise 95 % intervals.", [figure])
 
@@ -140,18 +159,24 @@ def _decomposition(evidence: Evidence) -> Section:
     return Section("decomposition", title, lead, [figure])
 
 
-def _by_target(evidence: Evidence) -> Section:
+def by_target(evidence: Shown) -> Section:
+    """The speed-ups at other targets."""
     title = "The choice of target"
     if evidence.by_target.empty:
         return Section(
             "targets", title, missing="There are not enough confirmation curves to vary the target yet."
         )
     assert evidence.comparison is not None
-    panels = figures_arms.by_target(evidence.by_target, evidence.comparison.target, evidence.family)
+    terms = evidence.comparison.terms
+    panels = figures_arms.by_target(
+        evidence.by_target, evidence.comparison.target, evidence.family, value=terms.unit
+    )
     caption = "A line that stays on one side of 1x from left to right does not owe its answer to the target (dashed)."
-    axes = "Speed-up in examples (log scale), against the target in nats, harder targets to the right"
+    unit = f" in {terms.unit}" if terms.unit else ""
+    axes = f"Speed-up in {terms.clock} (log scale), against the target{unit}, harder targets to the right"
     figure = Figure("by-target", "Speed-up against the target level", caption, panels, "grid", axes)
-    lead = "The recipes stay those tuned at the main target; there is a gap where some seed misses the level."
+    lead = "The recipes stay those tuned at the main target; there" if terms.tuned else "There"
+    lead += " is a gap where some seed misses the level."
     drawn = {panel.title for panel in panels}
     never = [arm for arm in evidence.by_target["arm"].unique() if arm not in drawn]
     lead += f" Some seed misses every level: {', '.join(never)}." if never else ""

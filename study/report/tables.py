@@ -8,6 +8,7 @@ from typing import Any
 from study.analysis.answer import sooner_words
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, sorted_arms
 from study.analysis.evidence import Evidence
+from study.analysis.findings import Findings
 from study.analysis.words import DASH, p_value, speed_up_of
 from study.figures.panel import as_float
 from study.report import words
@@ -30,19 +31,22 @@ _RANKS = {
 }
 
 
-def arms_table(evidence: Evidence) -> Table:
+def arms_table(comparison: Findings) -> Table:
     """The forest plot's numbers."""
-    titles: tuple[str, ...] = ("arm", "hits", "epochs to target", "speed-up, examples", "adjusted p")
-    titles += ("verdict, examples", "throughput", "speed-up, seconds", "verdict, seconds")
+    terms, arms = comparison.terms, sorted_arms(comparison.arms)
+    in_epochs = any(arm.epochs is not None for arm in arms) or terms.clock == "examples"
+    titles: tuple[str, ...] = ("arm", "hits", f"{'epochs' if in_epochs else terms.clock} to target")
+    titles += (f"speed-up, {terms.clock}", "adjusted p", f"verdict, {terms.clock}", "throughput")
+    titles += ("speed-up, seconds", "verdict, seconds")
     rows = []
-    for arm in _arms(evidence):
+    for arm in arms:
         examples, seconds = arm.examples, arm.seconds
         base = Cell("1", 1.0) if arm.is_baseline else None
         rows.append(
             [
                 _arm(arm.arm, arm.family),
                 _hits(arm),
-                number(arm.epochs, ".2f"),
+                number(arm.epochs, ".2f") if in_epochs else number(arm.mean_examples),
                 base or _speed_up(examples),
                 _p(examples),
                 verdict(examples),
@@ -51,10 +55,10 @@ def arms_table(evidence: Evidence) -> Table:
                 verdict(seconds),
             ]
         )
-    p = "p of more than the margin, after Holm" if evidence.experiment.guided else "adjusted p after Holm"
-    intervals = "simultaneous 95 % intervals" if evidence.experiment.guided else "95 % intervals"
-    caption = f"Speed-up of each arm over the tuned baseline, with {intervals}; {p}."
-    return Table("arms", caption, titles, rows, words=("arm", "verdict, examples", "verdict, seconds"))
+    p = "p of more than the margin, after Holm" if terms.guided else "adjusted p after Holm"
+    intervals = "simultaneous 95 % intervals" if terms.guided else "95 % intervals"
+    caption = f"Speed-up of each arm over {terms.baseline}, with {intervals}; {p}."
+    return Table("arms", caption, titles, rows, words=("arm", f"verdict, {terms.clock}", "verdict, seconds"))
 
 
 def explained_table(evidence: Evidence) -> Table:
@@ -76,14 +80,13 @@ def explained_table(evidence: Evidence) -> Table:
     return Table("explained", caption, titles, rows, words=titles)
 
 
-def details_table(evidence: Evidence) -> Table:
+def details_table(comparison: Findings, tau: float) -> Table:
     """What else was estimated of each arm."""
     titles: tuple[str, ...] = ("arm", "share of seeds that hit", "ratio on joint hits")
     titles += ("truncated ratio (RMST)", "PAR2, tau", "ERT, tau", "speed-up with cold start", "cold start, s")
     titles += ("test loss at the hit, nats", "final loss, nats", "resolution, %", "winner on an edge")
     rows = []
-    tau = evidence.workload.tau
-    for arm in _arms(evidence):
+    for arm in sorted_arms(comparison.arms):
         low, high = arm.hit_interval
         rows.append(
             [

@@ -100,6 +100,48 @@ def resolution(examples: npt.ArrayLike, E: float) -> float:
     return float(x[i] / x[i - 1] - 1.0) if i else float("inf")
 
 
+def sustained_to_target(curve: Curve, target: float, points: int = 3) -> tuple[float, bool]:
+    """As `examples_to_target`, but a hit counts only once `points` evaluations in a row, its own the first, are at or
+    below the target: a lucky dip doesn't. At the end of a run those that are left have to do, for a run that is
+    stopped at its target has no more.
+
+    Raises ValueError for a target that is not finite.
+    """
+    reached = np.isfinite(curve.valid_loss) & (curve.valid_loss <= target)
+    stays = [bool(reached[i : i + points].all()) for i in range(len(reached))]
+    # What came before the hit that lasts isn't looked at, but for the evaluation that it is interpolated from.
+    first = next((i for i, kept in enumerate(stays) if kept), None)
+    if first is None:
+        return _crossing(Curve(curve.examples[:0], curve.valid_loss[:0]), target)
+    start = max(first - 1, 0)
+    return _crossing(Curve(curve.examples[start:], curve.valid_loss[start:]), target)
+
+
+def mean_to_target(curves: Sequence[Curve], target: float) -> float:
+    """Examples at which the mean curve over seeds crosses the target, as papers often give it; NaN where it doesn't.
+
+    Interpolated in log examples from the first point that all have to the last; a seed that diverged is infinite from
+    there on, and with it the mean."""
+    if not curves or any(not curve.examples.size for curve in curves):
+        return float("nan")
+    start, end = (
+        max(float(c.examples[0]) for c in curves),
+        min((float(c.examples[-1]) for c in curves if not c.diverged), default=0.0),
+    )
+    x = np.unique(np.concatenate([curve.examples for curve in curves]))
+    x = x[(x >= start) & (x <= end)]
+    losses = [
+        np.interp(
+            np.log(x),
+            np.log(c.examples),
+            np.where(np.isfinite(c.valid_loss), c.valid_loss, np.inf),
+            right=np.inf,
+        )
+        for c in curves
+    ]
+    return _crossing(Curve(x, np.mean(losses, axis=0)), target)[0] if x.size else float("nan")
+
+
 def tuning_score(curve: Curve, target: float, tau: float) -> float:
     """Score of one tuning trial, dimensionless, lower is better, comparable between trials of one target.
 

@@ -11,13 +11,23 @@ import numpy.typing as npt
 
 from study.statistics.curves import Array, Hits
 from study.statistics.family import decide, interval_over_looks, over_looks, p_beyond, reliable, with_tuning
-from study.statistics.speed_up import NAN, Estimate, speed_up, units, with_throughput
+from study.statistics.speed_up import (
+    NAN,
+    Estimate,
+    speed_up,
+    units,
+    unpaired_speed_up,
+    with_throughput,
+)
 from study.statistics.verdicts import Verdict, holm
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An arm and the baseline on the seeds that both have finished, all (n,), E with misses at tau."""
+    """An arm and the baseline on the seeds that both have finished, all (n,), E with misses at tau.
+
+    Without common seeds (`paired` false) all runs of either: the baseline's arrays then have a length of their own.
+    """
 
     seeds: npt.NDArray[np.int64]
     """Index of each among all S seeds: a look at the first s of them takes those below s."""
@@ -33,6 +43,7 @@ class Pair:
     """Whether any of its tuning runs reached the target that tuning aims at."""
     throughput: Estimate | None = None
     """Examples per second over the baseline's, once it is timed."""
+    paired: bool = True
 
     @property
     def judged(self) -> bool:
@@ -40,7 +51,9 @@ class Pair:
         return reliable(self.arm_hit) and reliable(self.baseline_hit)
 
     def until(self, total: int) -> Estimate:
-        """The speed-up by the first `total` seeds."""
+        """The speed-up by the first `total` seeds; by all runs where they aren't paired."""
+        if not self.paired:
+            return unpaired_speed_up(self.baseline_examples, self.arm_examples)
         seen = self.seeds < total
         if not seen.any():
             return no_ratio("no seed yet")

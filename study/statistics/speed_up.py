@@ -155,6 +155,22 @@ def speed_up(baseline_E: npt.ArrayLike, arm_E: npt.ArrayLike, level: float = 0.9
     return _paired_ratio([baseline_E, arm_E], [1.0, -1.0], level)
 
 
+def unpaired_speed_up(baseline_E: npt.ArrayLike, arm_E: npt.ArrayLike, level: float = 0.95) -> Estimate:
+    """Speed-up where no seed is common: ratio of geometric means of E, (n,) and (m,), Welch's t on the logs.
+
+    theta = mean ln B - mean ln A, SE^2 = s_B^2 / n + s_A^2 / m, degrees of freedom by Welch-Satterthwaite (Welch
+    1947); `n` is the smaller of the two numbers of runs, and with one of either there is no interval.
+    """
+    logs = [np.log(np.asarray(E, dtype=np.float64)) for E in (baseline_E, arm_E)]
+    theta = float(logs[0].mean() - logs[1].mean())
+    n = min(log.size for log in logs)
+    if n < 2:
+        return _estimate(theta, NAN, NAN, n, level)
+    se = [float(log.std(ddof=1)) / math.sqrt(log.size) for log in logs]
+    total, df = welch_satterthwaite(se, [log.size - 1.0 for log in logs])
+    return _estimate(theta, 0.0 if total < _NO_SPREAD else total, df, n, level)
+
+
 def conditional_ratio(
     baseline_E: npt.ArrayLike,
     baseline_hit: npt.ArrayLike,
@@ -202,16 +218,22 @@ def speed_up_by_target(
     targets: npt.ArrayLike,
     blocks: npt.ArrayLike | None = None,
     level: float = 0.95,
+    *,
+    paired: bool = True,
 ) -> list[AtTarget]:
-    """The speed-up at each target (T,) nats, from the same S paired curves: how far the answer hangs on
-    the choice of target. The recipes stay those tuned at the main target: label it so."""
+    """The speed-up at each target (T,) nats, from the same S paired curves (any number of each, not `paired`): how far
+    the answer hangs on the choice of target. The recipes stay those tuned at the main target: label it so."""
     rows = []
     for target in np.asarray(targets, dtype=np.float64):
         B, baseline_hit = targets_reached(baseline_curves, float(target))
         A, arm_hit = targets_reached(arm_curves, float(target))
         hits = int(baseline_hit.sum()), int(arm_hit.sum())
         if baseline_hit.all() and arm_hit.all():
-            estimate = speed_up(units(B, blocks), units(A, blocks), level)
+            estimate = (
+                speed_up(units(B, blocks), units(A, blocks), level)
+                if paired
+                else unpaired_speed_up(B, A, level)
+            )
         else:
             reason = f"reached by {hits[0]} of {B.size} baseline and {hits[1]} of {A.size} arm seeds"
             estimate = _no_estimate(reason, B.size)

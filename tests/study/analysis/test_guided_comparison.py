@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_training import TECHNIQUES, Finished, finish
 
-from study.analysis.answer import interval_words, sentences
+from study.analysis.answer import sentences
 from study.analysis.arm import find
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence, read
@@ -102,7 +102,7 @@ def test_the_combined_arm_is_chosen_by_verdict(finished: Finished, comparison: C
 def test_the_words_fit_the_method(finished: Finished, comparison: Comparison) -> None:
     """The luck of tuning is said to be in the intervals, what is left open is said to be small, and nothing is said of
     rules of before."""
-    assert "luck of tuning included" in interval_words(comparison.experiment)
+    assert "luck of tuning included" in comparison.terms.intervals
     counted = sentences(comparison)[1]
     assert "2 are faster" in counted
     assert "if they change anything, by less than" in counted

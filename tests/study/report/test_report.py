@@ -49,7 +49,7 @@ class TestNumbers:
     def test_forest_numbers_are_the_table_s(self, made_up: Evidence) -> None:
         """Every marker of the forest plot stands at the ratio its row of the table and its note print."""
         assert made_up.comparison is not None
-        shown = {row[0].text: row[3].text for row in arms_table(made_up).rows}
+        shown = {row[0].text: row[3].text for row in arms_table(made_up.comparison).rows}
         figure = figures_forest.forest(figures_forest.arm_rows(made_up.comparison.arms))
         names = figure.layout.yaxis.ticktext
         notes = {names[int(note.y)]: note.text for note in figure.layout.annotations}
@@ -221,7 +221,8 @@ class TestWords:
     def test_markdown_has_the_table_s_rows(self, made_up: Evidence) -> None:
         """The Markdown has every arm with the same numbers as the page, and nothing but text."""
         text = render_markdown(made_up)
-        for row in arms_table(made_up).rows:
+        assert made_up.comparison is not None
+        for row in arms_table(made_up.comparison).rows:
             assert "| " + " | ".join(markdown_text(cell.text) for cell in row) + " |" in text
         assert text == render_markdown(made_up)
 

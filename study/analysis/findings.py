@@ -1,0 +1,184 @@
+"""What can be said of arms beside a baseline, wherever their curves come from, and how an arm gets there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import pandas as pd
+
+from study.analysis.arm import UNMEASURED, ArmResult, Measure
+from study.design.experiment import Experiment
+from study.statistics.curves import Array, Hits
+from study.statistics.family import MARGIN
+from study.statistics.judgement import Judged, Pair
+from study.statistics.speed_up import conditional_ratio, rmst_ratio, unpaired_speed_up
+from study.statistics.survival import ert, par2
+from study.statistics.verdicts import Hits as Count
+from study.statistics.verdicts import Verdict
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By which rules the arms are judged, and in which words they are spoken of."""
+
+    on: str
+    """What the answer is of: the data, or where the curves were read from."""
+    margin: float = MARGIN
+    guided: bool = True
+    """Whether p decides and the simultaneous interval is the one that is shown (method 2)."""
+    blocks: int = 1
+    intervals: str = "simultaneous 95 % intervals"
+    """What the intervals hold, in a few words."""
+    baseline: str = "the tuned baseline"
+    arms: str = "techniques"
+    paired: bool = True
+    clock: str = "examples"
+    """What the clock counts."""
+    value: str = "validation loss"
+    unit: str = "nats"
+    """The value's; "" where it isn't known."""
+    way_out: str = "A later --target, or a longer --budget under another --name, would help."
+    """What helps where the baseline itself misses the target too often."""
+
+    tuned: bool = True
+    """Whether each arm was tuned by us."""
+
+    @property
+    def counted(self) -> str:
+        """What the clock counts, on an axis."""
+        return "training examples" if self.clock == "examples" else self.clock
+
+    @property
+    def seen(self) -> str:
+        """The clock itself, on an axis."""
+        return f"{self.counted} seen" if self.clock == "examples" else self.clock
+
+    @property
+    def measure(self) -> str:
+        """The value at the beginning of a title."""
+        return self.value[:1].upper() + self.value[1:]
+
+    @property
+    def axis(self) -> str:
+        """The value with its unit, on an axis."""
+        return f"{self.measure}, {self.unit} per example" if self.unit else self.measure
+
+    @property
+    def seeds(self) -> str:
+        """What the arms' runs are, counted."""
+        return "paired seeds" if self.paired else "unpaired runs"
+
+    def level(self, target: float) -> str:
+        """A target in words: "a validation loss of 24.99 nats"."""
+        number = f"{target:.2f} {self.unit}" if self.unit else f"{target:.4g}"
+        return f"a {self.value} of {number}"
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Terms:
+        """Those of an experiment of ours."""
+        margin = f"margin {experiment.margin:.0%}"
+        if experiment.guided:
+            blocks = f"the luck of {experiment.blocks} blocks' tuning"
+            luck = "the luck of tuning" if experiment.blocks == 1 else blocks
+            words = f"simultaneous 95 % intervals, {luck} included, {margin}"
+        else:
+            words = f"95 % intervals; verdicts from simultaneous ones, {margin}"
+        return cls(
+            on=experiment.data,
+            margin=experiment.margin,
+            guided=experiment.guided,
+            blocks=experiment.blocks,
+            intervals=words,
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that curves say of arms beside their baseline, in figures."""
+
+    terms: Terms
+    target: float | None
+    """The value to reach, as it was recorded."""
+    arms: Sequence[ArmResult]
+    """The baseline first, then the family as it was asked for, then the references."""
+
+    @property
+    def techniques(self) -> list[ArmResult]:
+        """The family that is judged together."""
+        return [arm for arm in self.arms if arm.is_technique]
+
+    @property
+    def measured(self) -> bool:
+        """Whether any arm has been set beside the baseline."""
+        return any(arm.measured for arm in self.arms)
+
+    @property
+    def timed(self) -> bool:
+        """Whether any arm has seconds beside the baseline's."""
+        return any(arm.timed for arm in self.arms)
+
+
+class Shown(Protocol):
+    """What the sections on curves show: an experiment's evidence, or curves from elsewhere. Frames as in `frames`."""
+
+    @property
+    def comparison(self) -> Findings | None: ...
+    @property
+    def bands(self) -> pd.DataFrame: ...
+    @property
+    def seeds(self) -> pd.DataFrame: ...
+    @property
+    def survival(self) -> pd.DataFrame: ...
+    @property
+    def by_target(self) -> pd.DataFrame: ...
+    @property
+    def speeds(self) -> Mapping[str, float]: ...
+    def family(self, arm: str) -> str:
+        """The arm's family."""
+        ...
+
+
+def counted(result: ArmResult, E: Array, hit: Hits, tau: float) -> ArmResult:
+    """The arm with what its own runs say, all (S,): hits, mean clock to the target with misses at tau, PAR2 and ERT."""
+    hits, n = int(hit.sum()), len(E)
+    return replace(
+        result,
+        hits=hits,
+        seeds=n,
+        mean_examples=float(E.mean()) if hits else None,
+        par2=par2(E, hit, tau) if n else None,
+        ert=ert(E, hit, tau) if n else None,
+    )
+
+
+def beside(result: ArmResult, pair: Pair, tau: float) -> ArmResult:
+    """The arm with its ratios to the baseline that no verdict rests on: on joint hits, and truncated at tau."""
+    B, A = (pair.baseline_examples, pair.baseline_hit), (pair.arm_examples, pair.arm_hit)
+    if pair.paired:
+        return replace(
+            result,
+            conditional=conditional_ratio(*B, *A, pair.blocks),
+            rmst=rmst_ratio(*B, *A, tau, pair.blocks),
+        )
+    # Without pairs there are no joint hits.
+    within = unpaired_speed_up(pair.baseline_examples.clip(max=tau), pair.arm_examples.clip(max=tau))
+    return replace(result, rmst=within)
+
+
+def said(result: ArmResult, examples: Judged, seconds: Judged | None) -> ArmResult:
+    """The arm with what the family's judgement says of it."""
+    return replace(
+        result,
+        examples=as_measure(examples, Count(result.hits, result.seeds)),
+        seconds=UNMEASURED if seconds is None else as_measure(seconds, Count(result.hits, result.seeds)),
+    )
+
+
+def as_measure(judged: Judged, hits: Count) -> Measure:
+    """A judgement as the record that is shown; `hits` are the arm's."""
+    unreliable = hits if judged.verdict is Verdict.UNRELIABLE else None
+    p = None if math.isnan(judged.p) else judged.p
+    return Measure(judged.estimate, judged.simultaneous, judged.verdict, unreliable, p, decides=True)
