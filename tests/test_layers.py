@@ -30,7 +30,7 @@ TABLE: dict[str, set[str]] = {
     "workers": {"protocol", "store", "stopping", "place"},
     "tracking": {"workers"},
     "session": {"workers"},
-    "analysis": {"protocol"},
+    "analysis": {"protocol", "curves"},
     "aa": {"session", "analysis"},
     "doctor": {"analysis"},
     "figures": {"analysis"},

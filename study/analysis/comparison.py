@@ -106,7 +106,7 @@ def _arms(state: State, timings: pd.DataFrame) -> list[ArmResult]:
         _result(state, arm, runs, baseline, timings, 1) for arm, runs in outside.items() if runs.runs
     ]
     if experiment.guided:
-        references = [_with(arm, alone(state, arm.arm, arm.throughput), state) for arm in references]
+        references = [with_judgement(arm, alone(state, arm.arm, arm.throughput), state) for arm in references]
     return [
         _result(state, BASELINE, baseline, baseline, timings, family),
         *(techniques if experiment.guided else _with_holm(techniques)),
@@ -118,10 +118,10 @@ def _judged(state: State, techniques: Sequence[ArmResult]) -> list[ArmResult]:
     """By method 2 what is said of the family comes from one place; of an arm without finished seeds it is nothing."""
     throughput = {arm.arm: arm.throughput for arm in techniques if arm.throughput is not None}
     judged = family_verdicts(state, throughput)
-    return [_with(arm, judged[arm.arm], state) for arm in techniques]
+    return [with_judgement(arm, judged[arm.arm], state) for arm in techniques]
 
 
-def _with(arm: ArmResult, judged: Said | None, state: State) -> ArmResult:
+def with_judgement(arm: ArmResult, judged: Said | None, state: State) -> ArmResult:
     if judged is None:
         return replace(arm, examples=UNMEASURED)
     examples, seconds = judged

@@ -43,6 +43,8 @@ class Terms:
     way_out: str = "A later --target, or a longer --budget under another --name, would help."
     """What helps where the baseline itself misses the target too often."""
 
+    maximise: bool = False
+    """Whether a higher value is better; targets are as they were recorded, curves hold it negated."""
     tuned: bool = True
     """Whether each arm was tuned by us."""
 
@@ -72,9 +74,10 @@ class Terms:
         return "paired seeds" if self.paired else "unpaired runs"
 
     def level(self, target: float) -> str:
-        """A target in words: "a validation loss of 24.99 nats"."""
-        number = f"{target:.2f} {self.unit}" if self.unit else f"{target:.4g}"
-        return f"a {self.value} of {number}"
+        """A target in words: "a validation loss of 24.99 nats", "0.9 in accuracy"."""
+        if not self.unit:
+            return f"{target:.5g} in {self.value}"
+        return f"a {self.value} of {target:.2f} {self.unit}"
 
     @classmethod
     def of(cls, experiment: Experiment) -> Terms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from study.cli import doctor, log, read, train
+from study.cli import analyse, doctor, log, read, train
 from vae.command import command_line
 from vae.command import run as run_app
 
@@ -16,6 +16,7 @@ for command in (
     train.search,
     train.compare,
     train.worker,
+    analyse.analyse,
     read.show,
     read.export,
     read.report,

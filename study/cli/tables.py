@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.analysis.answer import advice, no_target, sentences
+from study.analysis.answer import advice, no_target, sentences, verdict_sentences
 from study.analysis.arm import Measure, sorted_arms
 from study.analysis.comparison import Comparison
+from study.analysis.curve_notes import curve_notes
 from study.analysis.evidence import Evidence
+from study.analysis.findings import Findings
+from study.analysis.from_curves import FromCurves
 from study.analysis.notes import notes
 from study.analysis.words import DASH, number, p_value, speed_up_of
 from study.cli.terminal import plural
@@ -159,6 +163,25 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
         f"\nTime to a validation loss of {comparison.target:.2f} nats, against the tuned baseline "
         f"({comparison.terms.intervals}):"
     )
+    print_forest(console, comparison)
+    if comparison.combined:
+        print_combined(console, comparison)
+    for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
+        if key in comparison.savings:
+            console.print(f"{words} saved {comparison.savings[key]:.0%} of its training examples.")
+    print_notes(console, notes(comparison, evidence.state))
+
+
+def print_notes(console: Console, doubts: Sequence[str]) -> None:
+    """The validity notes."""
+    if doubts:
+        console.print("\nValidity:")
+        for note in doubts:
+            console.print(f"- {note}")
+
+
+def print_forest(console: Console, comparison: Findings) -> None:
+    """The forest table, on a narrow terminal with what its short verdicts mean."""
     wide = console.width >= 120
     console.print(forest_table(comparison, wide))
     if not wide:
@@ -168,16 +191,20 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
         legend = [f"{short}: {words}" for verdict, (short, words) in _SHORT.items() if verdict in words_said]
         if legend:
             console.print("; ".join(legend))
-    if comparison.combined:
-        print_combined(console, comparison)
-    for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
-        if key in comparison.savings:
-            console.print(f"{words} saved {comparison.savings[key]:.0%} of its training examples.")
-    doubts = notes(comparison, evidence.state)
-    if doubts:
-        console.print("\nValidity:")
-        for note in doubts:
-            console.print(f"- {note}")
+
+
+def print_curves(console: Console, found: FromCurves) -> None:
+    """The answer from curves in sentences, the forest table and the validity notes."""
+    comparison, terms = found.comparison, found.comparison.terms
+    assert comparison.target is not None
+    console.print()
+    for sentence in verdict_sentences(comparison):
+        console.print(sentence)
+    console.print(
+        f"\nTime to {terms.level(comparison.target)}, against {terms.baseline} ({terms.intervals}):"
+    )
+    print_forest(console, comparison)
+    print_notes(console, curve_notes(found))
 
 
 def print_failures(console: Console, evidence: Evidence) -> None:
@@ -187,22 +214,25 @@ def print_failures(console: Console, evidence: Evidence) -> None:
         console.print(f"{arm}, {phase}: {n} {outcome}{f': {reason}' if reason else ''}", markup=False)
 
 
-def forest_table(comparison: Comparison, wide: bool) -> Table:
+def forest_table(comparison: Findings, wide: bool) -> Table:
     """Arm, hits, speed-up in examples and in seconds with 95 % intervals and verdicts; with `wide` also
     epochs to target and the adjusted p."""
+    clock = comparison.terms.clock
     table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0))
     table.add_column("arm", overflow="fold")  # a long name takes two lines; a figure is never cut
     table.add_column("hits", no_wrap=True, justify="right")
     if wide:
-        table.add_column("epochs", no_wrap=True, justify="right")
+        in_epochs = any(arm.epochs is not None for arm in comparison.arms) or clock == "examples"
+        table.add_column("epochs" if in_epochs else clock, no_wrap=True, justify="right")
         table.add_column("adjusted p", no_wrap=True, justify="right")
-    for unit in ("examples", "seconds"):
+    for unit in (clock, "seconds"):
         table.add_column(f"speed-up, {unit}", no_wrap=True)
         table.add_column(f"in {unit}" if wide else "", no_wrap=not wide)
     for arm in sorted_arms(comparison.arms):
         cells = [arm.arm, f"{arm.hits}/{arm.seeds}"]
         if wide:
-            cells += [number(arm.epochs, ".2f"), p_value(arm.p_adjusted)]
+            took = number(arm.epochs, ".2f") if in_epochs else number(arm.mean_examples)
+            cells += [took, p_value(arm.p_adjusted)]
         for measure in (arm.examples, arm.seconds):
             if arm.is_baseline:
                 cells += ["1", ""]

@@ -41,13 +41,19 @@ def learning_curves(
     *,
     clock: str = "examples",
     value: str = "nats",
+    maximise: bool = False,
 ) -> list[Panel]:
     """One panel an arm: median and middle 80 % of the validation loss over seeds, the baseline's in grey, the
     target, and where each seed reaches it. `unit` is the x axis: "examples", called `clock`, or "seconds"; the arm of
-    the family "baseline" is the baseline, `value` what the losses' unit is called."""
+    the family "baseline" is the baseline, `value` what the losses' unit is called. With `maximise` the bands hold
+    negated values and the target is as it was recorded, as everything is shown."""
     x_name = clock if unit == "examples" else unit
+    sign = -1.0 if maximise else 1.0
     shown = bands[bands[unit].notna()]
-    bottom, top = _loss_range(bands, target)
+    ends = _loss_range(bands, None if target is None else sign * target)
+    bottom, top = sorted(sign * end for end in ends)
+    if maximise:
+        shown = shown.assign(median=-shown["median"], low=-shown["high"], high=-shown["low"])
     panels = []
     baseline = _baseline(shown, family)
     for arm, own in shown.groupby("arm", sort=False):
@@ -65,10 +71,11 @@ def learning_curves(
             xaxis=log_ticks(*_ends(shown[unit])),
             yaxis={"range": [bottom, top], "nticks": 5},
         )
-        best = own["median"].min()
-        if best > top:
-            text = f"above: ends at {own['median'].iloc[-1]:.1f}"
-            figure.add_annotation(xref="x domain", x=0.97, y=top, yanchor="top", text=text, **_OFF)
+        is_off = own["median"].max() < bottom if maximise else own["median"].min() > top
+        if is_off:
+            side, edge, anchor = ("below", bottom, "bottom") if maximise else ("above", top, "top")
+            text = f"{side}: ends at {own['median'].iloc[-1]:.1f}"
+            figure.add_annotation(xref="x domain", x=0.97, y=edge, yanchor=anchor, text=text, **_OFF)
         own_seeds = seeds[seeds["arm"] == arm]
         note = f"{int(own_seeds['hit'].sum())} of {len(own_seeds)} seeds reach it"
         panels.append(Panel(f"{unit}-{arm}", str(arm), figure, note, family(str(arm))))
@@ -224,7 +231,12 @@ def _steps(
 
 
 def by_target(
-    frame: pd.DataFrame, target: float | None, family: Family, *, value: str = "nats"
+    frame: pd.DataFrame,
+    target: float | None,
+    family: Family,
+    *,
+    value: str = "nats",
+    maximise: bool = False,
 ) -> list[Panel]:
     """One panel an arm: its speed-up in examples at other targets, harder ones to the right; arms without a
     ratio at any target are left out."""
@@ -251,10 +263,11 @@ def by_target(
             hovertemplate=f"{label_text(arm)}<br>target %{{x:.4g}} {label_text(value)}<br>"
             "%{y:.2f}x<extra></extra>",
         )
-        ends = [float(frame["target"].max()), float(frame["target"].min())]
-        pad = 0.04 * (ends[0] - ends[1])
+        low, high = float(frame["target"].min()), float(frame["target"].max())
+        pad = 0.04 * (high - low)
+        axis_ends = [low - pad, high + pad] if maximise else [high + pad, low - pad]
         figure.update_layout(
-            xaxis={"range": [ends[0] + pad, ends[1] - pad], "nticks": 4},
+            xaxis={"range": axis_ends, "nticks": 4},
             yaxis=axis,
         )
         lost = int(own["speed_up"].isna().sum())

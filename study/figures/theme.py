@@ -88,6 +88,7 @@ FAMILIES = {
     "compilation": Mark("pentagon", OLIVE, "M8 1.5l6.5 4.8-2.5 7.7H4L1.5 6.3z"),
     "architecture": Mark("hexagon", INK, "M8 1.5l5.6 3.2v6.6L8 14.5l-5.6-3.2V4.7z"),
     "null": Mark("cross", GREY, "M6 2h4v4h4v4h-4v4H6v-4H2V6h4z"),
+    "arm": Mark("circle", BLUE, "M8 2.5a5.5 5.5 0 1 0 .01 0z"),  # of curves from elsewhere
     "reference": Mark(
         "x", GREY, "M4.2 2 8 5.8 11.8 2 14 4.2 10.2 8l3.8 3.8-2.2 2.2L8 10.2 4.2 14 2 11.8 5.8 8 2 4.2z"
     ),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,22 +39,47 @@ def write_report(evidence: Evidence, path: Path, artifacts: Path, data_dir: Path
 
 def render(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> str:
     """The page's HTML; the same for the same evidence and files."""
-    first, parts = answer(evidence), sections(evidence, artifacts, data_dir)
+    return assemble(
+        name=evidence.name,
+        data=evidence.experiment.data,
+        first=answer(evidence),
+        sections=sections(evidence, artifacts, data_dir),
+        answer=first_screen(evidence),
+        workload=words.workload(evidence),
+        sure=words.how_sure(evidence),
+        missing=missing(evidence),
+        families=[evidence.family(arm) for arm in evidence.arms],
+    )
+
+
+def assemble(
+    *,
+    name: str,
+    data: str,
+    first: Section,
+    sections: Sequence[Section],
+    answer: Sequence[str],
+    workload: str,
+    sure: Sequence[str],
+    missing: Sequence[str],
+    families: Sequence[str],
+) -> str:
+    """A page's HTML from its parts: the first screen's section and sentences, the other sections, what it is of, how
+    sure it is, what is missing, and the families that have a mark."""
     scripts = [get_plotlyjs(), _HERE.joinpath("page.js").read_text(encoding="utf-8")]
-    families = [evidence.family(arm) for arm in evidence.arms]
     return _environment().get_template("page.html.j2").render(
         policy=policy(scripts),
         scripts=[Markup(script) for script in scripts],
         css=Markup(palette_css() + _HERE.joinpath("style.css").read_text(encoding="utf-8")),
         theme=embedded({"template": TEMPLATE.to_plotly_json(), "dark": DARK}),
-        name=evidence.name,
-        data=evidence.experiment.data,
+        name=name,
+        data=data,
         first=first,
-        sections=parts,
-        answer=first_screen(evidence),
-        workload=words.workload(evidence),
-        sure=words.how_sure(evidence),
-        missing=missing(evidence),
+        sections=sections,
+        answer=answer,
+        workload=workload,
+        sure=sure,
+        missing=missing,
         families=[family for family in FAMILIES if family in families and family != "baseline"],
         marks=FAMILIES,
     )  # fmt: skip

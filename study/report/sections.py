@@ -91,7 +91,14 @@ def curves(evidence: Shown) -> Section:
     blocks: list[Block] = []
     for unit, measure in (("examples", terms.seen), ("seconds", "seconds of training")):
         panels = figures_arms.learning_curves(
-            evidence.bands, evidence.seeds, target, evidence.family, unit, clock=terms.clock, value=terms.unit
+            evidence.bands,
+            evidence.seeds,
+            target,
+            evidence.family,
+            unit,
+            clock=terms.clock,
+            value=terms.unit,
+            maximise=terms.maximise,
         )
         if not panels:
             continue
@@ -169,7 +176,11 @@ def by_target(evidence: Shown) -> Section:
     assert evidence.comparison is not None
     terms = evidence.comparison.terms
     panels = figures_arms.by_target(
-        evidence.by_target, evidence.comparison.target, evidence.family, value=terms.unit
+        evidence.by_target,
+        evidence.comparison.target,
+        evidence.family,
+        value=terms.unit,
+        maximise=terms.maximise,
     )
     caption = "A line that stays on one side of 1x from left to right does not owe its answer to the target (dashed)."
     unit = f" in {terms.unit}" if terms.unit else ""

@@ -1,0 +1,564 @@
+"""An answer from learning curves alone: time to target of each arm beside a baseline, by the rules of `compare`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from study.analysis import frames
+from study.analysis.arm import UNMEASURED, ArmResult, Kind, find
+from study.analysis.comparison import Comparison, with_judgement
+from study.analysis.evidence import Evidence
+from study.analysis.findings import Findings, Terms, beside, counted, said
+from study.curves.recorded import Curves, Ended, Recorded
+from study.protocol.history import confirmed, joint
+from study.protocol.verdicts import pair as own_pair
+from study.protocol.verdicts import variance
+from study.statistics.curves import (
+    Array,
+    Hits,
+    mean_to_target,
+    resolution,
+    sustained_to_target,
+    targets_reached,
+)
+from study.statistics.family import MARGIN, reliable
+from study.statistics.judgement import Judged, Pair, judge_family, no_ratio
+from study.statistics.speed_up import Estimate, speed_up, units, unpaired_speed_up
+from study.statistics.survival import censored
+from study.terms import BASELINE, REFERENCE_ARMS, Outcome, Phase
+from vae.errors import UserError, did_you_mean
+
+#: Shares of the budget at which the speed-up to the loss that the baseline has by then is told.
+BUDGETS = (0.125, 0.25, 0.5, 0.75, 1.0)
+#: A curve needs as many evaluations to have a shape.
+FEWEST = 3
+#: Evaluations in a row that a sustained hit takes.
+SUSTAINED = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of curves: against which arm, and to which value. Raises UserError for what makes no sense."""
+
+    baseline: str
+    target: float | None = None
+    """The value to reach, as it was recorded."""
+    target_at: float | None = None
+    """Or the share of the budget at which the baseline's median is the target."""
+    margin: float = MARGIN
+    censored_at: float | None = None
+    """The clock at which every run is taken to have ended."""
+    unpaired: bool = False
+
+    def __post_init__(self) -> None:
+        if self.target is not None and self.target_at is not None:
+            raise UserError("--target and --target-at say the same thing twice: give one.")
+        if self.target is not None and not math.isfinite(self.target):
+            raise UserError(f"--target {self.target:g}: give a finite value.")
+        if self.target_at is not None and not 0.0 < self.target_at < 1.0:
+            raise UserError(f"--target-at {self.target_at:g}: a share of the budget lies between 0 and 1.")
+        if not 0.0 <= self.margin < 1.0:
+            raise UserError(f"--margin {self.margin:g}: a margin is at least 0 and below 1; 0.02 is 2 %.")
+        if self.censored_at is not None and not (math.isfinite(self.censored_at) and self.censored_at > 0.0):
+            raise UserError(f"--censored-at {self.censored_at:g}: give a clock above 0.")
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What an arm's runs took to the target; arrays are (S,)."""
+
+    runs: Sequence[Recorded]
+    E: Array
+    """On the curves' clock; tau on a miss."""
+    hit: Hits
+
+    def seconds(self) -> Array | None:
+        """Seconds to the target, of the whole budget on a miss; None where some run has none."""
+        found = np.array([run.seconds_at(float(E)) for run, E in zip(self.runs, self.E, strict=True)])
+        return found if found.size and np.isfinite(found).all() and (found > 0.0).all() else None
+
+    def at(self, rows: Sequence[int]) -> Reached:
+        """These runs of it, in that order."""
+        index = np.array(rows, dtype=np.int64)
+        return Reached([self.runs[i] for i in rows], self.E[index], self.hit[index])
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The speed-up of an arm by another reading of its curves."""
+
+    arm: str
+    reading: str
+    hits: int
+    seeds: int
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class FromCurves:
+    """What curves say, and the frames behind its figures; see `study.analysis.frames`."""
+
+    name: str
+    curves: Curves
+    question: Question
+    comparison: Findings
+    tau: float
+    """The budget on the curves' clock: what a miss counts as."""
+    baseline: str
+    paired: bool
+    reached: Mapping[str, Reached] = field(repr=False)
+    pairs: Mapping[str, tuple[Reached, Reached]] = field(repr=False)
+    """arm -> (the baseline's runs, its own) that are compared, the same seeds in the same order where paired."""
+    of_database: Mapping[str, float] | None = None
+    """Examples per second of the arms, as our own database has them; None for curves from elsewhere."""
+    tuned: bool = False
+    """Whether the luck of tuning is in the intervals."""
+
+    def family(self, arm: str) -> str:
+        """The arm's family, which has its mark in figures."""
+        found = find(self.comparison.arms, arm)
+        return str(Kind.REFERENCE) if found is None else found.family
+
+    @property
+    def target(self) -> float:
+        """As the curves hold it: lower is better."""
+        assert self.comparison.target is not None
+        return self.curves.shown(self.comparison.target)
+
+    @cached_property
+    def speeds(self) -> Mapping[str, float]:
+        """Clock per second of each arm whose runs have seconds: the median over its runs."""
+        if self.of_database is not None:
+            return self.of_database
+        found = {}
+        for arm, reached in self.reached.items():
+            rates = [run.end / run.seconds_at(run.end) for run in reached.runs if len(run)]
+            if rates and all(map(math.isfinite, rates)):
+                found[arm] = float(np.median(rates))
+        return found
+
+    @cached_property
+    def bands(self) -> pd.DataFrame:
+        """Learning curves: median and middle 80 % over seeds."""
+        recorded = {arm: [r.curve for r in reached.runs if len(r)] for arm, reached in self.reached.items()}
+        return frames.bands(recorded, self.speeds)
+
+    @cached_property
+    def seeds(self) -> pd.DataFrame:
+        """One row a run: arm, block, seed, outcome, hit, examples, seconds, best_loss, recipe ("")."""
+        rows = [
+            {
+                "arm": arm,
+                "block": run.block,
+                "seed": run.label,
+                "outcome": str(run.ended),
+                "hit": bool(hit),
+                "examples": float(E),
+                "seconds": float(E) / self.speeds.get(arm, math.nan),
+                "best_loss": run.curve.best(),
+                "recipe": "",
+            }
+            for arm, reached in self.reached.items()
+            for run, E, hit in zip(reached.runs, reached.E, reached.hit, strict=True)
+        ]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def survival(self) -> pd.DataFrame:
+        """Kaplan-Meier curves."""
+        return frames.survival(self.seeds)
+
+    @cached_property
+    def by_target(self) -> pd.DataFrame:
+        """The speed-ups at other targets."""
+        baseline = [run.curve for run in self.reached[self.baseline].runs]
+        frame = frames.by_target(baseline, self._curve_pairs, self.tau, paired=self.paired)
+        return frame.assign(target=[self.curves.shown(value) for value in frame["target"]])
+
+    @cached_property
+    def by_budget(self) -> pd.DataFrame:
+        """The speed-up to the value that every run of the baseline has by a share of the budget. Columns budget (on the
+        clock), target (as recorded), arm, speed_up, low, high, baseline_hits, arm_hits, seeds."""
+        baseline = [run.curve for run in self.reached[self.baseline].runs if not run.curve.diverged]
+        parts = []
+        for share in BUDGETS:
+            values = [curve.best(share * self.tau) for curve in baseline]
+            if values and np.isfinite(values).all():
+                level = max(values)
+                frame = frames.at_targets(self._curve_pairs, [level], paired=self.paired)
+                frame.insert(0, "budget", share * self.tau)
+                frame["target"] = self.curves.shown(level)
+                parts.append(frame)
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["budget"])
+
+    @cached_property
+    def sensitivities(self) -> list[Sensitivity]:
+        """Each arm by a hit that lasts, and by its mean curve; 95 % intervals of the seeds alone."""
+        found = []
+        for arm, (before, after) in self.pairs.items():
+            B, A = (
+                [sustained_to_target(r.curve, self.target, SUSTAINED) for r in own.runs]
+                for own in (before, after)
+            )
+            both = [np.array([hit for _, hit in pairs], dtype=bool) for pairs in (B, A)]
+            estimate = no_ratio("too many seeds miss the target: no ratio")
+            if all(reliable(hit) for hit in both):
+                E = [
+                    censored([e for e, _ in pairs], hit, self.tau)
+                    for pairs, hit in zip((B, A), both, strict=True)
+                ]
+                at = self._blocks(before)
+                estimate = (
+                    speed_up(units(E[0], at), units(E[1], at))
+                    if self.paired
+                    else unpaired_speed_up(E[0], E[1])
+                )
+            reading = f"sustained hit: {SUSTAINED} evaluations in a row"
+            found.append(Sensitivity(arm, reading, int(both[1].sum()), len(A), estimate))
+            means = [mean_to_target([run.curve for run in own.runs], self.target) for own in (before, after)]
+            ratio = means[0] / means[1]
+            point = replace(no_ratio("one curve: no interval", 1), ratio=ratio, theta=math.log(ratio))
+            found.append(
+                Sensitivity(arm, "crossing of the mean curve", int(math.isfinite(means[1])), 1, point)
+            )
+        return found
+
+    @property
+    def _curve_pairs(self) -> dict[str, frames.Paired]:
+        return {
+            arm: ([r.curve for r in before.runs], [r.curve for r in after.runs], self._blocks(before))
+            for arm, (before, after) in self.pairs.items()
+        }
+
+    def _blocks(self, reached: Reached) -> list[int] | None:
+        labels = _block_labels(reached)
+        return None if labels is None else labels.tolist()
+
+
+def analyse(curves: Curves, question: Question, name: str, evidence: Evidence | None = None) -> FromCurves:
+    """Judge every arm of the curves against the baseline. With the `evidence` of our own database that the curves were
+    read from, the luck of tuning, the seconds and the looks that it knows of are in the answer.
+
+    Raises UserError for curves that can't say it: an arm that isn't there, a run that was stopped early, no seed in
+    common, fewer than three evaluations."""
+    # By the method before there is no tuning variance: its curves are as those from elsewhere.
+    own = evidence.comparison if evidence is not None and evidence.experiment.guided else None
+    baseline = _require(question.baseline, curves.arms)
+    others = [arm for arm in curves.arms if arm != baseline]
+    if not others:
+        raise UserError(f"There is but one arm, {baseline}: nothing to compare it with.")
+    if evidence is not None and baseline != BASELINE:
+        raise UserError(f"--baseline {baseline}: an experiment's arms were tuned against its own baseline.")
+    if evidence is None:
+        _check_shapes(curves)
+    tau = _budget(curves, question, evidence)
+    target = _target(curves, question, baseline, tau, own)
+    reached = {arm: _reached(curves.of(arm), target, tau, question, curves) for arm in (baseline, *others)}
+    _refuse_cut(reached, tau, curves)
+    paired = curves.paired and not question.unpaired
+    family = [arm for arm in others if own is None or arm not in REFERENCE_ARMS]
+    pairs = {arm: _partners(reached[baseline], reached[arm], arm, baseline, paired) for arm in others}
+    if evidence is not None and own is not None:
+        arms = _judged_own(evidence, own, reached, question, tau)
+    else:
+        arms = _judged(reached, pairs, baseline, family, paired, question.margin, tau)
+    guided = evidence is not None and evidence.experiment.guided
+    return FromCurves(
+        name=name,
+        curves=curves,
+        question=question,
+        comparison=Findings(
+            _terms(curves, question, name, baseline, paired, evidence), curves.shown(target), arms
+        ),
+        tau=tau,
+        baseline=baseline,
+        paired=paired,
+        reached=reached,
+        pairs=pairs,
+        of_database=None if evidence is None else evidence.speeds,
+        tuned=guided,
+    )
+
+
+def _require(arm: str, arms: Sequence[str]) -> str:
+    if arm not in arms:
+        raise UserError(f"--baseline {arm}: no such arm. {did_you_mean(arm, arms)}")
+    return arm
+
+
+def _check_shapes(curves: Curves) -> None:
+    short = [
+        run
+        for run in curves
+        if len(run) < FEWEST and run.ended not in (Ended.HIT, Ended.DIVERGED, Ended.FAILED)
+    ]
+    if short:
+        run = short[0]
+        raise UserError(
+            f"{run.arm}, {run.label} has {len(run)} evaluation{'s' * (len(run) != 1)} ({len(short)} such "
+            f"run{'s' * (len(short) != 1)}): a curve has at least {FEWEST}."
+        )
+
+
+def _budget(curves: Curves, question: Question, evidence: Evidence | None) -> float:
+    if question.censored_at is not None:
+        return question.censored_at
+    if evidence is not None:
+        return float(evidence.workload.tau)
+    return max(run.end for run in curves)
+
+
+def _target(curves: Curves, question: Question, baseline: str, tau: float, own: Comparison | None) -> float:
+    """The target as the curves hold it."""
+    if question.target is not None:
+        return curves.shown(question.target)
+    if question.target_at is not None:
+        healthy = [run.curve for run in curves.of(baseline) if not run.curve.diverged]
+        values = np.array([curve.best(question.target_at * tau) for curve in healthy])
+        values = values[np.isfinite(values)]
+        if not values.size:
+            first = min((float(run.clock[0]) for run in curves.of(baseline) if len(run)), default=tau)
+            raise UserError(
+                f"--target-at {question.target_at:g}: {baseline} has no evaluation by then; the first is at "
+                f"{first / tau:.3g} of the budget."
+            )
+        return float(np.median(values))
+    if own is not None and own.target is not None:
+        return own.target
+    raise UserError("What is to be reached? Give --target, or --target-at as a share of the budget.")
+
+
+def _reached(
+    runs: Sequence[Recorded], target: float, tau: float, question: Question, curves: Curves
+) -> Reached:
+    E, hit = targets_reached([run.curve for run in runs], target)
+    if question.censored_at is not None:
+        hit = hit & (np.nan_to_num(E, nan=np.inf) <= tau)
+    missed = [run for run, found in zip(runs, hit, strict=True) if not found]
+    cut = [run for run in missed if run.ended is Ended.HIT and run.end < tau]
+    if cut:
+        run = cut[0]
+        raise UserError(
+            f"{run.arm}, {run.label} was stopped at a value of {curves.shown(run.curve.best()):.6g}, before the target "
+            f"of {curves.shown(target):.6g} ({len(cut)} of its arm's runs): choose a target that all reach before they "
+            "are stopped."
+        )
+    return Reached(runs, censored(E, hit, tau), hit)
+
+
+def _refuse_cut(reached: Mapping[str, Reached], tau: float, curves: Curves) -> None:
+    """Raise UserError where a run ended before the budget without the target and no reason: early stopping on what is
+    measured makes its time unknown."""
+    cut = [
+        run
+        for own in reached.values()
+        for run, hit in zip(own.runs, own.hit, strict=True)
+        if not hit and run.ended in (Ended.COMPLETE, Ended.CENSORED) and not _lasts(run, tau)
+    ]
+    if cut:
+        run = min(cut, key=lambda run: run.end)
+        raise UserError(
+            f"{run.arm}, {run.label} ended at {run.end:g} of {tau:g} {curves.clock} without the target ({len(cut)} "
+            f"such run{'s' * (len(cut) != 1)}): stopped early, its time to the target is unknown. --censored-at "
+            f"{run.end:g} judges all runs by what they reached until then."
+        )
+
+
+def _lasts(run: Recorded, tau: float) -> bool:
+    """Whether a run goes on to tau: its next evaluation would have come after it."""
+    if run.end >= tau:
+        return True
+    return run.ended is Ended.COMPLETE and len(run) > 1 and run.end + (run.end - float(run.clock[-2])) > tau
+
+
+def _partners(baseline: Reached, own: Reached, arm: str, name: str, paired: bool) -> tuple[Reached, Reached]:
+    """The runs of both that are compared: those of the seeds in common, or all."""
+    if not paired:
+        return baseline, own
+    known = {run.label: i for i, run in enumerate(baseline.runs)}
+    mine = [i for i, run in enumerate(own.runs) if run.label in known]
+    if not mine:
+        raise UserError(
+            f"{arm} and {name} have no seed in common ({_few(own)}; {_few(baseline)}): --unpaired compares them "
+            "without pairs."
+        )
+    return baseline.at([known[own.runs[i].label] for i in mine]), own.at(mine)
+
+
+def _few(reached: Reached) -> str:
+    labels = [run.label for run in reached.runs]
+    return ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
+
+
+def _judged(
+    reached: Mapping[str, Reached],
+    pairs: Mapping[str, tuple[Reached, Reached]],
+    baseline: str,
+    family: Sequence[str],
+    paired: bool,
+    margin: float,
+    tau: float,
+) -> list[ArmResult]:
+    """Curves from elsewhere: the luck of the seeds, seconds as they were recorded."""
+    in_clock = [_pair(*pairs[arm], paired) for arm in family]
+    in_seconds = [_in_seconds(*pairs[arm], paired) for arm in family]
+    looks = [max(len(pair.seeds) for pair in in_clock)]
+    judged = judge_family(in_clock, baseline_variance=0.0, looks=looks, margin=margin)
+    seconds = judge_family(in_seconds, baseline_variance=0.0, looks=looks, margin=margin)
+    arms = [_counted(baseline, Kind.BASELINE, reached[baseline], tau)]
+    for arm, pair, one, other in zip(family, in_clock, judged, seconds, strict=True):
+        result = beside(_counted(arm, Kind.TECHNIQUE, reached[arm], tau), pair, tau)
+        assert one is not None
+        arms.append(said(result, one[0], None if other is None else other[0]))
+    return arms
+
+
+def _judged_own(
+    evidence: Evidence, own: Comparison, reached: Mapping[str, Reached], question: Question, tau: float
+) -> list[ArmResult]:
+    """Curves of our own database: with the luck of tuning, the looks and the throughput that it knows."""
+    state = evidence.state
+    family = evidence.experiment.arms
+    found: dict[str, Pair | None] = {}
+    for arm in reached:
+        result = find(own.arms, arm)
+        told = None if arm == BASELINE else own_pair(state, arm, Phase.CONFIRM)
+        if told is None or result is None:
+            continue
+        a, _ = joint(confirmed(state, arm, Phase.CONFIRM), confirmed(state, BASELINE, Phase.CONFIRM))
+        labels = [str(run.recipe.seed) for run in a.runs if run.recipe is not None]
+        before, after = (_labelled(reached[name], labels) for name in (BASELINE, arm))
+        found[arm] = replace(
+            told,
+            baseline_examples=before.E,
+            baseline_hit=before.hit,
+            arm_examples=after.E,
+            arm_hit=after.hit,
+            throughput=result.throughput,
+        )
+
+    def judge(members: Sequence[str]) -> list[tuple[Judged, Judged | None] | None]:
+        return judge_family(
+            [found.get(arm) for arm in members],
+            baseline_variance=variance(state, BASELINE),
+            looks=[*evidence.experiment.looks, evidence.experiment.seeds],
+            margin=question.margin,
+        )
+
+    judged = dict(zip(family, judge(family), strict=True))
+    judged |= {arm: judge([arm])[0] for arm in reached if arm in REFERENCE_ARMS}
+    arms = []
+    for known in own.arms:
+        if known.arm not in reached:  # not run yet: it counts in the family
+            arms.append(known)
+            continue
+        # What the database says of an arm beside its curves stays; what was at its own target doesn't.
+        bare = replace(known, test=None, cold=None, tuning_share=None)
+        result = _counted_as(bare, reached[known.arm], tau)
+        if result.mean_examples is not None:
+            result = replace(
+                result, epochs=result.mean_examples / (evidence.workload.tau / evidence.experiment.budget)
+            )
+        pair = found.get(known.arm)
+        if known.is_baseline:
+            arms.append(result)
+        elif pair is None:
+            arms.append(replace(result, examples=UNMEASURED))
+        else:
+            arms.append(with_judgement(beside(result, pair, tau), judged.get(known.arm), state))
+    return arms
+
+
+def _labelled(reached: Reached, labels: Sequence[str]) -> Reached:
+    at = {run.label: i for i, run in enumerate(reached.runs)}
+    return reached.at([at[label] for label in labels])
+
+
+def _pair(before: Reached, after: Reached, paired: bool) -> Pair:
+    return Pair(_order(after), before.E, before.hit, after.E, after.hit, _block_labels(before), paired=paired)
+
+
+def _order(reached: Reached) -> npt.NDArray[np.int64]:
+    return np.arange(len(reached.runs))
+
+
+def _block_labels(reached: Reached) -> npt.NDArray[np.int64] | None:
+    blocks = np.array([run.block for run in reached.runs])
+    return blocks if (blocks > 1).any() else None
+
+
+def _in_seconds(before: Reached, after: Reached, paired: bool) -> Pair | None:
+    """The same in seconds, where all runs of both have some."""
+    B, A = before.seconds(), after.seconds()
+    if B is None or A is None:
+        return None
+    return Pair(_order(after), B, before.hit, A, after.hit, _block_labels(before), paired=paired)
+
+
+def _counted(arm: str, kind: Kind, reached: Reached, tau: float) -> ArmResult:
+    family = str(kind) if kind is Kind.BASELINE else "arm"
+    empty = ArmResult(arm, family, kind, hits=0, seeds=0, planned_seeds=len(reached.runs))
+    return _counted_as(empty, reached, tau)
+
+
+def _counted_as(result: ArmResult, reached: Reached, tau: float) -> ArmResult:
+    ended = [run.ended for run in reached.runs]
+    return replace(
+        counted(result, reached.E, reached.hit, tau),
+        ended={
+            Outcome.DIVERGED: ended.count(Ended.DIVERGED),
+            Outcome.FAILED: ended.count(Ended.FAILED),
+        },
+        resolution=_widest(reached),
+    )
+
+
+def _widest(reached: Reached) -> float | None:
+    """How wide, relatively, the widest cell between two evaluations at a hit is; None without a hit."""
+    cells = [
+        resolution(run.clock, float(E))
+        for run, E, hit in zip(reached.runs, reached.E, reached.hit, strict=True)
+        if hit
+    ]
+    return max(cells) if cells else None
+
+
+def _terms(
+    curves: Curves,
+    question: Question,
+    name: str,
+    baseline: str,
+    paired: bool,
+    evidence: Evidence | None,
+) -> Terms:
+    if evidence is not None:
+        margin = f"margin {question.margin:.0%}"
+        luck = "the luck of tuning included, " if evidence.experiment.guided else ""
+        return replace(
+            Terms.of(evidence.experiment),
+            margin=question.margin,
+            guided=True,
+            intervals=f"simultaneous 95 % intervals, {luck}{margin}",
+            paired=paired,
+        )
+    return Terms(
+        on=name,
+        margin=question.margin,
+        intervals=f"simultaneous 95 % intervals, the luck of seeds alone, margin {question.margin:.0%}",
+        baseline=baseline,
+        arms="arms",
+        paired=paired,
+        clock=curves.clock,
+        value=curves.value,
+        maximise=curves.maximise,
+        unit="",
+        way_out="An easier --target would help.",
+        tuned=False,
+    )
