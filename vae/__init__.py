@@ -2,7 +2,7 @@
 
     from vae import Recipe, load, train, evaluate, load_model
 
-    data = load("digits")                              # or the path of a .npy or .npz file
+    data = load("digits")                              # or a .npy or .npz file, or a folder of images
     for evaluation in train(Recipe(lr=3e-3), data, tau=20_000):
         print(evaluation.examples, evaluation.valid_loss)
 

@@ -257,7 +257,8 @@ def _write_images(
     import numpy as np
 
     from vae.files import require_writable, write_bytes, write_whole
-    from vae.pictures import enlarged, image_shape, limits, sheet
+    from vae.images import image_shape
+    from vae.pictures import enlarged, limits, sheet
 
     stored = _shape_of(shape, math.prod(trained.shape)) or trained.shape
     require_writable(out)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vae.checkpoint import TrainedModel
 from vae.data.dataset import Split
+from vae.images import colours_first, image_shape
 from vae.use import decoded, encoded
 
 #: Images in a row of a sheet, rows of samples, latent dimensions and steps of the walk.
@@ -51,17 +52,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """(height, width, channels) of an example: (H, W), (H, W, 1 or 3), (1 or 3, H, W); None for anything else."""
-    if len(shape) == 2:
-        return shape[0], shape[1], 1
-    if len(shape) == 3 and shape[2] in (1, 3):
-        return shape[0], shape[1], shape[2]
-    if len(shape) == 3 and shape[0] in (1, 3):
-        return shape[1], shape[2], shape[0]
-    return None
 
 
 def posterior(trained: TrainedModel, split: Split) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
@@ -132,7 +122,7 @@ def sheet(pixels: Pixels, columns: int, stored: tuple[int, ...], limits: tuple[f
     assert shape is not None
     height, width, channels = shape
     images = pixels.reshape(len(pixels), *stored)
-    if len(stored) == 3 and stored[2] not in (1, 3):
+    if len(stored) == 3 and colours_first(stored):
         images = images.transpose(0, 2, 3, 1)
     images = images.reshape(len(pixels), height, width, channels)
     scaled = (np.clip(images.astype(np.float64), *limits) - limits[0]) / (limits[1] - limits[0])

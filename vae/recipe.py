@@ -33,7 +33,7 @@ OptimizerName = Literal[
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "muon", "schedule_free_adamw"
 ]
 ScheduleName = Literal["constant", "step", "exponential", "linear", "cosine", "onecycle", "inverse_sqrt"]
-ModelName = Literal["mlp"]
+ModelName = Literal["mlp", "conv"]
 PrecisionName = Literal["fp32", "bf16"]
 LikelihoodName = Literal[
     "cross_entropy",
@@ -97,7 +97,10 @@ class Network(NamedTuple):
 #: Recipe fields that change the network or its first weights, and that not every network has.
 NETWORK_FIELDS = ("hidden", "residual", "activation", "dropout", "init", "output_bias_from_mean")
 #: The networks that come with this project.
-NETWORKS: dict[str, Network] = {"mlp": Network(frozenset(NETWORK_FIELDS), has_options=False)}
+NETWORKS: dict[str, Network] = {
+    "mlp": Network(frozenset(NETWORK_FIELDS), has_options=False),
+    "conv": Network(frozenset(NETWORK_FIELDS), has_options=True),
+}
 #: A network of the user's own: all that it takes are its options.
 OWN_NETWORK = Network(frozenset(), has_options=True)
 
@@ -138,9 +141,11 @@ class Recipe(Table):
 
     # Architecture
     model: ModelName | Reference = "mlp"
-    """The network: the fully connected one, or one of your own, a factory by name (see `vae.model.bring`)."""
+    """The network: the fully connected one; a convolutional one (see `vae.model.conv`); or one of your own, a factory
+    by name (see `vae.model.bring`)."""
     model_options: Options = Field(default_factory=dict)
-    """Keyword arguments of the network's factory; mlp has none, its settings are the fields that follow."""
+    """Keyword arguments of the network's factory. conv has channels, blocks and norm; mlp has none, its settings are
+    the fields that follow."""
     hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64, strict=False)] = (500,)
     """Widths of the encoder's hidden layers; the decoder's are the same reversed (Kingma & Welling 2014)."""
     latent_size: Annotated[int, Field(ge=1, le=65_536)] = 30

@@ -126,9 +126,9 @@ def training_data(trained: TrainedModel, data_dir: Path | None, seed: int | None
             f"The model was trained on a file called '{source}' and, being of an earlier version, doesn't say "
             "where that is: name it by --data."
         )
-    if source not in NAMES and not Path(source).is_file():
+    if source not in NAMES and not Path(source).exists():
         moved = None if data_dir is None else data_dir / Path(source).name
-        if moved is None or not moved.is_file():
+        if moved is None or not moved.exists():
             raise UserError(
                 f"The model was trained on {source}, which is not there: bring it back, or name it by --data."
             )

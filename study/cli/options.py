@@ -52,7 +52,7 @@ class ExperimentOptions:
         typer.Option(
             "--data",
             metavar="NAME|PATH",
-            help="digits, mnist, fashion-mnist, kmnist, or a .npy or .npz file.",
+            help="digits, mnist, fashion-mnist, kmnist, a .npy or .npz file, or a folder of images.",
         ),
     ] = None
     name: Name = None

@@ -64,7 +64,7 @@ class Experiment(Table):
 
     name: str
     data: str
-    """A named data set or the path of a .npy or .npz file."""
+    """A named data set or the path of a .npy or .npz file or of a folder of images."""
     seed: Annotated[int, Field(ge=0, lt=10_000)] = 0
     """Seeds the split of the data, the Sobol points and every training."""
     budget: Annotated[float, Field(gt=0, le=100_000)]

@@ -14,9 +14,9 @@ from vae.checkpoint import load_model
 from vae.data.dataset import Dataset, load
 from vae.elbo import active_units
 from vae.errors import UserError
+from vae.images import image_shape
 from vae.pictures import (
     WALK_ROWS,
-    image_shape,
     latent_map,
     one_thread,
     posterior,

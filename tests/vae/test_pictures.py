@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vae.pictures import image_shape, latent_map, sheet
+from vae.images import image_shape
+from vae.pictures import latent_map, sheet
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_names_with_a_dot_are_parts_of_a_table() -> None:
     [
         (
             {"model": "mpl"},
-            "model = 'mpl': must be 'mlp' or code of your own, file.py:NAME or package.module:NAME",
+            "model = 'mpl': must be 'mlp' or 'conv' or code of your own, file.py:NAME or package.module:NAME",
         ),
         ({"optimizer": "x.py"}, "'schedule_free_adamw' or code of your own"),
         (

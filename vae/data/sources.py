@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, the named IDX sets, .npy and .npz files.
+"""Where images come from: scikit-learn's digits, the named IDX sets, .npy and .npz files, folders of images.
 
 Nothing here runs code from a file: pickled arrays are refused by their header, before a byte of them is read.
 """
@@ -69,8 +69,8 @@ class Arrays:
 
 
 def read(source: str, *, data_dir: Path | None = None, download: bool = True) -> Arrays:
-    """The arrays of a set in `NAMES` or of a .npy or .npz file, which is looked for in the working folder and
-    in data_dir. Raises UserError; FailureError where a download failed."""
+    """The arrays of a set in `NAMES`, of a .npy or .npz file or of a folder of images, which is looked for in the
+    working folder and in data_dir. Raises UserError; FailureError where a download failed."""
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"{data_dir}, where data is to be looked for, is no folder.")
     if source == "digits":
@@ -79,6 +79,11 @@ def read(source: str, *, data_dir: Path | None = None, download: bool = True) ->
         return _read_idx_set(source, data_dir, download)
     try:
         path = _find_file(source, data_dir)
+        if path.is_dir():
+            from vae.data.folder import read_folder  # with Pillow, which nothing else here needs
+
+            folder = read_folder(path, IN_MEMORY_BYTES)
+            return _of_file(path, folder.images, folder.labels)
         with path.open("rb") as file:
             magic = file.read(6)
             file.seek(0)
@@ -98,21 +103,22 @@ def read(source: str, *, data_dir: Path | None = None, download: bool = True) ->
 def _find_file(source: str, data_dir: Path | None) -> Path:
     if not source:
         raise UserError(
-            f"No data set '': name one of {', '.join(NAMES)}, or the path of a .npy or .npz file."
+            f"No data set '': name one of {', '.join(NAMES)}, or the path of a .npy or .npz file, or of a folder of "
+            "images."
         )
     looked = [Path(os.path.expanduser(source))]
     if data_dir is not None and not looked[0].is_absolute():
         looked.append(data_dir / source)
     for path in looked:
-        if path.is_dir():
-            raise UserError(f"{path} is a directory: name a .npy or .npz file in it.")
-        if path.is_file():
+        if path.is_file() or path.is_dir():
             return path
         if path.exists():
             raise UserError(f"{path} is not a regular file: data is mapped, which a pipe or device can't be.")
     if looked[0].suffix not in (".npy", ".npz") and len(looked[0].parts) == 1:
         hint = did_you_mean(source.lower().replace("_", "-"), NAMES)
-        raise UserError(f"No data set '{source}'. {hint} Or give the path of a .npy or .npz file.")
+        raise UserError(
+            f"No data set '{source}'. {hint} Or give the path of a .npy or .npz file, or of a folder of images."
+        )
     raise UserError(f"No file {source}: looked for {' and '.join(str(path.absolute()) for path in looked)}.")
 
 
@@ -171,7 +177,7 @@ def _of_file(
 ) -> Arrays:
     n_valid = len(images) // 10
     return Arrays(
-        name=path.stem,
+        name=path.stem if path.is_file() else path.resolve().name,
         origin=str(path),
         images=images,
         labels=labels,

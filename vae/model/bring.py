@@ -22,7 +22,7 @@ from vae.elbo import Model, objective
 from vae.errors import UserError
 from vae.gaussian import kl_divergence
 from vae.likelihoods import Likelihood, PixelMoments, likelihood
-from vae.model import mlp
+from vae.model import conv, mlp
 from vae.recipe import Recipe
 
 
@@ -54,6 +54,8 @@ def build_network(
     own, anything but a network."""
     if recipe.model == "mlp":
         return mlp.build(recipe, math.prod(data_shape), pixels)
+    if recipe.model == "conv":
+        return conv.build(recipe, data_shape, pixels)
     factory = cast(Factory, code.load(recipe.model, sha256))
     of = likelihood(recipe.likelihood)
     given = (tuple(data_shape), recipe.latent_size, of.parameters_per_pixel)

@@ -24,9 +24,9 @@ _STD = 0.02  # of the normal that "truncated_normal" cuts, as in vision transfor
 
 
 def initialise(
-    model: nn.Module, not_activated: Mapping[nn.Linear, int], scheme: str, activation: str
+    model: nn.Module, not_activated: Mapping[nn.Module, int], scheme: str, activation: str
 ) -> None:
-    """Sets all weights and biases of the model's linear layers anew, in place.
+    """Sets all weights and biases of the model's linear layers and convolutions anew, in place.
 
     not_activated: the layers that no activation follows, each with the number of matrices stacked in it.
 
@@ -35,7 +35,8 @@ def initialise(
     `orthogonal` (Saxe et al. 2014); `truncated_normal` (std 0.02 cut at two std, whatever the layer's size).
     All but `torch` zero the biases. xavier, he and orthogonal multiply hidden layers by the activation's gain
     (`GAINS`), those that no activation follows by 1. Matrices that share one nn.Linear (the heads of mean and
-    log_var, the output's P parameters) are initialised each by itself.
+    log_var, the output's P parameters) are initialised each by itself. Of a transposed
+    convolution with stride s an output pixel meets 1 / s^2 of the kernel on average, so its gain is s times as large.
 
     Raises UserError for a scheme or activation that doesn't exist.
     """
@@ -45,21 +46,28 @@ def initialise(
     if activation not in GAINS:
         raise UserError(f"No activation '{activation}'. Activations: {', '.join(GAINS)}.")
     for layer in model.modules():
-        if not isinstance(layer, nn.Linear):
+        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             continue
         if scheme == "torch":
             layer.reset_parameters()  # bounds by fan_in only, so shared matrices are drawn as if alone
             continue
         gain = 1.0 if layer in not_activated else GAINS[activation]
-        for matrix in layer.weight.data.chunk(not_activated.get(layer, 1)):
-            fill(matrix, gain)
+        weight, n_stacked = layer.weight.data, not_activated.get(layer, 1)
+        if isinstance(layer, nn.ConvTranspose2d):
+            kernels = weight.transpose(0, 1).contiguous()  # (out, in, height, width), a copy
+            for kernel in kernels.chunk(n_stacked):
+                fill(kernel, gain * math.sqrt(math.prod(layer.stride)))
+            weight.copy_(kernels.transpose(0, 1))
+        else:
+            for matrix in weight.chunk(n_stacked):
+                fill(matrix, gain)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 
 def _he(weight: Tensor, gain: float) -> float:
     """Standard deviation gain / sqrt(fan_in); nn.init.kaiming_* know no gain for gelu, silu and elu."""
-    return gain / math.sqrt(weight.shape[1])
+    return gain / math.sqrt(weight[0].numel())
 
 
 _SCHEMES: dict[str, Callable[[Tensor, float], Tensor]] = {

@@ -92,7 +92,7 @@ class VAE(nn.Module):
         self.output = Linear(hidden[0], parameters_per_pixel * data_size)
 
     @property
-    def readouts(self) -> dict[nn.Linear, int]:
+    def readouts(self) -> dict[nn.Module, int]:
         """The layers whose outputs are a distribution's parameters, each with the number of matrices stacked in it."""
         return {self.posterior: 2, self.output: self.parameters_per_pixel}
 
@@ -103,9 +103,9 @@ class VAE(nn.Module):
         return [layer for layer in candidates if isinstance(layer, nn.Linear)]
 
     @property
-    def not_activated(self) -> dict[nn.Linear, int]:
+    def not_activated(self) -> dict[nn.Module, int]:
         """All layers that no activation follows, readouts and shortcuts, as `initialise` takes them."""
-        return self.readouts | dict.fromkeys(self.shortcuts, 1)
+        return {**self.readouts, **dict.fromkeys(self.shortcuts, 1)}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) -> mean and log_var of q(z|x), each (B, L); at least float32, also under bf16 autocast."""

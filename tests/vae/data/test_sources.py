@@ -296,7 +296,7 @@ def test_what_is_no_data_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     os.mkfifo("pipe.npy")
     Path("empty.npy").touch()
     Path("text.npy").write_text("not an array")
-    assert "is a directory" in refusal(tmp_path)
+    assert "has no images in it: .png, .jpg, .jpeg" in refusal(tmp_path)
     assert "is not a regular file" in refusal("pipe.npy")
     assert "is empty (0 bytes)" in refusal("empty.npy")
     assert "neither a .npy nor a .npz file (it starts with b'not an')" in refusal("text.npy")
