@@ -27,6 +27,7 @@ from study.session import Session
 from study.store import records
 from study.store.claims import Claim
 from study.store.owner import new_owner
+from study.workers.splits import Splits
 from study.workers.trial import Objective, Trainer
 from study.workers.worker import work
 from vae.evaluation import Evaluation
@@ -123,7 +124,7 @@ def _measure(session: Session) -> _Measured:
     runner = Objective(
         session.store,
         session.experiment,
-        session.data,
+        Splits(session.experiment, session.data, None),
         torch.device("cpu"),
         session.artifacts,
         Trainer(train=make),

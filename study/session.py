@@ -15,7 +15,7 @@ from study.design.fits import require_batches, require_evaluation
 from study.design.workload import SMALL_DATA
 from study.place import Place, require_writable
 from study.protocol.planner import Planner
-from study.protocol.selection import winning_recipes
+from study.protocol.selection import State, winning_recipes
 from study.protocol.stored import Stored, find_stored, stored
 from study.store.artifacts import Artifacts
 from study.store.database import WORKER_CONNECTIONS, Database
@@ -25,6 +25,7 @@ from study.store.records import counts, study_ids
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.workers.launch import Ended, launch
+from study.workers.splits import Splits
 from study.workers.throughput import time_arms
 from study.workers.trial import Objective, Trainer
 from study.workers.worker import work
@@ -113,7 +114,8 @@ class Session:
     def work(self, stop: threading.Event, sampler_seed: int, until: Callable[[], bool] | None = None) -> int:
         """Run waiting trials in this process until none is left (see `study.workers.worker.work`)."""
         device = pick_device(self.place.device, worker=sampler_seed)
-        objective = Objective(self.store, self.experiment, self.data, device, self.artifacts, self.trainer)
+        splits = Splits(self.experiment, self.data, self.place.data_dir)
+        objective = Objective(self.store, self.experiment, splits, device, self.artifacts, self.trainer)
         return work(
             self.store,
             self.experiment.name,
@@ -194,6 +196,17 @@ def finished_trials(place: Place, name: str) -> Counter[str]:
             for part in counts(store, name):
                 finished[part.phase] += part.finished
     return finished
+
+
+def calibrated_spread(place: Place, name: str) -> float | None:
+    """The coefficient of variation of examples to target over an experiment's calibration seeds; None where fewer than
+    two have reached it, or the experiment or its database isn't there. Creates nothing."""
+    if not Database.parse(place.storage).check(create=True):
+        return None
+    with Store.open(place.storage, read_only=True) as store:
+        kept = find_stored(store, name)
+        calibration = None if kept is None else State(store, kept.experiment, kept.workload).calibration
+    return None if calibration is None or calibration.hits < 2 else calibration.spread
 
 
 def stored_experiment(store: Store, name: str, data: Dataset) -> Experiment | None:

@@ -54,6 +54,8 @@ class Comparison(Findings):
 
     experiment: Experiment
     workload: Workload
+    targets: Sequence[float]
+    """Of each block with a split of the data of its own, as far as they are known."""
     calibration: Calibration | None
     no_target: str | None
     """Why there will never be a target; None where there is one or may yet be."""
@@ -79,6 +81,7 @@ def compare(state: State, timings: pd.DataFrame) -> Comparison:
         experiment=state.experiment,
         workload=state.workload,
         target=state.target,
+        targets=[t for b in state.experiment.split_blocks() if (t := state.target_in(b)) is not None],
         calibration=state.calibration,
         no_target=state.no_target,
         arms=arms,
@@ -336,16 +339,17 @@ def _article(state: State, arms: Sequence[ArmResult]) -> list[ArticleArm]:
     runs = [run for run in article if run.outcome == Outcome.COMPLETED]
     if not runs or any(run.outcome == Outcome.HIT for run in article):
         return []
-    loss = float(np.median([run.valid_loss for run in runs]))
+    loss = float(np.median([run.valid_loss - state.above_first(run.block) for run in runs]))
     article_speed = _speed(find(arms, ARTICLE))
     found = []
     for result in arms:
         own = [run for run in state.of(result.arm, Phase.CONFIRM) if run.outcome is not None]
-        if state.target is not None and loss < state.target:
+        target = state.target
+        if target is not None and loss < target:
             own = [run for run in own if run.index < to_tau]
         if not own or result.arm == ARTICLE:
             continue
-        curves = state.curves(own)
+        curves = state.comparable(own)
         E, hit = targets_reached(curves, loss)
         row = ArticleArm(result.arm, loss, int(hit.sum()), len(own))
         if hit.all():

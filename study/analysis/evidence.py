@@ -112,8 +112,9 @@ class Evidence:
 
     @cached_property
     def curves(self) -> dict[int, Curve]:
-        """Trial id -> its recorded curve, for trials that have a point."""
-        return curves_of(self.curve_rows)
+        """Trial id -> its recorded curve on the scale of the first block, for trials that have a point."""
+        above = {run.trial_id: self.state.above_first(run.block) for run in self.state.runs}
+        return {i: curve.lowered(above.get(i, 0.0)) for i, curve in curves_of(self.curve_rows).items()}
 
     @cached_property
     def confirmed(self) -> dict[str, list[Run]]:

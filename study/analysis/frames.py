@@ -210,10 +210,10 @@ def _reached(run: Run, curves: Curves, state: State) -> tuple[float, bool]:
     baseline's first block ran before there was a target."""
     from study.statistics.curves import examples_to_target
 
-    curve = curves.get(run.trial_id)
-    if curve is None or state.target is None:
+    curve, target = curves.get(run.trial_id), state.target
+    if curve is None or target is None:
         return float("nan"), False
-    E, hit = examples_to_target(curve.examples, curve.valid_loss, state.target)
+    E, hit = examples_to_target(curve.examples, curve.valid_loss, target)
     return (E, True) if hit else (float(curve.examples[-1]), False)
 
 

@@ -98,6 +98,16 @@ def _raised(comparison: Comparison, _: State) -> str | None:
     return "A calibration seed missed the median target; it was raised to the worst seed's loss."
 
 
+def _targets(comparison: Comparison, _: State) -> str | None:
+    if len(comparison.targets) < 2 or comparison.experiment.target is not None:
+        return None
+    targets = ", ".join(f"{target:.2f}" for target in comparison.targets)
+    return (
+        f"Each block has a split of the data of its own and a target on it: {targets} nats. Learning curves and other "
+        "targets are on the scale of the first."
+    )
+
+
 def _calibration_diverged(comparison: Comparison, _: State) -> str | None:
     if comparison.calibration is None or not comparison.calibration.diverged:
         return None
@@ -272,6 +282,7 @@ _BEFORE: Sequence[Note] = (
     _looks,
     _plateau,
     _raised,
+    _targets,
     _calibration_diverged,
     _cut_to_fit,
     _search_topped_up,

@@ -115,7 +115,8 @@ class ComparisonOptions:
         int | None,
         typer.Option(
             "--blocks",
-            help="R: times that tuning and confirmation are repeated, on S / R seeds each; default: 1.",
+            help="R: times that tuning and confirmation are repeated, each with a split of the data of its own and on "
+            "S / R seeds; default: 1.",
         ),
     ] = None
     combine: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from study.design.experiment import Experiment
 from study.design.phases import FINALISTS, GUIDED_ROUNDS
 from study.protocol.plan import cut_to_fit, describe_plan
 from study.protocol.stored import stored
-from study.statistics.family import TYPICAL_SPREAD, smallest_effect
+from study.statistics.family import TYPICAL_SPREAD, effect_in_reach
 from study.statistics.verdicts import Verdict
 from study.store.records import counts
 from study.store.store import Store
@@ -52,9 +53,11 @@ def print_plan(
     place: Place,
     minutes: float,
     finished: Counter[str],
+    spread: float | None = None,
 ) -> None:
     """What will run, where, and for about how long. `minutes` are those of the whole plan, `finished` the trials by
-    phase that an earlier run has done."""
+    phase that an earlier run has done, `spread` the coefficient of variation of examples to target over its calibration
+    seeds; None where there is none yet."""
     plan = describe_plan(experiment)
     total = sum(plan.values())
     left = total - sum(min(n, finished[phase]) for phase, n in plan.items())
@@ -76,11 +79,23 @@ def print_plan(
             soft_wrap=True,
         )
         if experiment.guided and not experiment.is_aa:
-            found = smallest_effect(experiment.seeds, len(experiment.arms), margin=experiment.margin)
+            found = effect_in_reach(
+                experiment.seeds,
+                experiment.blocks,
+                len(experiment.arms),
+                spread=spread or TYPICAL_SPREAD,
+                margin=experiment.margin,
+            )
+            at = f"a spread between seeds of {TYPICAL_SPREAD:.0%}"
+            if spread:
+                at = f"the calibration seeds' spread of {spread:.0%}"
+            reach = (
+                f"A true speed-up of {found:.2f}x or more is"
+                if math.isfinite(found)
+                else "No speed-up can be"
+            )
             console.print(
-                f"A true speed-up of {found:.2f}x or more is found with 80 % power, at a spread between seeds of "
-                f"{TYPICAL_SPREAD:.0%}; more --seeds find smaller ones.",
-                soft_wrap=True,
+                f"{reach} found with 80 % power, at {at}; more --seeds find smaller ones.", soft_wrap=True
             )
     for line in cut_to_fit(experiment, experiment.workload(len(data.train))):
         console.print(line, soft_wrap=True, markup=False)

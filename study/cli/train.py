@@ -239,10 +239,11 @@ def _execute(command: str, options: PlaceOptions, request: Request, dry_run: boo
 
 def _print_plan(experiment: Experiment, data: Dataset, place: Place) -> None:
     from study.cli.tables import print_plan
-    from study.session import finished_trials
+    from study.session import calibrated_spread, finished_trials
     from study.workers.throughput import estimated_minutes
     from vae.devices import pick_device
 
     device = pick_device(place.device)
     minutes = estimated_minutes(experiment, data, device, at_once=place.at_once, threads=place.threads)
-    print_plan(out, experiment, data, place, minutes, finished_trials(place, experiment.name))
+    finished, spread = finished_trials(place, experiment.name), calibrated_spread(place, experiment.name)
+    print_plan(out, experiment, data, place, minutes, finished, spread)

@@ -92,6 +92,8 @@ def build(request: Request, n_train: int, stored: Experiment | None) -> Experime
     merged |= given
     merged["recipe"] = merged["recipe"] | recipe | fixed
     merged["fixed"] = tuple(dict.fromkeys([*merged.get("fixed", ()), *fixed]))
+    if "blocks" in given and "seeds" not in given | (stored.to_json() if stored and stored.arms else {}):
+        merged["seeds"] = _divisible(Experiment.model_fields["seeds"].default, given["blocks"])
     offered: set[str] = set()
     if "arms" in given:
         arms, offered = _arm_names(given["arms"], merged.get("techniques", {}), source)
@@ -113,6 +115,11 @@ def build(request: Request, n_train: int, stored: Experiment | None) -> Experime
     if stored is not None:
         _refuse_changes(stored, experiment)
     return experiment
+
+
+def _divisible(seeds: int, blocks: Any) -> int:
+    """As many seeds, or as few more as each block needs to have its share; a bad number of blocks is refused later."""
+    return -(-seeds // blocks) * blocks if isinstance(blocks, int) and blocks > 0 else seeds
 
 
 def _fits(experiment: Experiment, arm: str, n_train: int) -> bool:
@@ -167,6 +174,7 @@ def _refuse_changes(stored: Experiment, wanted: Experiment) -> None:
             "tune_trials",
             "tune_seeds",
             "blocks",
+            "split_per_block",
             "target",
             "target_at",
             "stop_at_target",

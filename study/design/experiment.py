@@ -19,6 +19,7 @@ from study.design.phases import (
     REFERENCE_SEEDS,
     RUN_TO_TAU,
     SEED_SETS,
+    SPLITS_APART,
 )
 from study.design.space import (
     SOBOL_DIMENSIONS,
@@ -65,7 +66,7 @@ class Experiment(Table):
     name: str
     data: str
     """A named data set or the path of a .npy or .npz file or of a folder of images."""
-    seed: Annotated[int, Field(ge=0, lt=10_000)] = 0
+    seed: Annotated[int, Field(ge=0, lt=SPLITS_APART)] = 0
     """Seeds the split of the data, the Sobol points and every training."""
     budget: Annotated[float, Field(gt=0, le=100_000)]
     """tau in epochs of the training split."""
@@ -86,6 +87,9 @@ class Experiment(Table):
     """Totals of seeds at which verdicts could be read before there were as many as now: each was a look."""
     blocks: Count = 1
     """R: how often tuning and confirmation are repeated."""
+    split_per_block: bool = True
+    """Each block has a split of the data of its own, and a target on it. Not in experiments begun before, whose blocks
+    share one."""
     target: float | None = None
     """Validation loss to reach, nats per example; none: calibrated on the baseline."""
     target_at: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -211,6 +215,18 @@ class Experiment(Table):
     def is_aa(self) -> bool:
         """Whether every arm is the baseline again: how often the method errs is all that is asked."""
         return bool(self.arms) and len(self.independent_arms) == len(self.arms)
+
+    def split_seed(self, block: int) -> int:
+        """The seed of a block's split of the data; those of different experiment seeds never meet."""
+        return self.seed + SPLITS_APART * (self.split_block(block) - 1)
+
+    def split_block(self, block: int) -> int:
+        """The first block with the same split of the data, and so the same target."""
+        return block if self.split_per_block else 1
+
+    def split_blocks(self) -> range:
+        """The blocks that have a split of the data of their own."""
+        return range(1, self.split_block(self.blocks) + 1)
 
     @property
     def run_to_tau(self) -> int:

@@ -18,6 +18,8 @@ SEED_SETS = {
 INDEPENDENT_SEEDS = 5_000
 #: And from each other's so far, times their place among them.
 NULL_ARMS_APART = 50
+#: The seeds of two blocks' splits of the data are this far apart; an experiment's seed is below.
+SPLITS_APART = 10_000
 CALIBRATION_SEEDS = 5
 #: Confirmation runs of an arm outside the family, most of which never reach the target and so run to tau.
 REFERENCE_SEEDS = 10

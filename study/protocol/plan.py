@@ -25,7 +25,8 @@ def describe_plan(experiment: Experiment) -> dict[str, int]:
     plan[Phase.TUNE] = experiment.blocks * sum(map(experiment.points, arms))
     plan[Phase.GUIDED] = experiment.blocks * sum(experiment.guided_points(arm) for arm in arms)
     plan[Phase.FINAL] = experiment.blocks * (experiment.tune_seeds - 1) * sum(map(experiment.finalists, arms))
-    plan[Phase.CALIBRATION] = CALIBRATION_SEEDS if experiment.target is None else 0
+    calibrated = len(experiment.split_blocks()) if experiment.target is None else 0
+    plan[Phase.CALIBRATION] = calibrated * CALIBRATION_SEEDS
     plan[Phase.CONFIRM] = len(arms) * experiment.seeds + reference_arms * experiment.reference_seeds
     return plan
 

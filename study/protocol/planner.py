@@ -25,6 +25,7 @@ from study.protocol.plan import article_recipe
 from study.protocol.selection import State, Tuned, final_index, reasons, round_index
 from study.protocol.stored import stored
 from study.store import records
+from study.store.enqueue import enqueue
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.terms import (
@@ -89,10 +90,12 @@ class Planner:
             state = self.observe()
             self._refuse_the_hopeless(state)
             missing = [trial for trial in self._plan(state) if trial.key not in state.known]
-            studies = {name: self._study(name) for name in dict.fromkeys(trial.study for trial in missing)}
-            for trial in missing:
-                attrs = trial.assignment.to_attrs(trial.params)
-                studies[trial.study].enqueue_trial(trial.params, user_attrs=attrs)
+            for study_name in dict.fromkeys(trial.study for trial in missing):
+                self._make_study(study_name)
+            enqueue(
+                self.store,
+                [(trial.study, trial.params, trial.assignment.to_attrs(trial.params)) for trial in missing],
+            )
         self._progress = progress
         return not missing and not remaining and all(run.finished for run in state.runs)
 
@@ -113,9 +116,9 @@ class Planner:
         self._earlier = State(self.store, self.experiment, self.workload, self._earlier)
         return self._earlier
 
-    def _study(self, name: str) -> optuna.Study:
+    def _make_study(self, name: str) -> None:
         # Looked up each time: it may have been deleted, and made anew, since the last.
-        return optuna.create_study(
+        optuna.create_study(
             study_name=name, storage=self.store.optuna, direction="minimize", load_if_exists=True
         )
 
@@ -131,6 +134,8 @@ class Planner:
         if state.target is None:
             return
         for block in range(1, self.experiment.blocks + 1):
+            if state.target_in(block) is None:
+                continue
             for arm in (BASELINE, *self.experiment.arms):
                 if (arm, block) != (BASELINE, 1):
                     yield from self._tune(state, arm, block)
@@ -161,7 +166,7 @@ class Planner:
         to_tau = (arm, block) == (BASELINE, 1)
         first = Assignment(arm, Phase.TUNE, block, 0, base, space=shared | knobs)
         if not to_tau:
-            first = replace(first, target=state.tuning_target, capped=True)
+            first = replace(first, target=state.tuning_target_in(block), capped=True)
         yield from self._points(first, shared, knobs)
 
     def _points(self, first: Assignment, shared: Space, knobs: Space) -> Iterable[Planned]:
@@ -203,17 +208,20 @@ class Planner:
                 continue
             # Where the target is yet to be made, or was made, from the baseline's first block that runs to tau.
             to_tau = self.experiment.target is None and run.assignment.target is None
-            target = None if to_tau else state.tuning_target
+            target = None if to_tau else state.tuning_target_in(run.block)
             for i, seed in enumerate(self.experiment.final_seeds(run.arm, run.block)):
-                yield self._again(run, Phase.FINAL, final_index(run, i), seed, target)
+                yield self._again(run, Phase.FINAL, final_index(run, i), seed, target, run.block)
 
     def _calibrate(self, state: State) -> Iterable[Planned]:
+        """The baseline's best coarse point on the calibration seeds, on each split of the data: validation images
+        that are harder ask for a higher target."""
         yield from self._finals(state, state.calibration_finalists)
         best = state.calibration_winner
         if best is None:
             return
-        for index, seed in enumerate(self.experiment.seed_set(Phase.CALIBRATION, CALIBRATION_SEEDS)):
-            yield self._again(best, Phase.CALIBRATION, index, seed, None)
+        for block in self.experiment.split_blocks():
+            for index, seed in enumerate(self.experiment.seed_set(Phase.CALIBRATION, CALIBRATION_SEEDS)):
+                yield self._again(best, Phase.CALIBRATION, index, seed, None, block)
 
     def _confirm(self, state: State, tuned: Tuned) -> Iterable[Planned]:
         """What was tuned, on its block's confirmation seeds. The first of them says what that is from then on: another
@@ -223,16 +231,24 @@ class Planner:
             (earlier[0].params, earlier[0].assignment.space) if earlier else (tuned.params, tuned.space)
         )
         told = Assignment(
-            tuned.arm, Phase.CONFIRM, tuned.block, 0, tuned.base, space=space, target=state.target
+            tuned.arm,
+            Phase.CONFIRM,
+            tuned.block,
+            0,
+            tuned.base,
+            space=space,
+            target=state.target_in(tuned.block),
         )
         for index, seed in self.experiment.confirm_seeds(tuned.arm, tuned.block):
             yield self._planned(replace(told, index=index, seed=seed), params)
 
-    def _again(self, best: Run, phase: Phase, index: int, seed: int, target: float | None) -> Planned:
+    def _again(
+        self, best: Run, phase: Phase, index: int, seed: int, target: float | None, block: int
+    ) -> Planned:
         """The recipe of a tuning trial, with a seed of another phase."""
         told = best.assignment
         again = Assignment(
-            told.arm, phase, told.block, index, told.base, seed=seed, space=told.space, target=target
+            told.arm, phase, block, index, told.base, seed=seed, space=told.space, target=target
         )
         return self._planned(again, best.params)
 
@@ -251,7 +267,16 @@ class Planner:
         """A recipe with nothing left to tune, on a phase's seeds; a reference needs no more than a few by method 2."""
         n = self.experiment.reference_seeds if arm in REFERENCE_ARMS else self.experiment.seeds
         for index, seed in enumerate(self.experiment.seed_set(phase, n)):
-            yield self._planned(Assignment(arm, phase, 1, index, recipe, seed=seed, target=state.target), {})
+            # A reference is paired with the baseline seed by seed, so it is trained on that seed's split.
+            block = (
+                self.experiment.split_block(index % self.experiment.blocks + 1)
+                if arm in REFERENCE_ARMS
+                else 1
+            )
+            target = state.target_in(block)
+            if target is not None:
+                told = Assignment(arm, phase, block, index, recipe, seed=seed, target=target)
+                yield self._planned(told, {})
 
     def _combine(self, state: State) -> Iterable[Planned]:
         """Step 6: the best technique of each slot together, its lr tuned again, then everything on fresh

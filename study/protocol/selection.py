@@ -18,7 +18,7 @@ from study.design.space import SOBOL_DIMENSIONS, Space, resolve
 from study.protocol.guided import Guided, Round, TuningRun, guide
 from study.protocol.history import History, Run
 from study.statistics.calibration import Calibration, calibrate_target
-from study.statistics.curves import MISS, best_points, tuning_score
+from study.statistics.curves import MISS, Curve, best_points, tuning_score
 from study.terms import BASELINE, REFERENCE_ARMS, SEARCH, Outcome, Phase
 from vae.recipe import Recipe
 
@@ -52,21 +52,40 @@ class State(History):
 
     @property
     def calibration(self) -> Calibration | None:
-        """Step 1: the target and how well it can be timed; None before its runs have ended, and without a target."""
-        return self._calibration[0]
+        """Step 1: the first block's target and how well it can be timed; None before its runs have ended, and without
+        one."""
+        return self.calibration_in(1)
+
+    @property
+    def target(self) -> float | None:
+        """Validation loss to reach in the first block; None until it is known."""
+        return self.target_in(1)
+
+    @property
+    def tuning_target(self) -> float | None:
+        """What tuning aims at in the first block."""
+        return self.tuning_target_in(1)
+
+    def calibration_in(self, block: int) -> Calibration | None:
+        """The calibration on a block's split of the data."""
+        return self._calibrations[self.experiment.split_block(block)][0]
 
     @property
     def no_target(self) -> str | None:
         """Why this experiment will never have a target; None where it has one or may yet."""
-        return self._calibration[1]
+        return next((reason for _, reason in self._calibrations.values() if reason is not None), None)
 
     @cached_property
-    def _calibration(self) -> tuple[Calibration | None, str | None]:
+    def _calibrations(self) -> dict[int, tuple[Calibration | None, str | None]]:
+        """For each block with a split of its own: its calibration, or why it will never have one."""
+        return {block: self._calibrate(block) for block in self.experiment.split_blocks()}
+
+    def _calibrate(self, block: int) -> tuple[Calibration | None, str | None]:
         experiment, tau = self.experiment, self.workload.tau
         if experiment.target is None and self.calibration_finalists == []:
             tuned = self.of(BASELINE, Phase.TUNE, 1)
             return None, f"every tuning trial of the baseline failed: {reasons(tuned)}"
-        runs = self.complete(BASELINE, Phase.CALIBRATION, 1, CALIBRATION_SEEDS)
+        runs = self.complete(BASELINE, Phase.CALIBRATION, block, CALIBRATION_SEEDS)
         if runs is None:
             return None, None
         if all(run.outcome == Outcome.FAILED for run in runs):
@@ -81,17 +100,30 @@ class State(History):
                 f"{error}. Check the baseline's recipe and lr range, or give --target, under another --name",
             )
 
-    @cached_property
-    def target(self) -> float | None:
-        """Validation loss to reach; None until it is known."""
+    def target_in(self, block: int) -> float | None:
+        """Validation loss to reach in a block; None until it is known."""
         if self.experiment.target is not None:
             return self.experiment.target
-        return self.calibration.target if self.calibration is not None else None
+        calibration = self.calibration_in(block)
+        return None if calibration is None else calibration.target
 
-    @cached_property
-    def tuning_target(self) -> float | None:
-        """What tuning aims at: a little below the calibrated target, or the target that was given."""
-        return self.calibration.tuning_target if self.calibration is not None else self.target
+    def tuning_target_in(self, block: int) -> float | None:
+        """What tuning aims at in a block: a little below the calibrated target, or the target that was given."""
+        calibration = self.calibration_in(block)
+        return self.target_in(block) if calibration is None else calibration.tuning_target
+
+    def above_first(self, block: int) -> float:
+        """How far a block's target lies above the first's, in nats: its split of the data is so much harder. Without
+        this difference its losses can stand beside the first's."""
+        own, first = self.target_in(block), self.target
+        return 0.0 if own is None or first is None else own - first
+
+    def comparable(self, runs: Sequence[Run]) -> list[Curve]:
+        """The recorded curves of finished runs, in their order, each on the scale of the first block."""
+        return [
+            curve.lowered(self.above_first(run.block))
+            for run, curve in zip(runs, self.curves(runs), strict=True)
+        ]
 
     def finalists(self, arm: str, block: int) -> list[Run] | None:
         """Step 2: the arm's best points by their score on the first tuning seed, once all K have ended.
@@ -99,7 +131,7 @@ class State(History):
         A capped or failed trial has no score and is none; a diverged one only where too few others ended well.
         Empty where every trial failed."""
         runs = self.complete(arm, Phase.TUNE, block, self.experiment.points(arm))
-        if runs is None or self.tuning_target is None:
+        if runs is None or self.tuning_target_in(block) is None:
             return None
         return [runs[i] for i in best_points(self._scores(runs), max(1, self.experiment.finalists(arm)))]
 
@@ -140,15 +172,14 @@ class State(History):
 
     def _guide(self, arm: str, block: int) -> Round | Guided | None:
         coarse = self.complete(arm, Phase.TUNE, block, self.experiment.points(arm))
-        if coarse is None or self.tuning_target is None:
+        target, calibration = self.tuning_target_in(block), self.calibration_in(block)
+        if coarse is None or target is None:
             return None
         space = coarse[0].assignment.space
-        slope = -self.calibration.slope / np.log(2.0) if self.calibration is not None else np.nan
+        slope = -calibration.slope / np.log(2.0) if calibration is not None else np.nan
         rounds = [self._tuning_runs(coarse)]
         while True:
-            step = guide(
-                space, rounds, target=self.tuning_target, tau=float(self.workload.tau), slope=float(slope)
-            )
+            step = guide(space, rounds, target=target, tau=float(self.workload.tau), slope=float(slope))
             if not isinstance(step, Round):
                 return step
             first = round_index(step.number, 0)
@@ -203,11 +234,12 @@ class State(History):
     def _scores(self, runs: list[Run]) -> Scores:
         """Scores of an arm's tuning trials, NaN where there is none. The baseline's first block was run before
         there was a target: it is scored from its curves."""
-        assert self.tuning_target is not None
+        target = self.tuning_target
+        assert target is not None
         if (runs[0].arm, runs[0].block) != (BASELINE, 1):
             return np.array([run.score for run in runs])
         tau = self.workload.tau
-        scores = [tuning_score(curve, self.tuning_target, tau) for curve in self.curves(runs)]
+        scores = [tuning_score(curve, target, tau) for curve in self.curves(runs)]
         failed = [run.outcome == Outcome.FAILED for run in runs]
         return np.where(failed, np.nan, scores)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from study.design.experiment import Experiment
-from vae.checkpoint import load_model
+from vae.checkpoint import TrainedModel, load_model
 from vae.data.dataset import Dataset, load
 from vae.elbo import active_units
 from vae.errors import UserError
@@ -52,7 +52,7 @@ def gallery(path: Path, experiment: Experiment, fingerprint: str, data_dir: Path
     trained = load_model(path)
     recipe = trained.recipe
     missing: list[str] = []
-    data = _data(experiment, fingerprint, data_dir, missing)
+    data = _data(trained, experiment, fingerprint, data_dir, missing)
     drawable = image_shape(trained.shape) is not None
     if not drawable:
         missing.append(f"examples of shape {trained.shape} are not images, so none are drawn")
@@ -86,12 +86,20 @@ def gallery(path: Path, experiment: Experiment, fingerprint: str, data_dir: Path
 
 
 def _data(
-    experiment: Experiment, fingerprint: str, data_dir: Path | None, missing: list[str]
+    trained: TrainedModel,
+    experiment: Experiment,
+    fingerprint: str,
+    data_dir: Path | None,
+    missing: list[str],
 ) -> Dataset | None:
+    """The data as the model's training split it: each block has a split of its own."""
+    seed = experiment.seed if trained.split_seed is None else trained.split_seed
+    if seed != experiment.seed:
+        fingerprint = trained.data_fingerprint
     try:
         data = load(
             experiment.data,
-            seed=experiment.seed,
+            seed=seed,
             likelihood=experiment.recipe.likelihood,
             data_dir=data_dir,
             download=False,

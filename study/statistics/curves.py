@@ -51,6 +51,10 @@ class Curve:
         seen = self.valid_loss[(self.examples <= until) & np.isfinite(self.valid_loss)]
         return float(seen.min()) if seen.size else float("nan")
 
+    def lowered(self, nats: float) -> Curve:
+        """The same run with every loss so many nats lower."""
+        return self if nats == 0.0 else Curve(self.examples, self.valid_loss - nats, self.diverged)
+
 
 def examples_to_target(
     examples: npt.ArrayLike, valid_loss: npt.ArrayLike, target: float

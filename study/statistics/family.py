@@ -197,3 +197,15 @@ def smallest_effect(
     se = math.sqrt(spread**2 / n + 2.0 * tuning_variance)
     critical = t_quantile(1.0 - (1.0 - level) * look_share(1), df, family)
     return math.exp(math.log1p(margin) + se * float(special.nctdtrinc(df, 1.0 - power, critical)))
+
+
+def effect_in_reach(
+    seeds: int, blocks: int, family: int, *, spread: float = TYPICAL_SPREAD, margin: float = MARGIN
+) -> float:
+    """`smallest_effect` of a plan: with several blocks their means are the units, each with the luck of a tuning of its
+    own. `spread` is the coefficient of variation of E over seeds: at a correlation of 0.5 between two arms on one
+    seed it is the sd of the log ratio, too."""
+    if blocks == 1:
+        return smallest_effect(seeds, family, spread=spread, margin=margin)
+    of_block = math.sqrt(spread**2 * blocks / seeds + 2.0 * TYPICAL_TUNING_VARIANCE)
+    return smallest_effect(blocks, family, spread=of_block, tuning_variance=0.0, margin=margin)

@@ -96,9 +96,10 @@ class Claim:
         value: float | None,
         outcome: str,
         rows: Iterable[dict[str, Any]] = (),
+        attributes: Mapping[str, Any] | None = None,
         **columns: Any,
     ) -> None:
-        """Write the last rows and the result in one transaction, then tell Optuna.
+        """Write the last rows, the result and user attributes of Optuna's trial in one transaction, then tell Optuna.
 
         A worker that dies in between leaves a finished row; whoever claims next tells Optuna.
         """
@@ -109,6 +110,7 @@ class Claim:
         with self._store.write() as connection:
             self._fence(connection, columns | result)
             self._write_curve(connection)
+            optuna_private.write_attributes(connection, self.trial_id, attributes or {})
         self.open = False
         optuna_private.tell(self.trial.study, self.trial, state, value)
 

@@ -6,17 +6,25 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages._rdb.models import TrialIntermediateValueModel
+from optuna.storages._rdb.models import (
+    StudyModel,
+    TrialIntermediateValueModel,
+    TrialModel,
+    TrialSystemAttributeModel,
+    TrialUserAttributeModel,
+)
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, delete, func, insert, select
 
 #: Seconds for which pruners may use what they know of other trials. Asking costs as much as some epochs of
 #: a small trial, and other trials end seldom.
@@ -90,6 +98,53 @@ def write_reports(connection: Connection, trial_id: int, reports: Iterable[tuple
         )
     if rows:
         connection.execute(insert(TrialIntermediateValueModel), rows)
+
+
+def enqueue(
+    connection: Connection, waiting: Sequence[tuple[int, Mapping[str, Any], Mapping[str, Any]]]
+) -> None:
+    """Enqueue (study id, parameters, user attributes) as Optuna's `Study.enqueue_trial` would, in this order and in
+    the caller's transaction: one by one each takes as long as an epoch of a small model."""
+    by_study: dict[int, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = defaultdict(list)
+    for study_id, params, attributes in waiting:
+        by_study[study_id].append((params, attributes))
+    for study_id, told in by_study.items():
+        of_study = TrialModel.study_id == study_id
+        # Whoever numbers a trial of the study holds its row, as Optuna does. SQLite has locked the others out already.
+        connection.execute(
+            select(StudyModel.study_id).where(StudyModel.study_id == study_id).with_for_update()
+        )
+        first = connection.execute(select(func.count()).where(of_study)).scalar_one()
+        numbers = range(first, first + len(told))
+        rows = [{"study_id": study_id, "number": number, "state": TrialState.WAITING} for number in numbers]
+        connection.execute(insert(TrialModel), rows)
+        new = select(TrialModel.number, TrialModel.trial_id).where(of_study, TrialModel.number >= first)
+        ids = {row.number: row.trial_id for row in connection.execute(new)}
+        fixed = [
+            _attribute(ids[number], "fixed_params", dict(params))
+            for number, (params, _) in zip(numbers, told, strict=True)
+        ]
+        connection.execute(insert(TrialSystemAttributeModel), fixed)
+        noted = [
+            _attribute(ids[number], key, value)
+            for number, (_, given) in zip(numbers, told, strict=True)
+            for key, value in given.items()
+        ]
+        if noted:
+            connection.execute(insert(TrialUserAttributeModel), noted)
+
+
+def write_attributes(connection: Connection, trial_id: int, attributes: Mapping[str, Any]) -> None:
+    """Write user attributes as Optuna's `Trial.set_user_attr` would, in the caller's transaction."""
+    if not attributes:
+        return
+    table = TrialUserAttributeModel
+    connection.execute(delete(table).where(table.trial_id == trial_id, table.key.in_(list(attributes))))
+    connection.execute(insert(table), [_attribute(trial_id, key, value) for key, value in attributes.items()])
+
+
+def _attribute(trial_id: int, key: str, value: Any) -> dict[str, Any]:
+    return {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
 
 
 def start_trial(study: Study, trial_id: int, waiting: bool) -> optuna.Trial | None:

@@ -151,6 +151,21 @@ def add_throughput(
         )
 
 
+def best_value(store: Store, name: str, arm: str, block: int, phase: str) -> float | None:
+    """The lowest value of the complete trials of an arm in one block and phase; None without any."""
+    run = trial_run.c
+    query = select(func.min(run.value)).where(
+        run.experiment == name,
+        run.arm == arm,
+        run.block == block,
+        run.phase == phase,
+        run.state == TrialState.COMPLETE.name,
+    )
+    with store.read() as connection:
+        best = connection.execute(query).scalar()
+    return None if best is None else float(best)
+
+
 def counts(store: Store, name: str) -> list[Count]:
     """Counts by study and phase, in order of the studies' creation."""
     state = schema.trials.c.state

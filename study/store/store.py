@@ -31,6 +31,11 @@ def _of_before(stored: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in stored.items() if key not in comparing}
 
 
+def _of_one_split(stored: dict[str, Any]) -> dict[str, Any]:
+    """An experiment stored before blocks had splits of their own: what was compared keeps the one it has."""
+    return stored | ({"split_per_block": False} if stored.get("arms") else {})
+
+
 class Store:
     """One open database. `optuna` is the storage to give to Optuna; `engine` serves our tables."""
 
@@ -123,6 +128,8 @@ class Store:
         loaded: dict[str, Any] = json.loads(spec)
         if "experiment" in loaded and "method" not in loaded["experiment"]:
             loaded["experiment"] = _of_before(loaded["experiment"])
+        if "experiment" in loaded and "split_per_block" not in loaded["experiment"]:
+            loaded["experiment"] = _of_one_split(loaded["experiment"])
         return loaded
 
     def experiments(self) -> list[str]:

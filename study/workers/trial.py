@@ -35,6 +35,7 @@ from study.store.optuna_private import RememberingStudy
 from study.store.store import Store
 from study.terms import SEARCH, Outcome, Phase, StudyName
 from study.workers.samplers import build_sampler
+from study.workers.splits import Splits
 from study.workers.worker import Interrupted
 from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset
@@ -108,17 +109,17 @@ class Objective:
         self,
         store: Store,
         experiment: Experiment,
-        data: Dataset,
+        splits: Splits,
         device: torch.device,
         artifacts: Artifacts,
         trainer: Trainer | None = None,
     ) -> None:
         self.store = store
         self.experiment = experiment
-        self.data = data
+        self.splits = splits
         self.device = device
         self.artifacts = artifacts
-        self.workload = experiment.workload(len(data.train))
+        self.workload = experiment.workload(len(splits.first.train))
         self.trainer = trainer or Trainer()
         self.grid = self.trainer.grid(self.workload.tau)
 
@@ -163,21 +164,22 @@ class Objective:
         trial.study.forget()
         told = self._assignment(claim)
         recipe = self._recipe(trial, told)
+        data = self.splits.of(told.block)
         claim.describe(
             phase=str(told.phase),
             seed=recipe.seed,
             recipe=recipe.to_json(),
-            data_fingerprint=self.data.fingerprint,
+            data_fingerprint=data.fingerprint,
             device=str(self.device),
             versions=json.dumps(versions() | machine(self.device)),
             target=told.target,
         )
         self._show_recipe(trial, told, recipe)
         began = time.monotonic()
-        training = self.trainer.train(recipe, self.data, self.workload.tau, self.device)
+        training = self.trainer.train(recipe, data, self.workload.tau, self.device)
         curve = self._resume(claim, training)
-        outcome = self._train(claim, told, training, curve, stop_requested)
-        self._finish(claim, told, training, curve, outcome, time.monotonic() - began)
+        outcome = self._train(claim, told, training, data, curve, stop_requested)
+        self._finish(claim, told, training, data, curve, outcome, time.monotonic() - began)
 
     def _assignment(self, claim: Claim) -> Assignment:
         name = StudyName.parse(claim.study_name)
@@ -246,13 +248,14 @@ class Objective:
         claim: Claim,
         told: Assignment,
         training: Training,
+        data: Dataset,
         curve: _Curve,
         stop_requested: Callable[[], bool],
     ) -> Outcome:
         """Train and record until the training or a rule ends the trial; how it ended."""
         rules = self._rules(claim, told)
         # A model is kept only of a trial that beats all before it: below that its weights needn't be copied.
-        to_beat = self._to_beat(claim.trial, told.phase) if told.phase in KEPT else -math.inf
+        to_beat = self._to_beat(told) if told.phase in KEPT else -math.inf
         saved = recorded = time.monotonic()
 
         for evaluation in training:
@@ -265,7 +268,7 @@ class Objective:
             if improved and evaluation.valid_loss <= to_beat:
                 curve.weights = weights_of(training)
             if told.target is not None and curve.test_loss is None and evaluation.valid_loss <= told.target:
-                curve.test_loss = training.evaluate(self.data.test, TEST_IMAGES).loss
+                curve.test_loss = training.evaluate(data.test, TEST_IMAGES).loss
             for rule in rules:
                 ended = rule.ends(curve.progress)
                 if ended is not None:
@@ -289,11 +292,12 @@ class Objective:
         claim: Claim,
         told: Assignment,
         training: Training,
+        data: Dataset,
         curve: _Curve,
         outcome: Outcome,
         wall_seconds: float,
     ) -> None:
-        trial = claim.trial
+        attributes = {"outcome": str(outcome), "seconds": round(training.train_seconds, 3)}
         scored: dict[str, Any] = {}
         if told.target is not None:
             points = curve.points(outcome)
@@ -303,18 +307,17 @@ class Objective:
                 scored["score"] = tuning_score(points, told.target, self.workload.tau)
             if hit:
                 # The capping pruner of other trials reads it.
-                trial.set_user_attr(EXAMPLES_TO_TARGET, float(reached))
-        trial.set_user_attr("outcome", str(outcome))
-        trial.set_user_attr("seconds", round(training.train_seconds, 3))
+                attributes[EXAMPLES_TO_TARGET] = float(reached)
         best = curve.progress.best
         value = best if math.isfinite(best) else None
         state = TrialState.PRUNED if outcome in CUT else TrialState.COMPLETE
         if told.phase in KEPT and state == TrialState.COMPLETE and value is not None:
-            self._keep_if_best(claim, told.phase, training, curve, value)
+            self._keep_if_best(claim, told, training, data, curve, value)
         claim.finish(
             state=state,
             value=value,
             outcome=str(outcome),
+            attributes=attributes,
             valid_loss=curve.rows[-1]["valid_loss"],
             best_valid_loss=value,
             test_loss=curve.test_loss,
@@ -326,18 +329,17 @@ class Objective:
         )
         self._state_path(claim).unlink(missing_ok=True)
 
-    def _to_beat(self, trial: optuna.Trial, phase: Phase) -> float:
-        """The best value of the study's complete trials of a phase."""
-        done = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        values = [other.value for other in done if other.user_attrs.get("phase") == phase]
-        return min((value for value in values if value is not None), default=math.inf)
+    def _to_beat(self, told: Assignment) -> float:
+        """The best value of the complete trials of its study and phase."""
+        best = records.best_value(self.store, self.experiment.name, told.arm, told.block, told.phase)
+        return math.inf if best is None else best
 
     def _keep_if_best(
-        self, claim: Claim, phase: Phase, training: Training, curve: _Curve, value: float
+        self, claim: Claim, told: Assignment, training: Training, data: Dataset, curve: _Curve, value: float
     ) -> None:
-        if curve.weights is not None and value <= self._to_beat(claim.trial, phase):
+        if curve.weights is not None and value <= self._to_beat(told):
             path = self.artifacts.model(claim.study_name, claim.number)
-            save_model(path, training, self.data, curve.weights)
+            save_model(path, training, data, curve.weights)
 
     def _state_path(self, claim: Claim) -> Path:
         return self.artifacts.state(claim.study_name, claim.number)

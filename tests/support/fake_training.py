@@ -89,12 +89,15 @@ class FakeTraining:
     grid: Callable[[int], Any] = staticmethod(lambda tau: coarse_grid(tau))
     #: Called at every evaluation.
     hook: Callable[[FakeTraining], None] = staticmethod(lambda _: None)
+    #: How much higher every loss is on this data.
+    harder: Callable[[Any], float] = staticmethod(lambda _: 0.0)
     #: Makes a recipe diverge half-way.
     diverges: Callable[[Recipe], bool] = staticmethod(lambda _: False)
 
     def __init__(self, recipe: Recipe, data: Any, tau: int, device: Any) -> None:  # noqa: ARG002
         self.recipe = recipe
         self.tau = tau
+        self.above = self.harder(data)
         self.batch_size = recipe.batch(len(data.train))
         self.outcome = "running"
         self.steps = self.examples = 0
@@ -114,7 +117,7 @@ class FakeTraining:
             self.steps = -(-int(grid[self.number + 1]) // self.batch_size)
             self.examples = self.steps * self.batch_size
             self.number = int(np.searchsorted(grid, self.examples, side="right")) - 1
-            loss = loss_at(self.recipe, self.examples / self.tau)
+            loss = loss_at(self.recipe, self.examples / self.tau) + self.above
             if self.diverges(self.recipe) and self.examples > self.tau / 2:
                 loss, self.outcome = math.nan, "diverged"
             elif self.number == len(grid) - 1:
@@ -124,7 +127,7 @@ class FakeTraining:
             )
 
     def evaluate(self, split: Any, limit: int | None = None) -> Scores:  # noqa: ARG002
-        return Scores(loss_at(self.recipe, self.examples / self.tau) + 1.0)
+        return Scores(loss_at(self.recipe, self.examples / self.tau) + self.above + 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"number": self.number, "recipe": self.recipe.to_json()}

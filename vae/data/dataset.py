@@ -104,6 +104,8 @@ class Dataset:
     """What `load` finds it by: the name of a set, or a file's absolute path."""
     seed: int | None = None
     """The seed of the split; None where no seed made it."""
+    content: str = ""
+    """SHA-256 (hex) of what the fingerprint is of, but for the rows: equal for all splits of one source."""
 
     @property
     def size(self) -> int:
@@ -173,11 +175,14 @@ def load(
     _read_through(arrays.images, origin, p_x, digest.update)
     if arrays.test_images is not None:
         _read_through(arrays.test_images, f"{origin}, test images", p_x, digest.update)
+    for labels in (arrays.labels, arrays.test_labels):
+        _hash(labels, digest.update)
+    content = digest.hexdigest()
     train, valid, test = split_rows(n, arrays.n_valid, arrays.n_test, seed)
     if arrays.test_images is not None:
         test = np.arange(len(arrays.test_images))
-    for whole_numbers in (arrays.labels, arrays.test_labels, train, valid, test):
-        _hash(whole_numbers, digest.update)
+    for rows in (train, valid, test):
+        _hash(rows, digest.update)
 
     splits = _splits(arrays.images, arrays.labels, arrays.scale)
     test_splits = splits
@@ -190,6 +195,7 @@ def load(
         test=test_splits(test),
         shape=arrays.images.shape[1:],
         fingerprint=digest.hexdigest(),
+        content=content,
         source=source if source in sources.NAMES else os.path.abspath(arrays.origin),
         seed=seed,
     )

@@ -94,6 +94,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         seeds = 6
         looks = [4]
         blocks = 2
+        split_per_block = false
         target = 30
         target_at = 0.6
         margin = 0.1
@@ -330,3 +331,12 @@ def test_finalists_are_of_experiments_begun_before() -> None:
     """Today's tuning has rounds in their place: asking for both is refused in a line that says so."""
     assert "tune_seeds (3) is of experiments begun before" in refusal(arms=["cosine"], tune_seeds=3)
     assert make(arms=["cosine"], method=1, tune_seeds=3).has_finalists
+
+
+def test_default_seeds_are_shared_out_over_the_blocks() -> None:
+    """A number of blocks that the default number of seeds can't be divided by has as few more as it needs; seeds that
+    were given are left alone, and so are those of a comparison that has begun."""
+    assert [make(blocks=blocks).seeds for blocks in (1, 3, 5, 6)] == [20, 21, 20, 24]
+    assert make(blocks=3, seeds=9).seeds == 9
+    assert "divisible by blocks (3)" in refusal(blocks=3, seeds=20)
+    assert make(make(arms=["cosine"], blocks=3, seeds=9), blocks=3).seeds == 9

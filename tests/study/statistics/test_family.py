@@ -11,7 +11,9 @@ from scipy import special, stats
 
 from study.statistics.family import (
     MARGIN,
+    TYPICAL_TUNING_VARIANCE,
     decide,
+    effect_in_reach,
     if_anything,
     interval_over_looks,
     look_share,
@@ -286,3 +288,15 @@ def test_what_can_be_seen():
     assert smallest_effect(20, 10, spread=0.3) > default > smallest_effect(20, 10, tuning_variance=0.0)
     assert smallest_effect(20, 10, margin=0.05) > default
     assert smallest_effect(1, 10) == INF
+
+
+def test_with_blocks_their_means_are_the_units() -> None:
+    """A plan of several blocks sees what its few units allow, each with a tuning of its own: with one seed a block that
+    is the spread and the luck together; a single seed or block shows nothing, and a calibrated spread counts."""
+    assert effect_in_reach(20, 1, 10, spread=0.1) == smallest_effect(20, 10, spread=0.1)
+    together = math.sqrt(0.1**2 + 2 * TYPICAL_TUNING_VARIANCE)
+    assert effect_in_reach(20, 20, 10, spread=0.1) == pytest.approx(
+        smallest_effect(20, 10, spread=together, tuning_variance=0.0)
+    )
+    assert effect_in_reach(21, 3, 1) > effect_in_reach(21, 1, 1)
+    assert effect_in_reach(1, 1, 1) == INF

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 
 import study
 from study.store import optuna_private
+from study.store.enqueue import enqueue
 from study.store.optuna_private import REMEMBERED_SECONDS, DraftStudy, RememberingStudy
 from study.store.store import Store
 
@@ -100,6 +101,55 @@ def test_reports_are_stored_as_optuna_stores_them(store: Store) -> None:
     found = optuna_study.trials[0].intermediate_values
     assert math.isnan(found.pop(4))
     assert found == {1: 2.5, 2: math.inf, 3: -math.inf}
+
+
+def test_trials_are_enqueued_as_optuna_enqueues_them(store: Store) -> None:
+    """`StudyModel`, `TrialModel`, `TrialSystemAttributeModel`, `TrialUserAttributeModel`: numbered on from those that
+    are there, study by study, equal to Optuna's own in all that it reads, and suggested from."""
+    told = [
+        ({"lr": 0.25, "kind": "a"}, {"arm": "a", "seed": 7, "deep": [1, None]}),
+        ({}, {}),
+        ({"lr": 1.0}, {"arm": "b"}),
+    ]
+    theirs = optuna.create_study(study_name="digits/theirs", storage=store.optuna)
+    names = ["digits/a", "digits/b"]
+    ours = [plan(store, name, 1) for name in names]
+    for params, attributes in told:
+        theirs.enqueue_trial(params, user_attrs=attributes)
+    enqueue(store, [(name, *each) for each in told for name in names])
+    enqueue(store, [("digits/deleted-meanwhile", {}, {})])
+    enqueue(store, [])
+    for optuna_study in ours:
+        found = optuna_study.trials[1:]
+        assert [trial.number for trial in found] == [1, 2, 3]
+        for mine, other in zip(found, theirs.trials, strict=True):
+            for part in (
+                "state",
+                "params",
+                "user_attrs",
+                "system_attrs",
+                "datetime_start",
+                "datetime_complete",
+            ):
+                assert getattr(mine, part) == getattr(other, part)
+    trial_id = ours[0].trials[1]._trial_id
+    started = optuna_private.start_trial(load(store)("digits/a"), trial_id, waiting=True)
+    assert started is not None
+    assert started.suggest_float("lr", 0.0, 1.0) == 0.25
+    assert started.suggest_categorical("kind", ["b", "a"]) == "a"
+
+
+def test_attributes_are_written_as_optuna_writes_them(store: Store) -> None:
+    """One that is there is replaced, the others stay; none is nothing."""
+    optuna_study = plan(store, "digits/a", 2)
+    claim = take(store, "elsewhere:1:1-x")
+    claim.trial.set_user_attr("kept", 1)
+    claim.trial.set_user_attr("replaced", "before")
+    with store.write() as connection:
+        optuna_private.write_attributes(connection, claim.trial_id, {})
+        optuna_private.write_attributes(connection, claim.trial_id, {"replaced": [2.5], "new": None})
+    assert optuna_study.trials[0].user_attrs == {"kept": 1, "replaced": [2.5], "new": None}
+    assert optuna_study.trials[1].user_attrs == {}
 
 
 def test_a_certain_trial_can_be_started(store: Store) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import fake_training
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
 import torch
@@ -95,7 +94,7 @@ def bomb(monkeypatch: pytest.MonkeyPatch) -> Bomb:
     monkeypatch.setattr(FakeTraining, "grid", staticmethod(few_points))
     monkeypatch.setattr(FakeTraining, "hook", staticmethod(lambda _: bomb.tick("evaluation")))
     monkeypatch.setattr(workers, "_put_back", lambda store, claim: None)  # noqa: ARG005
-    bomb.before_and_after(monkeypatch, optuna.Study, "enqueue_trial")
+    bomb.before_and_after(monkeypatch, optuna_private, "enqueue")
     bomb.before_and_after(monkeypatch, optuna_private, "tell")
     bomb.before_and_after(monkeypatch, objective, "save_state")
     for name in ("describe", "record", "truncate", "finish"):
