@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from study.cli import analyse, doctor, log, read, train
+from study.cli import analyse, doctor, log, read, replay, train
 from vae.command import command_line
 from vae.command import run as run_app
 
@@ -22,6 +22,7 @@ for command in (
     read.report,
     read.dashboard,
     read.techniques,
+    replay.replay,
     doctor.doctor,
     log.log,
 ):

@@ -32,6 +32,7 @@ from study.store.store import Store
 from study.terms import Phase
 
 if TYPE_CHECKING:
+    from study.analysis.replayed import Replayed
     from study.place import Place
     from vae.data.dataset import Dataset  # torch, which tables do without
 
@@ -278,6 +279,28 @@ def print_combined(console: Console, comparison: Comparison) -> None:
             _verdict(arm.examples, wide),
         )
     console.print(table)
+
+
+def replay_table(found: Replayed, workers: int) -> Table:
+    """Every policy with that many simulated workers, the cheapest first; the recommended one has a star."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("policy", overflow="fold")
+    clock = found.tapes.clock
+    for title in (f"{clock} used", "seconds", "makespan", "regret, median", "90th percentile", "best cut"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for s in sorted(found.with_workers(workers), key=lambda s: s.share):
+        star = " *" if s is found.chosen else ""
+        unit = "" if s.policy.kind.selects_by_value else f" {clock}"
+        table.add_row(
+            f"{s.policy.name}{star}",
+            f"{s.share:.0%}",
+            f"{s.seconds_share:.0%}",
+            f"{s.makespan:,.0f} s",
+            f"{s.regret:.3g}{unit}",
+            f"{s.regret_p90:.3g}{unit}",
+            f"{s.best_cut:.1%}",
+        )
+    return table
 
 
 def _cell(value: Any) -> str:

@@ -12,6 +12,9 @@ from typing import Protocol
 
 from study.terms import Outcome
 
+#: Ends after which Optuna's samplers and pruners don't take the last loss for a result.
+CUT = frozenset({Outcome.PRUNED, Outcome.CAPPED, Outcome.DIVERGED})
+
 #: Optuna gets a report at every tenth grid point; the curve table has every point.
 REPORT_EVERY = 10
 
@@ -32,6 +35,11 @@ class Progress:
     best_number: int = -1
     over: bool = False
     """The training has ended with this evaluation."""
+    min_delta: float = 0.0
+    """By how much a loss must be lower than the last better one to count as better, for patience."""
+    better: float = math.inf
+    """The last loss that counted as better; the lowest one where min_delta is 0."""
+    better_number: int = -1
 
     def add(self, number: int, valid_loss: float, over: bool = False) -> bool:
         """Take in the next evaluation; whether its loss is the lowest so far."""
@@ -40,15 +48,17 @@ class Progress:
         else:
             self.previous = self.number
         self.number, self.valid_loss, self.over = number, valid_loss, over
+        if valid_loss < self.better - self.min_delta:
+            self.better, self.better_number = valid_loss, number
         if not valid_loss < self.best:  # NaN is lower than nothing
             return False
         self.best, self.best_number = valid_loss, number
         return True
 
     @property
-    def since_best(self) -> int:
-        """Grid points since the best loss, or since the first evaluation where none is finite."""
-        return self.number - (self.first if self.best_number < 0 else self.best_number)
+    def since_better(self) -> int:
+        """Grid points since a loss that counted as better, or since the first evaluation where none is finite."""
+        return self.number - (self.first if self.better_number < 0 else self.better_number)
 
 
 class Rule(Protocol):
@@ -70,12 +80,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Patience:
-    """The trial ends so many grid points after its best loss."""
+    """The trial ends so many grid points after its last better loss."""
 
     points: int
 
     def ends(self, progress: Progress) -> Outcome | None:
-        return Outcome.STOPPED if progress.since_best >= self.points else None
+        return Outcome.STOPPED if progress.since_better >= self.points else None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from study.protocol.assignment import EXAMPLES_TO_TARGET, Assignment, tuning_hit
 from study.statistics.curves import Curve, examples_to_target, tuning_score
 from study.stopping.capping import Capping, CappingPruner
 from study.stopping.pruners import build_pruner
-from study.stopping.rules import REPORT_EVERY, Patience, Progress, Pruning, Rule, Target, Until
+from study.stopping.rules import CUT, REPORT_EVERY, Patience, Progress, Pruning, Rule, Target, Until
 from study.store import records
 from study.store.artifacts import Artifacts
 from study.store.claims import Claim
@@ -48,9 +48,6 @@ from vae.training import Training, train
 
 Train = Callable[[Recipe, Dataset, int, torch.device], Training]
 Grid = Callable[[int], npt.NDArray[np.int64]]
-
-#: Ends after which Optuna's samplers and pruners don't take the last loss for a result.
-CUT = frozenset({Outcome.PRUNED, Outcome.CAPPED, Outcome.DIVERGED})
 
 #: Seconds between two writes of the curve's new rows: for those who watch, and all that a kill -9 can take of them.
 RECORD_SECONDS = 1.0
