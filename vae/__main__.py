@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -225,6 +226,116 @@ def sample(
     trained = load_model(model)
     shown = _write_images(out, trained, use.draws(trained, n, seed, pixels), n, shape)
     print(f"{n} samples of shape {shown}: {out}")
+
+
+@app.command()
+def compress(
+    images: Annotated[
+        str,
+        typer.Argument(metavar="IMAGES", help="Data set or file of images of 8 bits, as --data of train."),
+    ],
+    model: Annotated[Path, typer.Option("--model", help="A .safetensors file of this project.")],
+    out: Out,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="train, valid, test, or all; default: all of a file, the test part of a named set.",
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--beside", help="Also say what PNG, WebP, zstd and bz2 take for the same images.")
+    ] = False,
+    data_dir: DataDir = None,
+    debug: Debug = False,
+) -> None:
+    """Compress images without loss by a model of 8-bit or black-and-white pixels: bits-back coding."""
+    from vae.checkpoint import load_model
+    from vae.compression.bits_back import require_discrete
+    from vae.compression.file import Written, compress, sha256_of
+    from vae.data.dataset import load_whole
+    from vae.data.sources import NAMES
+    from vae.evaluation import bits_per_dim
+    from vae.files import require_writable, write_whole
+    from vae.use import is_black_and_white, negative_elbo
+
+    trained = load_model(model)
+    of = require_discrete(trained)
+    require_writable(out)
+    chosen = split or ("test" if images in NAMES else "all")
+    _require_one_of(chosen, ("train", "valid", "test", "all"))
+    if chosen == "all":
+        part, shape = load_whole(images, likelihood=of.name, data_dir=data_dir)
+        if shape != trained.shape:
+            raise UserError(f"The model takes images of shape {trained.shape}; {images} has {shape}.")
+    else:
+        part = getattr(_data(trained, images, data_dir, None), chosen)
+    written: list[Written] = []
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            written.append(compress(trained, sha256_of(model), part, file))
+
+    began = time.perf_counter()
+    write_whole(out, write)
+    seconds = time.perf_counter() - began
+    done = written[0]
+    size = math.prod(trained.shape)
+    n_dims = done.n_images * size
+    loss = negative_elbo(trained, part)
+    elbo, net = bits_per_dim(loss, size), 8 * done.n_bytes / n_dims
+    print(
+        f"{done.n_images} images of shape {trained.shape}: {done.n_bytes} bytes, {net:.4f} bits per dim, "
+        f"{net / elbo - 1:+.2%} of the negative ELBO's {elbo:.4f}; {seconds:.1f} s; {out}"
+    )
+    print(f"{done.n_initial} of the bytes are initial bits; {done.n_notes} roundings are noted.")
+    if compare:
+        from vae.compression.beside import beside, pictures_of
+
+        for other in beside(pictures_of(trained, part), of.levels == 2):
+            print(f"{other.name:<14}{other.n_bytes:>12} bytes, {8 * other.n_bytes / n_dims:.4f} bits per dim")
+    if of.levels == 2 and not is_black_and_white(part):
+        typer.echo(
+            f"Note: {images} has grey pixels; of them the black and white that {of.name} makes is kept.",
+            err=True,
+        )
+
+
+@app.command()
+def decompress(
+    compressed: Annotated[Path, typer.Argument(metavar="FILE", help="From compress.")],
+    model: Annotated[Path, typer.Option("--model", help="The model that it was compressed with.")],
+    out: Out,
+    debug: Debug = False,
+) -> None:
+    """The images that compress was given, bit by bit: an .npy (N, ...) of uint8."""
+    import numpy as np
+
+    from vae.checkpoint import load_model
+    from vae.compression.file import decompress, read_header, sha256_of
+    from vae.files import require_writable, write_whole
+
+    trained = load_model(model)
+    if out.suffix != ".npy":
+        raise UserError(f"--out {out}: end it with .npy.")
+    require_writable(out)
+    try:
+        file = compressed.open("rb")
+    except OSError as error:
+        raise UserError(f"{compressed} can't be read: {error.strerror or error}.") from None
+    with file:
+        header = read_header(file, compressed)
+        blocks = decompress(trained, sha256_of(model), header, file, compressed)
+
+        def write(temporary: Path) -> None:
+            shape = {"descr": "|u1", "fortran_order": False, "shape": (header.count, *trained.shape)}
+            with temporary.open("wb") as array:
+                np.lib.format.write_array_header_1_0(array, shape)
+                for block in blocks:
+                    array.write(block.tobytes())
+
+        write_whole(out, write)
+    print(f"{header.count} images of shape {trained.shape}: {out}")
 
 
 def _data(trained: TrainedModel, source: str | None, data_dir: Path | None, seed: int | None) -> Dataset:

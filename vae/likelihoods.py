@@ -100,6 +100,14 @@ class Likelihood(Protocol):
         """(P * D,): the output bias under which E[x|z] is the mean of the training pixels."""
 
 
+class Discrete(Likelihood, Protocol):
+    """A likelihood of whole levels, as a coder takes it: a bit at a time, the highest first."""
+
+    def bit_probability(self, parameters: Tensor, prefix: Tensor, bit: int) -> Tensor:
+        """P(bit = 1 | the bits above it are `prefix`), (B, D): of each pixel's level its bit number `bit`, from 0, the
+        highest. parameters: (B, P * D); prefix: (B, D) int64, the bits above as a number."""
+
+
 @dataclass(frozen=True)
 class Bernoulli:
     """Pixels that are 0 or 1, P = 1: the decoder gives logits.
@@ -145,6 +153,9 @@ class Bernoulli:
         total = torch.maximum(p, q, out=q).log_().sum()
         total += torch.dot(logits.flatten(), x.flatten()) - logits.relu().sum()
         return total, torch.sub(x, p, out=p)
+
+    def bit_probability(self, parameters: Tensor, prefix: Tensor, bit: int) -> Tensor:  # noqa: ARG002 - it has one bit
+        return self.mean(parameters)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(at_least_fp32(parameters))
@@ -317,6 +328,22 @@ class DiscretisedLogistic:
         slope = torch.sigmoid(raw + _RAW_ZERO - _MIN_LOG_SCALE)  # of the soft clip
         return total, torch.cat([d_location, d_log_scale * slope], dim=-1)
 
+    def bit_probability(self, parameters: Tensor, prefix: Tensor, bit: int) -> Tensor:
+        """The mass of the upper half of 256 / 2^bit levels in that of them all; as in `log_prob` nothing cancels."""
+        location, log_scale = self.location_and_log_scale(parameters)
+        precision = torch.exp(-log_scale)
+        n_levels = 256 >> bit
+        first = prefix * n_levels
+        lower = ((first - 0.5) / _WHITE - location) * precision
+        middle = ((first + (n_levels // 2 - 0.5)) / _WHITE - location) * precision
+        above_lower = torch.where(first == 0, 0.0, -nn.functional.logsigmoid(-lower))  # -ln P(level >= first)
+        share = torch.exp(above_lower + nn.functional.logsigmoid(-middle))
+        width = _width(precision) * n_levels
+        within = torch.expm1(-0.5 * width) / torch.expm1(-width)
+        # Without levels above there is no upper end; without any below, no lower one.
+        within = torch.where(first == 0, -torch.expm1(-0.5 * width), within)
+        return share * torch.where(first + n_levels == 256, 1.0, within)
+
     def mean(self, parameters: Tensor) -> Tensor:
         """The sum over k = 1..255 of P(level >= k), in pixels."""
         location, log_scale = self.location_and_log_scale(parameters)
@@ -365,6 +392,11 @@ def likelihood(name: str) -> Likelihood:
     if name not in _LIKELIHOODS:
         raise UserError(f"No likelihood '{name}'. {did_you_mean(name, _LIKELIHOODS)}")
     return _LIKELIHOODS[name]
+
+
+def discrete(of: Likelihood) -> Discrete | None:
+    """The likelihood as a coder takes it; None for one whose `log_prob` is not the log of a probability."""
+    return of if isinstance(of, Bernoulli | DiscretisedLogistic) and of.levels else None
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

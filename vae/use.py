@@ -60,6 +60,22 @@ def evaluate(trained: TrainedModel, split: Split, *, k: int = 64, limit: int | N
     return Judgement(len(x), found, iwae, bits_per_dim(iwae, x.shape[1]), of.is_likelihood)
 
 
+def negative_elbo(trained: TrainedModel, split: Split) -> float:
+    """The mean negative ELBO of a split, nats per example, by one sample of the evaluation's noise; read a batch at a
+    time."""
+    of, generator, total = likelihood(trained.recipe.likelihood), evaluation_generator(), 0.0
+    for index in torch.split(torch.arange(len(split)), BATCH):
+        inputs = evaluation_inputs(of, trained.recipe.latent_size, split.batch(index), generator)
+        total += scores(cast(Model, trained.model), of, *inputs).loss * len(index)
+    return total / len(split)
+
+
+def is_black_and_white(split: Split) -> bool:
+    """Whether no pixel of a split is grey."""
+    parts = (split.batch(index) for index in torch.split(torch.arange(len(split)), BATCH))
+    return all(bool(((x == 0) | (x == 1)).all()) for x in parts)
+
+
 def encoded(trained: TrainedModel, x: Tensor) -> tuple[Tensor, Tensor]:
     """Posterior means and log variances (n, L), float32, of prepared images (n, D)."""
     with torch.inference_mode():

@@ -1,0 +1,1 @@
+"""Lossless compression by a trained model: bits-back coding, its file, and what other formats take."""
