@@ -50,7 +50,7 @@ ROOMS: dict[str, set[str]] = {
     "typer": {"study/cli/", "vae/__main__.py", "vae/command.py"},
     "sqlalchemy": {"study/store/", "study/workers/", "study/dashboard/", "study/tracking/mlflow.py"},
     "waitress": {"study/dashboard/"},
-    "filelock": {"study/store/"},
+    "filelock": {"study/store/", "study/analysis/ledger.py"},
     "wandb": {"study/tracking/"},
 }
 #: What the package must not import, whatever else it stands on.

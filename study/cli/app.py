@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from study.cli import analyse, doctor, log, read, replay, train
+from study.cli import analyse, doctor, gate, log, read, replay, train
 from vae.command import command_line
 from vae.command import run as run_app
 
@@ -17,6 +17,7 @@ for command in (
     train.compare,
     train.worker,
     analyse.analyse,
+    gate.gate,
     read.show,
     read.export,
     read.report,

@@ -1,0 +1,115 @@
+"""The command that answers with an exit code, for CI and for agents that try changes in a loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from study.cli.analyse import ColumnOptions, Sources
+from study.cli.options import DEFAULT_STORAGE, Storage, grouped
+from study.cli.terminal import out, quiet, uncollected
+from vae.errors import UserError
+
+if TYPE_CHECKING:
+    from study.analysis.findings import Findings
+
+#: What a shell sees: 0 where the verdict says so. 1 and 2 are failures and usage, as everywhere.
+EXIT_CODES = {"yes": 0, "no": 3, "undecided": 4}
+
+
+@grouped
+@uncollected()
+def gate(
+    columns: ColumnOptions,
+    sources: Sources = None,
+    named: Annotated[str, typer.Option("--arm", metavar="ARM", help="The arm in question.")] = "",
+    require: Annotated[
+        str, typer.Option("--require", metavar="faster|not-slower", help="What it must be.")
+    ] = "faster",
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="ARM", help="With files: what it is compared with.")
+    ] = None,
+    target: Annotated[float | None, typer.Option("--target", help="With files: the value to reach.")] = None,
+    target_at: Annotated[
+        float | None,
+        typer.Option(
+            "--target-at", metavar="SHARE", help="With files: or the share of the budget, see analyse."
+        ),
+    ] = None,
+    by_seconds: Annotated[bool, typer.Option("--seconds", help="Judge seconds, not examples.")] = False,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledger",
+            metavar="FILE",
+            help="Spend one error level over a stream of proposals; made where it is missing.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="An experiment of --storage in the place of files.")
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Exit 0 where the verdict says that an arm is what it must be, 3 where it says that it isn't, 4 undecided."""
+    from study.analysis.gate import proposal
+
+    if not named:
+        raise UserError("Which arm? Give --arm ARM.")
+    findings = (
+        _of_files(columns, sources, baseline, target, target_at) if sources else _of_database(name, storage)
+    )
+    if sources and name is not None:
+        raise UserError("--name reads our own database: leave it out, or the files.")
+    if not sources and (columns.given or (baseline, target, target_at) != (None, None, None)):
+        raise UserError("Options of columns, --baseline and --target go with files: give some.")
+    asked = proposal(findings, named, require, by_seconds)
+    if ledger is None:
+        ruling, line = asked.rule()
+        out.print(line, soft_wrap=True)
+        raise SystemExit(EXIT_CODES[ruling])
+    from study.analysis.ledger import Entry, judged_once
+
+    def judge(level: float) -> Entry:
+        ruling, line = asked.rule(level)
+        return Entry(
+            arm=named,
+            require=asked.require.value,
+            evidence=asked.evidence,
+            p=asked.p,
+            ruling=ruling.value,
+            line=line,
+        )
+
+    entry, known = judged_once(ledger, asked.evidence, judge)
+    out.print(f"{entry.line}{' (judged before: nothing was spent)' if known else ''}", soft_wrap=True)
+    raise SystemExit(EXIT_CODES[entry.ruling])
+
+
+def _of_files(
+    columns: ColumnOptions,
+    sources: list[str] | None,
+    baseline: str | None,
+    target: float | None,
+    target_at: float | None,
+) -> Findings:
+    from study.analysis.from_curves import Question, analyse
+
+    if baseline is None:
+        raise UserError("Against which arm? Give --baseline ARM.")
+    question = Question(baseline=baseline, target=target, target_at=target_at)
+    curves = columns.read(sources)
+    return analyse(curves, question, Path((sources or ["curves"])[0]).name).comparison
+
+
+def _of_database(name: str | None, storage: str) -> Findings:
+    quiet()
+    from study.analysis.evidence import read
+    from study.store.store import Store
+
+    with Store.open(storage, read_only=True) as store:
+        evidence = read(store, store.pick_name(name))
+    if evidence.comparison is None:
+        raise UserError(f"'{evidence.name}' is a search alone: there is nothing to compare in it.")
+    return evidence.comparison
