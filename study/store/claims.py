@@ -14,7 +14,20 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, null, or_, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    case,
+    extract,
+    false,
+    func,
+    null,
+    or_,
+    select,
+    text,
+)
 
 from study.store import optuna_private
 from study.store.database import CLAIM_LOCK
@@ -22,7 +35,7 @@ from study.store.keepalive import LeaseLost
 from study.store.owner import is_gone
 from study.store.records import study_ids
 from study.store.schema import curve, of_name, studies, trial_run, trials, unix_now
-from study.store.store import Store
+from study.store.store import LEASE, Store
 
 #: A trial that so many workers died on, with no progress in between, is finished as failed: it kills them.
 MAX_DEATHS = 3
@@ -222,6 +235,8 @@ def _take(connection: Connection, name: str, owner: str, lease: float) -> Any:
         trial_run.c.died,
         trial_run.c.outcome,
         (trial_run.c.lease_expires < unix_now()).label("expired"),
+        (trial_run.c.lease_expires > unix_now() + 2 * LEASE).label("ahead"),
+        _cut_off(connection).label("cut_off"),
     )
     tables = studies.join(trials, trials.c.study_id == studies.c.study_id)
     order = (studies.c.study_id, trials.c.number)
@@ -230,7 +245,7 @@ def _take(connection: Connection, name: str, owner: str, lease: float) -> Any:
         .select_from(tables.join(trial_run, trial_run.c.trial_id == trials.c.trial_id))
         .where(of_name(name), trials.c.state.in_(UNFINISHED), trial_run.c.owner.is_not(None))
         .order_by(*order)
-    )
+    ).all()
     free = connection.execute(
         select(*columns)
         .select_from(tables.outerjoin(trial_run, trial_run.c.trial_id == trials.c.trial_id))
@@ -238,6 +253,12 @@ def _take(connection: Connection, name: str, owner: str, lease: float) -> Any:
         .order_by(*order)
         .limit(1)
     )
+    for row in held:
+        if row.ahead:
+            # Written before the clock was set back: a worker that lives renews it, and one that doesn't holds the
+            # trial no longer than any other.
+            same = trial_run.c.trial_id == row.trial_id
+            connection.execute(trial_run.update().where(same).values(lease_expires=unix_now() + LEASE))
     candidates = [row for row in held if row.owner == owner or row.expired or is_gone(row.owner)] + list(free)
     if not candidates:
         return None
@@ -259,6 +280,15 @@ def _take(connection: Connection, name: str, owner: str, lease: float) -> Any:
     ).one()
 
 
+def _cut_off(connection: Connection) -> ColumnElement[bool]:
+    """Whether a lease ran out before the server was started last: its worker could neither renew it nor put the trial
+    back, so nobody knows that it died on the trial. A lease that was ended (0) is one of a worker that did."""
+    if connection.dialect.name != "postgresql":
+        return false()
+    started = extract("epoch", func.pg_postmaster_start_time())
+    return and_(trial_run.c.lease_expires > 0, trial_run.c.lease_expires < started)
+
+
 def _write_claim(connection: Connection, chosen: Row[Any], name: str, owner: str, lease: float) -> None:
     mine = {"owner": owner, "lease_expires": unix_now() + lease, "host": socket.gethostname()}
     if chosen.attempt is None:
@@ -278,7 +308,7 @@ def _write_claim(connection: Connection, chosen: Row[Any], name: str, owner: str
         return
     change: dict[str, Any] = dict(mine)
     if chosen.outcome is None:
-        died = chosen.died + (chosen.owner not in (None, owner))
+        died = chosen.died + (chosen.owner not in (None, owner) and not chosen.cut_off)
         change |= {"attempt": chosen.attempt + 1, "died": died}
         if died >= MAX_DEATHS:
             reason = f"{died} workers died at the same place of it"

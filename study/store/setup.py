@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from study.store.keepalive import Keepalive
 from study.store.owner import is_gone, new_owner
 from study.store.schema import setup_lease, unix_now
-from study.store.store import Store
+from study.store.store import LEASE, Store
 
 _POLL = 0.05
 
@@ -35,13 +35,19 @@ def _take(store: Store, owner: str) -> bool:
     try:
         with store.write() as connection:
             held = connection.execute(
-                select(setup_lease.c.owner, (setup_lease.c.lease_expires < unix_now()).label("expired"))
+                select(
+                    setup_lease.c.owner,
+                    (setup_lease.c.lease_expires < unix_now()).label("expired"),
+                    (setup_lease.c.lease_expires > unix_now() + 2 * LEASE).label("ahead"),
+                )
                 .where(setup_lease.c.id == 1)
                 .with_for_update()
             ).one_or_none()
             if held is not None:
                 # Its own: taken just before the connection was cut.
                 if held.owner != owner and not held.expired and not is_gone(held.owner):
+                    if held.ahead:  # written before the clock was set back
+                        connection.execute(setup_lease.update().values(lease_expires=unix_now() + LEASE))
                     return False
                 connection.execute(setup_lease.delete())
             expires = unix_now() + store.lease

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from study.store import records
 from study.store.claims import Claim, next_claim
 from study.store.owner import new_owner
+from study.store.schema import trial_run, unix_now
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.terms import STORAGE_VARIABLE
@@ -62,9 +63,9 @@ def finish(claim: Claim, value: float = 1.0) -> None:
 
 
 def expire(store: Store) -> None:
-    """As if every lease had run out."""
+    """As if every lease had run out just now."""
     with store.write() as connection:
-        connection.execute(sqlalchemy.text("UPDATE trial_run SET lease_expires = lease_expires - 1000"))
+        connection.execute(trial_run.update().values(lease_expires=unix_now() - 0.01))
 
 
 def scalar(store: Store, query: str) -> Any:

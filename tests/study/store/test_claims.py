@@ -15,9 +15,12 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
 
 from study.store import records
+from study.store.checks import planner, trial_facts
 from study.store.claims import MAX_DEATHS, LeaseLost, next_claim, release_owner
 from study.store.owner import host_id, is_gone, new_owner
-from study.store.store import Store
+from study.store.schema import setup_lease, unix_now
+from study.store.setup import _take
+from study.store.store import LEASE, Store
 
 
 class Killed(BaseException):
@@ -288,6 +291,69 @@ def test_a_trial_that_kills_its_workers_fails(store: Store) -> None:
     assert (failed["state"], failed["outcome"], failed["attempt"]) == ("FAIL", "failed", 6)
     assert failed["reason"] == f"{MAX_DEATHS} workers died at the same place of it"
     assert study.trials[0].state is TrialState.FAIL
+
+
+def set_lease(store: Store, expires: str) -> None:
+    """By the database's clock, as SQL."""
+    clock = {
+        "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
+        "postgresql": "extract(epoch from clock_timestamp())",
+    }
+    with store.write() as connection:
+        now = clock[connection.dialect.name]
+        connection.exec_driver_sql(f"UPDATE trial_run SET lease_expires = {expires.format(now=now)}")
+
+
+def test_a_clock_that_is_set_back_an_hour_blocks_no_trial(store: Store, owners: list[str]) -> None:
+    """A lease that was written by a clock an hour ahead lasts as long as any other from the next look on: a worker that
+    lives renews it and keeps its trial, and that of a dead one is taken over after a lease, not after an hour."""
+    plan(store, "digits/a", 1)
+    claim = take(store, owners[0])
+    set_lease(store, "{now} + 3600")
+    assert next_claim(store, "digits", owners[1], load(store)) is None
+    (facts,) = trial_facts(store, "digits")
+    assert facts.lease_left == pytest.approx(LEASE, abs=30)
+    claim.record([row(0)])  # it lives
+    assert next_claim(store, "digits", owners[1], load(store)) is None
+    set_lease(store, "{now} + 3600")
+    assert next_claim(store, "digits", owners[1], load(store)) is None
+    expire(store)
+    heir = take(store, owners[1])
+    assert heir.attempt == 2
+    assert list(records.curves(store, "digits")["number"]) == [0]
+
+
+def test_the_right_to_plan_outlives_no_clock(store: Store) -> None:
+    """Nor does a lease of the planner's from before the clock was set back."""
+    with store.write() as connection:
+        connection.execute(
+            setup_lease.insert().values(id=1, owner="elsewhere:1:1-x", lease_expires=unix_now() + 3600)
+        )
+    assert not _take(store, "me")
+    held = planner(store)
+    assert held is not None
+    assert held[1] == pytest.approx(LEASE, abs=30)
+    with store.write() as connection:
+        connection.execute(setup_lease.update().values(lease_expires=unix_now() - 0.01))
+    assert _take(store, "me")
+
+
+def test_an_outage_longer_than_a_lease_is_no_death(prepared_postgresql_url: str, owners: list[str]) -> None:
+    """A lease that ran out while the server was away: its worker couldn't put the trial back, and hasn't died on it.
+    One that ran out since is a death as before, and so is one that the launcher has ended."""
+    with Store.open(prepared_postgresql_url) as store:
+        plan(store, "digits/a", 1)
+        for expires, died in (
+            ("extract(epoch from pg_postmaster_start_time()) - 1", 0),
+            ("{now} - 0.01", 1),
+            ("0", 2),
+            ("extract(epoch from pg_postmaster_start_time()) - 1", 2),
+        ):
+            take(store, new_owner())
+            set_lease(store, expires)
+            take(store, owners[0])
+            assert records.trials(store, "digits")["died"].tolist() == [died]
+            set_lease(store, "extract(epoch from pg_postmaster_start_time()) - 1")
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])

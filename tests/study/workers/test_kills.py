@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -26,10 +29,11 @@ from study.place import Place
 from study.session import Session
 from study.store import optuna_private, records
 from study.store import store as storage
-from study.store.claims import Claim
+from study.store.claims import MAX_DEATHS, Claim
 from study.store.store import Store
 from study.workers import trial as objective
-from study.workers import worker as workers
+from study.workers import worker as working
+from study.workers.signals import stop_on_signals
 from study.workers.trial import Trainer
 from vae.grid import evaluation_grid
 
@@ -93,7 +97,7 @@ def bomb(monkeypatch: pytest.MonkeyPatch) -> Bomb:
     bomb = Bomb()
     monkeypatch.setattr(FakeTraining, "grid", staticmethod(few_points))
     monkeypatch.setattr(FakeTraining, "hook", staticmethod(lambda _: bomb.tick("evaluation")))
-    monkeypatch.setattr(workers, "_put_back", lambda store, claim: None)  # noqa: ARG005
+    monkeypatch.setattr(working, "_put_back", lambda store, claim: None)  # noqa: ARG005
     bomb.before_and_after(monkeypatch, optuna_private, "enqueue")
     bomb.before_and_after(monkeypatch, optuna_private, "tell")
     bomb.before_and_after(monkeypatch, objective, "save_state")
@@ -216,13 +220,13 @@ REAL |= {"seeds": 2, "recipe": {"hidden": [16], "latent_size": 3, "ema_decay": 0
 
 
 @contextmanager
-def real(folder: Path) -> Iterator[Session]:
+def real(folder: Path, url: str | None = None, **values: Any) -> Iterator[Session]:
     """A comparison of real trainings of the digits, at one thread in this process as in its workers."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
-    place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 2)
-    session = Session.prepare(place, Request(REAL, source="test"))
+    place = Place(url or f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 2)
+    session = Session.prepare(place, Request(REAL | values, source="test"))
     with session.store:
         yield session
     torch.set_num_threads(threads)
@@ -376,3 +380,81 @@ def test_real_trainings_by_workers_and_after_kill_9(tmp_path: Path) -> None:
         assert session.planner.advance()
         for a, b in zip(alone, table(session), strict=True):
             pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+#: Long enough that most of the kills meet a trial, and with states saved on the way.
+LONGER: dict[str, Any] = {
+    "budget": 20.0,
+    "target": 35.0,
+    "tune_trials": 2,
+    "seeds": 8,
+    "stop_at_target": False,
+}
+
+#: Processes forked from one that has imported everything: as many real workers as are killed, started in no time.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["study.session", "alembic.command", "optuna.storages._rdb.models", "psycopg"])
+
+
+def join(place: Place, seed: int) -> None:
+    """A worker that was started by hand: plans, trains, and ends when nothing is left."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)
+    session = Session.join(place, "digits")
+    session.trainer = Trainer(save_seconds=0.2)
+    session.work(stop_on_signals(), seed, session.planner.advance)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_fifty_kills_over_a_comparison_change_no_figure(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Four workers of a comparison of real trainings are killed with SIGKILL at fifty random moments, and replaced:
+    no trial fails, and confirmation curves and the table are bit for bit those of a run without a fault."""
+    url = None if kind == "sqlite" else request.getfixturevalue("prepared_postgresql_url")
+    began = time.monotonic()
+    with real(tmp_path / "alone", **LONGER) as session:
+        session.run_here()
+        alone = table(session)
+    # With what the kills cost, four workers on two cores take longer than half of that.
+    pace = (time.monotonic() - began) / 2 / 55
+    seed = random.SystemRandom().randrange(10**6)
+    rng = random.Random(seed)
+    folder = tmp_path / "killed"
+    with real(folder, url, **LONGER) as session:
+        store, place = session.store, session.place
+        starts = itertools.count()
+        workers: list[Any] = []
+        n_kills = in_a_trial = 0
+        began = time.monotonic()
+        while n_kills < 50:
+            workers = [worker for worker in workers if worker.exitcode is None]
+            while len(workers) < 4:
+                workers.append(FORKED.Process(target=join, args=(place, next(starts))))
+                workers[-1].start()
+            time.sleep(rng.uniform(0, 2 * pace))
+            victim = rng.choice(workers)
+            held = "SELECT max(died) FROM trial_run WHERE outcome IS NULL AND owner LIKE '%:{}:%'"
+            died = scalar(store, held.format(victim.pid))
+            if (died or 0) < MAX_DEATHS - 1:  # three times at one place of a trial, and it is given up
+                assert not session.planner.advance(), f"over before the last kill, seed {seed}"
+                victim.kill()
+                victim.join()
+                n_kills += 1
+                in_a_trial += died is not None
+        for worker in workers:
+            worker.join()
+        while not session.planner.advance():
+            session.run_here()
+        killed = table(session)
+        trials = records.trials(store, "digits")
+    print(
+        f"{kind}: {n_kills} kills (seed {seed}), {in_a_trial} of them in a trial, in {time.monotonic() - began:.0f} s; "
+        f"{len(trials)} trials, {int((trials['attempt'] > 1).sum())} taken over, most attempts "
+        f"{trials['attempt'].max()}, failed {int((trials['state'] == 'FAIL').sum())}"
+    )
+    assert "FAIL" not in set(trials["state"])
+    for a, b in zip(alone, killed, strict=True):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
