@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pwd
 import shutil
@@ -18,7 +17,7 @@ import hypothesis
 import optuna
 import pytest
 import sqlalchemy
-from postgresql import PASSWORD
+from postgresql import PASSWORD, programs
 
 from study.store.owner import new_owner
 from study.store.store import Store
@@ -42,7 +41,7 @@ def _quiet_optuna() -> None:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """`postgresql+psycopg://user:password@host:port` of a server that lives as long as the test session."""
-    programs = _postgresql_programs()
+    found = programs()
     folder = Path(tempfile.mkdtemp(prefix="study-postgresql-"))
     as_server: list[str] = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -55,9 +54,9 @@ def postgresql_server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     data, log = folder / "data", folder / "log"
-    init = [programs / "initdb", "-D", data, "-U", "tester", "-A", "scram-sha-256", "--no-sync"]
+    init = [found / "initdb", "-D", data, "-U", "tester", "-A", "scram-sha-256", "--no-sync"]
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
-    control = [programs / "pg_ctl", "-D", data, "-w"]
+    control = [found / "pg_ctl", "-D", data, "-w"]
     run = [*as_server, *map(str, init), f"--pwfile={folder / 'password'}"]
     try:
         subprocess.run(run, check=True, capture_output=True, cwd=folder)
@@ -141,21 +140,6 @@ def prepared_postgresql_url(_postgresql_template: str) -> str:
 def owners() -> list[str]:
     """Two live workers (both are this process)."""
     return [new_owner(), new_owner()]
-
-
-def _postgresql_programs() -> Path:
-    """The folder of initdb and pg_ctl. Where they or the driver are missing: skip, but fail in CI."""
-    found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    missing = [] if folders else ["Debian's package postgresql"]
-    if importlib.util.find_spec("psycopg") is None:
-        missing.append("pip's psycopg[binary]")
-    if missing:
-        message = f"The tests on PostgreSQL need {' and '.join(missing)}."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return folders[-1]
 
 
 @pytest.fixture

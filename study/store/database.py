@@ -96,7 +96,7 @@ class Database:
         `connections` to a server are all that it opens at a time; None: as many as there are threads that ask."""
         with self.explained():
             if self.path is None:
-                options = {"options": "-c default_transaction_read_only=on" if read_only else ""}
+                options = _lively(self.url, "-c default_transaction_read_only=on" if read_only else "")
                 pool: dict[str, Any] = (
                     {} if connections is None else {"pool_size": connections, "max_overflow": 0}
                 )
@@ -377,13 +377,23 @@ def _storage(url: URL, *, create_tables: bool = False, **engine_options: Any) ->
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        return sqlalchemy.create_engine(url)
+        return sqlalchemy.create_engine(url, connect_args=_lively(url, ""))
     except ImportError:
         raise _no_driver() from None
 
 
 def _no_driver() -> UserError:
     return UserError("PostgreSQL needs the driver psycopg: pip install 'vae-study[postgres]'")
+
+
+def _lively(url: URL, options: str) -> dict[str, str | int]:
+    """What to connect to a server with, so that either side notices within half a minute that the other is cut off:
+    by themselves they wait for hours, and a lost worker's locks with them. The URL's own settings come first."""
+    theirs = "-c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=30s"
+    ours: dict[str, str | int] = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+    ours |= {"tcp_user_timeout": 30_000, "connect_timeout": 10}
+    given = {key: value for key, value in ours.items() if key not in url.query}
+    return given | {"options": f"{theirs} {options}".strip()}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import sqlalchemy
 from fake_study import Launcher, check_complete, load, plan, take
+from figures import figures
 from psycopg.errors import AdminShutdown, DiskFull
 from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError
 
@@ -32,21 +33,6 @@ from study.store.store import Store
 #: A comparison small enough to be run twice; the target is given, so there is no calibration.
 COMPARE: dict[str, Any] = {"data": "digits", "budget": 2.0, "arms": ["dropout"], "tune_trials": 3, "seeds": 3}
 COMPARE |= {"target": 40.0, "recipe": {"hidden": [16], "latent_size": 3}}
-#: What follows from the losses alone; the rest are clocks, hosts, ids and how often a trial was taken.
-FIGURES = [
-    "study_name",
-    "number",
-    "state",
-    "phase",
-    "seed",
-    "recipe",
-    "outcome",
-    "reason",
-    "value",
-    "target",
-    "hit",
-]
-FIGURES += ["examples_to_target", "score", "valid_loss", "best_valid_loss", "test_loss", "examples", "steps"]
 
 
 def compare(url: str, folder: Path, disturbed: AbstractContextManager[object]) -> None:
@@ -55,17 +41,6 @@ def compare(url: str, folder: Path, disturbed: AbstractContextManager[object]) -
     session = Session.prepare(place, Request(COMPARE, source="test"))
     with session.store, disturbed:
         session.run_here()
-
-
-def figures(url: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every trial's figures and every curve, in order."""
-    with Store.open(url) as store:
-        trials = records.trials(store, "digits")
-        rows = records.curves(store, "digits", trials["trial_id"].tolist())
-    order = ["study_name", "number"]
-    trials = trials.sort_values(order, ignore_index=True)[FIGURES]
-    rows = rows.sort_values(["arm", "trial", "number"], ignore_index=True)
-    return trials, rows.drop(columns=["trial_id", "train_seconds"])
 
 
 def cut(connection: sqlalchemy.Connection, database: str, rng: random.Random, pace: float) -> bool:
