@@ -18,6 +18,7 @@ from typing import Any
 
 import fake_training
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
