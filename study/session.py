@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 from study.design.build import Request, build
 from study.design.experiment import Experiment
 from study.design.fits import require_batches, require_evaluation
+from study.design.own import require_sources, to_try, with_sources
 from study.design.workload import SMALL_DATA
 from study.place import Place, require_writable
 from study.protocol.planner import Planner
@@ -33,6 +34,7 @@ from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.errors import UserError
 from vae.evaluation import least_loss
+from vae.rehearsal import rehearse
 
 
 class Session:
@@ -64,7 +66,7 @@ class Session:
         with setup_lock(store):
             # Read again under the lock: another command of this name may have come first.
             before = stored_experiment(store, experiment.name, data)
-            experiment = build(request, len(data.train), before)
+            experiment = with_sources(build(request, len(data.train), before), before)
             _require_ours(store, experiment.name, is_new=before is None)
             kept = find_stored(store, experiment.name)
             artifacts = (
@@ -81,6 +83,7 @@ class Session:
         store = patiently(lambda: Store.open(place.storage, connections=WORKER_CONNECTIONS))
         kept = stored(store, name)
         experiment = kept.experiment
+        require_sources(experiment)
         data = load(
             experiment.data,
             seed=experiment.seed,
@@ -151,10 +154,10 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     kept = _peek(place.storage, name)
     before = None if kept is None else kept.experiment
     # Once before the data is there, which may be a download, and once with what the data decides.
-    experiment = build(request, SMALL_DATA - 1, before)
+    experiment = with_sources(build(request, SMALL_DATA - 1, before), before)
     likelihood = experiment.recipe.likelihood
     data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
-    experiment = build(request, len(data.train), before)
+    experiment = with_sources(build(request, len(data.train), before), before)
     _require_same_data(kept, data)
     require_batches(experiment, before, len(data.train), source)
     if before is None:
@@ -165,6 +168,11 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
             f"{source}: target = {experiment.target:g} is out of reach: no model of these validation images has a "
             f"{likelihood} loss below {least:.2f} nats; give a higher one, or none to have it calibrated."
         )
+    for where, recipe in to_try(experiment, before):
+        try:
+            rehearse(recipe, data, experiment.workload(len(data.train)).tau, pick_device(place.device))
+        except UserError as error:
+            raise UserError(f"{source}: {where}: {error}") from None
     return experiment, data
 
 

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vae.checkpoint import TrainedModel
+    from vae.code import Source
     from vae.data.dataset import Dataset
 
 # torch and all that imports it come with the command that needs them: --help is quick.
 
 app = command_line("vae", "Train one recipe, then evaluate it, compress with it and generate from it.")
 
-Data = Annotated[str, typer.Option("--data", metavar="NAME|PATH", help="Data set or .npy/.npz file.")]
+Data = Annotated[
+    str,
+    typer.Option("--data", metavar="NAME|PATH|CODE", help="Data set, .npy/.npz file, or file.py:factory."),
+]
 OtherData = Annotated[
     str | None,
     typer.Option("--data", metavar="NAME|PATH", help="Default: what the model was trained on."),
@@ -53,6 +57,12 @@ def train_command(
     fix: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Recipe field.")
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME|CODE", help="The network: mlp, conv, or file.py:factory of your own."
+        ),
+    ] = None,
     budget: Annotated[float, typer.Option("--budget", min=0.0, help="Epochs.")] = 10.0,
     data_dir: DataDir = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -73,6 +83,8 @@ def train_command(
 
     on = pick_device(device)
     chosen = Recipe.load(recipe) if recipe else Recipe()
+    if network is not None:
+        chosen = chosen.replace(model=network)
     for assignment in fix or []:
         field, equals, text = assignment.partition("=")
         if not equals:
@@ -120,9 +132,8 @@ def evaluate(
 ) -> None:
     """ELBO, rate, distortion and the IWAE bound of a model."""
     from vae import use
-    from vae.checkpoint import load_model
 
-    trained = load_model(model)
+    trained = _load(model)
     _require_one_of(split, use.SPLITS)
     dataset = _data(trained, data, data_dir, seed)
     found = use.evaluate(trained, getattr(dataset, split), k=k, limit=limit)
@@ -159,12 +170,11 @@ def encode(
     import numpy as np
 
     from vae import use
-    from vae.checkpoint import load_model
     from vae.data.dataset import load_whole
     from vae.data.sources import NAMES
     from vae.files import require_writable, write_whole
 
-    trained = load_model(model)
+    trained = _load(model)
     require_writable(out)
     chosen = split or ("all" if data is not None and data not in NAMES else "test")
     _require_one_of(chosen, (*use.SPLITS, "all"))
@@ -196,9 +206,8 @@ def decode(
 ) -> None:
     """Images from codes: the expected pixels, an .npy (N, ...) of float32 or a .png sheet."""
     from vae import use
-    from vae.checkpoint import load_model
 
-    trained = load_model(model)
+    trained = _load(model)
     z = use.read_codes(codes, trained.recipe.latent_size)
     shown = _write_images(out, trained, use.decoded_batches(trained, z), len(z), shape)
     print(f"{len(z)} images of shape {shown}: {out}")
@@ -219,11 +228,10 @@ def sample(
 ) -> None:
     """Generate new images from the prior: a .png sheet or an .npy array."""
     from vae import use
-    from vae.checkpoint import load_model
 
     if not -(2**63) <= seed < 2**64:
         raise UserError(f"--seed {seed}: a whole number of 64 bits, for example one from 0 to 2^64 - 1.")
-    trained = load_model(model)
+    trained = _load(model)
     shown = _write_images(out, trained, use.draws(trained, n, seed, pixels), n, shape)
     print(f"{n} samples of shape {shown}: {out}")
 
@@ -250,7 +258,6 @@ def compress(
     debug: Debug = False,
 ) -> None:
     """Compress images without loss by a model of 8-bit or black-and-white pixels: bits-back coding."""
-    from vae.checkpoint import load_model
     from vae.compression.bits_back import require_discrete
     from vae.compression.file import Written, compress, sha256_of
     from vae.data.dataset import load_whole
@@ -259,7 +266,7 @@ def compress(
     from vae.files import require_writable, write_whole
     from vae.use import is_black_and_white, negative_elbo
 
-    trained = load_model(model)
+    trained = _load(model)
     of = require_discrete(trained)
     require_writable(out)
     chosen = split or ("test" if images in NAMES else "all")
@@ -311,11 +318,10 @@ def decompress(
     """The images that compress was given, bit by bit: an .npy (N, ...) of uint8."""
     import numpy as np
 
-    from vae.checkpoint import load_model
     from vae.compression.file import decompress, read_header, sha256_of
     from vae.files import require_writable, write_whole
 
-    trained = load_model(model)
+    trained = _load(model)
     if out.suffix != ".npy":
         raise UserError(f"--out {out}: end it with .npy.")
     require_writable(out)
@@ -338,12 +344,31 @@ def decompress(
     print(f"{header.count} images of shape {trained.shape}: {out}")
 
 
+def _load(path: Path) -> TrainedModel:
+    """The model in a file. Code of the user's own that this runs is named on stderr."""
+    from vae.checkpoint import load_model
+
+    trained = load_model(path)
+    for source in trained.sources:
+        if source.reference == trained.recipe.model:
+            _name(source)
+    return trained
+
+
+def _name(source: Source) -> None:
+    typer.echo(
+        f"Note: runs {source.reference}, SHA-256 {source.sha256[:12]}... as in the model file.", err=True
+    )
+
+
 def _data(trained: TrainedModel, source: str | None, data_dir: Path | None, seed: int | None) -> Dataset:
     """The data that a command means. What may be misread is said on stderr."""
     from vae import use
 
     if source is None:
         dataset = use.training_data(trained, data_dir, seed)
+        if dataset.code is not None:
+            _name(dataset.code)
     else:
         dataset = use.same_split(trained, source, data_dir, seed)
     if dataset.name == trained.data_name and not use.is_training_data(trained, dataset):

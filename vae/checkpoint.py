@@ -59,10 +59,9 @@ def save_model(
         "data_name": data.name,
         "data_fingerprint": data.fingerprint,
     }
-    if training.sources:
-        metadata["sources"] = json.dumps(
-            {name: [str(source.path), source.sha256] for name, source in training.sources.items()}
-        )
+    own = [*training.sources.values(), *([data.code] if data.code else [])]
+    if own:
+        metadata["sources"] = json.dumps({of.reference: [str(of.path), of.sha256] for of in own})
     if type(training.model) is not VAE and training.recipe.model == "mlp":
         metadata["network"] = f"{type(training.model).__module__}.{type(training.model).__qualname__}"
     if data.source:

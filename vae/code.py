@@ -51,6 +51,12 @@ def is_reference(text: str) -> bool:
     return len(text) <= MAX_NAME and _REFERENCE.fullmatch(text) is not None
 
 
+def label(reference: str) -> str:
+    """A short name: code-flowers of some/code.py:flowers."""
+    where, _, name = reference.rpartition(":")
+    return f"{Path(where).stem if where.endswith('.py') else where.rpartition('.')[2]}-{name}"
+
+
 def find(reference: str) -> Source:
     """Where a reference leads and the SHA-256 of what would be run; nothing is. Raises UserError where nothing is
     there, and for Python's own modules: nothing in those is a network, an optimizer or data."""

@@ -255,6 +255,13 @@ class Recipe(Table):
                 flat[field] = value
         return flat
 
+    def changes(self, base: Recipe) -> dict[str, Any]:
+        """The fields in which it differs from another recipe, as `base.replace` takes them; None for an option that
+        it doesn't have."""
+        before, after = base.flat(), self.flat()
+        fields = dict.fromkeys([*after, *before])
+        return {field: after.get(field) for field in fields if after.get(field) != before.get(field)}
+
     def value(self, field: str) -> Any:
         """The value of a field, or of a table's part (model_options.width); None for a part that isn't there."""
         table, _, name = field.partition(".")
@@ -316,8 +323,15 @@ class Recipe(Table):
 
 def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's plain values with changes made: a name with a dot is put into its table, and None takes it out of
-    there; the name of a table replaces all of it."""
+    there; the name of a table replaces all of it. With another network or optimizer the settings that only the former
+    one had are gone, unless they are among the changes."""
     after = dict(values)
+    if changes.get("model", after.get("model", "mlp")) != after.get("model", "mlp"):
+        takes = NETWORKS.get(changes["model"], OWN_NETWORK).fields
+        for field in ("model_options", *(field for field in NETWORK_FIELDS if field not in takes)):
+            after.pop(field, None)
+    if changes.get("optimizer", after.get("optimizer")) != after.get("optimizer"):
+        after.pop("optimizer_options", None)
     # Tables first: whoever gives one and a part of it means the part as well.
     for field, value in sorted(changes.items(), key=lambda change: "." in change[0]):
         table, _, name = field.partition(".")

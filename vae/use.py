@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae import code
 from vae.checkpoint import TrainedModel
+from vae.code import is_reference
 from vae.data.dataset import Dataset, Split, load
 from vae.data.sources import NAMES
 from vae.elbo import Model, iwae_bound
@@ -137,6 +139,11 @@ def training_data(trained: TrainedModel, data_dir: Path | None, seed: int | None
     another seed than the training's, which would judge the model by images that it was trained on.
     """
     source = trained.data_source or trained.data_name
+    if is_reference(source):
+        dataset = same_split(trained, _code_again(trained, source), data_dir, seed)
+        if not is_training_data(trained, dataset):
+            raise UserError(f"{source} gives other data than the model was trained on: name that by --data.")
+        return dataset
     if source not in NAMES and trained.data_source is None:
         raise UserError(
             f"The model was trained on a file called '{source}' and, being of an earlier version, doesn't say "
@@ -155,6 +162,16 @@ def training_data(trained: TrainedModel, data_dir: Path | None, seed: int | None
             f"{source} is not what the model was trained on any more: bring that back, or name this by --data {source}."
         )
     return dataset
+
+
+def _code_again(trained: TrainedModel, source: str) -> str:
+    """The code that made the data, with the SHA-256 that it had. Raises UserError for any other."""
+    then = next((own for own in trained.sources if source in (own.reference, own.absolute)), None)
+    if then is None:
+        raise UserError(
+            f"The model was trained on what {source} gives, but doesn't say which: name it by --data."
+        )
+    return code.find_again(then.reference, str(then.path), then.sha256).absolute
 
 
 def same_split(trained: TrainedModel, source: str, data_dir: Path | None, seed: int | None) -> Dataset:

@@ -38,10 +38,7 @@ def changes(recipe: Recipe | None, base: Recipe) -> str:
     """What a recipe sets differently from the experiment's baseline recipe: "lr 0.0041, optimizer muon"."""
     if recipe is None:
         return ""
-    before, after = base.model_dump(), recipe.model_dump()
-    found = [
-        f"{key} {brief(value)}" for key, value in after.items() if value != before[key] and key != "seed"
-    ]
+    found = [f"{key} {brief(value)}" for key, value in recipe.changes(base).items() if key != "seed"]
     return ", ".join(found) or "as the baseline before tuning"
 
 

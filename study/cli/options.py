@@ -51,8 +51,17 @@ class ExperimentOptions:
         str | None,
         typer.Option(
             "--data",
-            metavar="NAME|PATH",
-            help="digits, mnist, fashion-mnist, kmnist, a .npy or .npz file, or a folder of images.",
+            metavar="NAME|PATH|CODE",
+            help="digits, mnist, fashion-mnist, kmnist, a .npy or .npz file, a folder of images, "
+            "or file.py:factory of your own.",
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME|CODE",
+            help="The network, as --set model=...: mlp, conv, or file.py:factory of your own. Default: mlp.",
         ),
     ] = None
     name: Name = None
@@ -87,7 +96,8 @@ class ExperimentOptions:
         if search is not None:
             values["search"] = values.get("search", {}) | given(**search)
         source = "command line" if self.file is None else str(self.file)
-        return Request(values, fixed_fields(self.fix), defaults or {}, source)
+        fixed = given(model=self.model) | fixed_fields(self.fix)
+        return Request(values, fixed, defaults or {}, source)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from study.design.experiment import DATA, Experiment, default_name, defaults
 from study.design.space import Space, plain, search_space
-from study.design.techniques import DEFAULT_ARMS, catalogue, find
+from study.design.techniques import DEFAULT_ARMS, Technique, catalogue, find
 from vae.documents import parse_toml, read_text
 from vae.errors import UserError, did_you_mean
-from vae.recipe import Recipe
+from vae.recipe import Recipe, changed
 
 #: What a search with a comparison takes where nothing is said.
 RUN_DEFAULTS = {"arms": "default", "search": {"trials": 30}}
@@ -90,7 +90,7 @@ def build(request: Request, n_train: int, stored: Experiment | None) -> Experime
     if "seed" in recipe | fixed:
         raise UserError(f"{source}: a recipe's seed can't be set: every training has its own. See --seed.")
     merged |= given
-    merged["recipe"] = merged["recipe"] | recipe | fixed
+    merged["recipe"] = changed(changed(merged["recipe"], recipe), fixed)
     merged["fixed"] = tuple(dict.fromkeys([*merged.get("fixed", ()), *fixed]))
     if "blocks" in given and "seeds" not in given | (stored.to_json() if stored and stored.arms else {}):
         merged["seeds"] = _divisible(Experiment.model_fields["seeds"].default, given["blocks"])
@@ -105,13 +105,14 @@ def build(request: Request, n_train: int, stored: Experiment | None) -> Experime
     merged["search"] = before | search
     if not before.get("trials") and "trials" not in search:
         merged["search"] |= request.defaults.get("search", {})
-    space = before["space"] if before.get("trials") else search_space(n_train)
+    base = _base(merged, source)
+    space = before["space"] if before.get("trials") else search_space(n_train, base)
     space = space | _table(search.get("space", {}), f"{source}: search.space")
     merged["search"]["space"] = {f: d for f, d in space.items() if f not in merged["fixed"]}
-    experiment = Experiment.from_values(merged, source)
-    kept = tuple(arm for arm in experiment.arms if arm not in offered or _fits(experiment, arm, n_train))
-    if kept and kept != experiment.arms:
-        experiment = Experiment.from_values(merged | {"arms": kept}, source)
+    known = catalogue(merged.get("techniques", {}))
+    arms = tuple(merged.get("arms", ()))
+    kept = tuple(arm for arm in arms if arm not in offered or _fits(known[arm], base, n_train))
+    experiment = Experiment.from_values(merged | {"arms": kept or arms}, source)
     if stored is not None:
         _refuse_changes(stored, experiment)
     return experiment
@@ -122,8 +123,21 @@ def _divisible(seeds: int, blocks: Any) -> int:
     return -(-seeds // blocks) * blocks if isinstance(blocks, int) and blocks > 0 else seeds
 
 
-def _fits(experiment: Experiment, arm: str, n_train: int) -> bool:
-    return experiment.base_recipe(arm).batch(n_train) <= n_train
+def _base(merged: dict[str, Any], source: str) -> Recipe:
+    """The baseline's recipe. Raises UserError as the whole experiment would."""
+    try:
+        return Recipe.from_dict(merged["recipe"])
+    except UserError:
+        Experiment.from_values({**merged, "arms": (), "search": {}}, source)
+        raise
+
+
+def _fits(technique: Technique, base: Recipe, n_train: int) -> bool:
+    """Whether a technique changes something that the base's network has, and its batch isn't larger than the data."""
+    try:
+        return technique.apply(base).batch(n_train) <= n_train
+    except UserError:
+        return False
 
 
 def _arm_names(arms: Any, own: dict[str, Any], source: str) -> tuple[tuple[str, ...], set[str]]:

@@ -26,14 +26,16 @@ from study.design.space import (
     Space,
     check_corner,
     check_space,
+    check_use,
     is_range,
     lr_dimension,
 )
 from study.design.techniques import Technique, catalogue, find
 from study.design.workload import Workload, is_small
 from study.terms import BASELINE, Phase
+from vae.code import is_reference, label
 from vae.errors import UserError
-from vae.recipe import Recipe, Table, explain, unknown_field
+from vae.recipe import Recipe, Table, explain, is_field, unknown_field
 
 #: What is trained on where neither the command nor an earlier run says anything.
 DATA = "digits"
@@ -109,6 +111,8 @@ class Experiment(Table):
     fixed: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Recipe fields that --set has fixed: tuned nowhere."""
     search: SearchPlan = SearchPlan()
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Code of the user's own that is named here, and the SHA-256 with which it was first used: `study.design.own`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -262,6 +266,21 @@ class Experiment(Table):
         start = self.seed * 100_000 + SEED_SETS[phase] + first
         return list(range(start, start + n))
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Code of the user's own that is named for the data, a network or an optimizer, in any recipe or range."""
+        bases = [self.base_recipe(arm) for arm in (BASELINE, *self.arms)]
+        spaces = [self.space, *(self.knobs(arm) for arm in self.arms), self.search.space]
+        chosen = [
+            choice
+            for space in spaces
+            for field in ("model", "optimizer")
+            if field in space
+            for choice in space[field].choices or ()
+        ]
+        named = [self.data, *(name for base in bases for name in base.references), *chosen]
+        return tuple(dict.fromkeys(name for name in named if is_reference(name)))
+
     def workload(self, n_train: int) -> Workload:
         """What every arm shares, on a training split of n_train examples."""
         return Workload.of(self.data, n_train, self.budget)
@@ -283,8 +302,9 @@ class Experiment(Table):
         check_space(experiment.search.space, f"{source}: search.space")
         if experiment.search.trials:
             check_corner(experiment.search.space, experiment.recipe, f"{source}: search.space")
+            check_use(experiment.search.space, experiment.recipe, f"{source}: search.space")
         for field in experiment.fixed:
-            if field not in Recipe.model_fields:
+            if not is_field(field):
                 raise UserError(f"{source}: {unknown_field(field)}")
         for arm in (BASELINE, *experiment.arms):
             if arm != BASELINE:
@@ -303,7 +323,9 @@ class Experiment(Table):
         technique = self.technique(arm)
         known = {field: self.space[field] for field in shared if field in self.space}
         known = technique.in_place(known) if technique else known
-        check_corner(known | knobs, self.base_recipe(arm), f"{source}: arm '{arm}'")
+        base = self.base_recipe(arm)
+        check_corner(known | knobs, base, f"{source}: arm '{arm}'")
+        check_use(known | knobs, base, f"{source}: arm '{arm}'")
         stray = set(technique.space) - set(shared) - {"lr"} if technique else ()
         if stray:
             raise UserError(
@@ -313,8 +335,11 @@ class Experiment(Table):
 
 
 def default_name(data: str) -> str:
-    """The name of an experiment on that data that is given none."""
-    return re.sub(r"[^\w.+-]", "-", Path(data).stem if Path(data).suffix in (".npy", ".npz") else data)
+    """The name of an experiment on that data that is given none: of code.py:flowers it is code-flowers."""
+    stem = Path(data).stem if Path(data).suffix in (".npy", ".npz") else data
+    if is_reference(data):
+        stem = label(data)
+    return re.sub(r"[^\w.+-]", "-", stem)
 
 
 def defaults(data: str, n_train: int) -> dict[str, Any]:

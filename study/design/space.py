@@ -17,8 +17,20 @@ from optuna.distributions import (
 from pydantic import Field, model_validator
 
 from study.design.workload import is_small
+from vae.code import is_reference
 from vae.errors import UserError
-from vae.recipe import SGD_FAMILY, Recipe, Table, unknown_field
+from vae.recipe import (
+    NETWORK_FIELDS,
+    NETWORKS,
+    OWN_NETWORK,
+    SGD_FAMILY,
+    TABLES,
+    Recipe,
+    Table,
+    changed,
+    is_field,
+    unknown_field,
+)
 
 #: Sobol points always have this many dimensions, of which a space uses the first: an arm's own knobs
 #: then leave the shared dimensions as they are in every other arm.
@@ -30,8 +42,8 @@ INTEGER_FIELDS = frozenset({"latent_size", "batch_size"})
 class Dimension(Table):
     """One tuned recipe field: a range `low`..`high` (both included), on a log scale or not, or `choices`."""
 
-    low: float | None = None
-    high: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
     log: bool = False
     choices: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
 
@@ -56,13 +68,19 @@ class Dimension(Table):
             raise ValueError(f"a log range must start above 0, not at {self.low:g}")
         return self
 
+    def whole(self, field: str) -> bool:
+        """Whether the values of this range are whole numbers; those of an option are where both its ends are written
+        as such."""
+        ends = isinstance(self.low, int) and isinstance(self.high, int)
+        return self.choices is None and (field in INTEGER_FIELDS or ("." in field and ends))
+
     def distribution(self, field: str) -> BaseDistribution:
         """The Optuna distribution of this dimension for a recipe field."""
         if self.choices is not None:
             return CategoricalDistribution([_encode(choice) for choice in self.choices])
         assert self.low is not None
         assert self.high is not None
-        if field in INTEGER_FIELDS:
+        if self.whole(field):
             return IntDistribution(round(self.low), round(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
 
@@ -76,7 +94,7 @@ class Dimension(Table):
             value = math.exp(math.log(self.low) + unit * math.log(self.high / self.low))
         else:
             value = self.low + unit * (self.high - self.low)
-        return round(value) if field in INTEGER_FIELDS else min(max(value, self.low), self.high)
+        return round(value) if self.whole(field) else min(max(value, self.low), self.high)
 
     def unit(self, value: float) -> float:
         """Where a value of the range lies in it, as a share from 0 to 1: what `at` takes."""
@@ -96,9 +114,15 @@ class Dimension(Table):
 Space = dict[str, Dimension]
 
 
+def ends(field: str, dimension: Dimension) -> list[Any]:
+    """Every choice, or both ends of a range, as a recipe has them."""
+    found = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
+    return [_typed(field, value) for value in found]
+
+
 def is_range(field: str, dimension: Dimension) -> bool:
     """Whether any number between its ends is a value: no choices and no whole numbers."""
-    return dimension.choices is None and field not in INTEGER_FIELDS
+    return dimension.choices is None and not dimension.whole(field)
 
 
 def lr_dimension(recipe: Recipe, small_data: bool) -> Dimension:
@@ -114,13 +138,14 @@ def lr_dimension(recipe: Recipe, small_data: bool) -> Dimension:
     )
 
 
-def search_space(n_train: int) -> Space:
-    """What `search` samples unless told otherwise, on n_train training examples. The lr range is one that both
-    optimizer families use."""
+def search_space(n_train: int, base: Recipe) -> Space:
+    """What `search` samples unless told otherwise, on n_train training examples, of the fields that say something to
+    the base's network; an optimizer of one's own isn't exchanged. The lr range is one that both optimizer families
+    use."""
     small_data = is_small(n_train)
     offered = (32, 64, 128) if small_data else (128, 256, 512)
     batches = tuple(batch for batch in offered if batch <= n_train) or (n_train,)
-    return {
+    space = {
         "optimizer": Dimension(choices=("adam", "rmsprop", "momentum", "muon")),
         "lr": Dimension(low=3e-4, high=3e-2, log=True)
         if small_data
@@ -136,20 +161,36 @@ def search_space(n_train: int) -> Space:
         "beta_warmup": Dimension(low=0.0, high=0.5),
         "weight_decay": Dimension(low=1e-5, high=1e-1, log=True),
     }
+    if is_reference(base.optimizer):
+        del space["optimizer"]
+    if "init" not in NETWORKS.get(base.model, OWN_NETWORK).fields:
+        del space["init"]
+    return space
 
 
 def check_space(space: Space, source: str = "space") -> None:
     """Every name is a recipe field and every end of its range a valid value. Raises UserError."""
     for field, dimension in space.items():
-        if field not in Recipe.model_fields:
+        if not is_field(field):
             raise UserError(f"{source}: {unknown_field(field)}")
+        if field in TABLES:
+            raise UserError(f"{source}: {field} is a table: tune a part of it, {field}.NAME.")
         if field == "seed":
             raise UserError(f"{source}: seed is no hyperparameter to tune; set how many seeds with --seeds.")
-        ends = dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
-        for value in ends:
-            if field in INTEGER_FIELDS and isinstance(value, float) and not value.is_integer():
+        for value in ends(field, dimension):
+            if field in INTEGER_FIELDS and isinstance(value, float):
                 raise UserError(f"{source}: {field} = {value:g}: must be a whole number")
-            Recipe.from_dict({field: _typed(field, value)}, source=source)
+            # A part of a table is looked at as an option of some network or optimizer: of which one, an arm says.
+            some = {"model": "some:network", "optimizer": "some:optimizer"} if "." in field else {}
+            Recipe.from_dict(changed(some, {field: value}), source=source)
+
+
+def check_use(space: Space, base: Recipe, source: str) -> None:
+    """What is tuned of the network and the optimizer says something to those of the base. Raises UserError."""
+    for field, dimension in space.items():
+        if "." in field or field in ("model", "optimizer", *NETWORK_FIELDS):
+            for value in ends(field, dimension):
+                Recipe.from_dict(changed(base.model_dump(), {field: value}), source)
 
 
 def plain(space: Space) -> dict[str, Any]:
@@ -164,12 +205,12 @@ def check_corner(space: Space, base: Recipe, source: str) -> None:
     def end(field: str, pick: Callable[[Iterable[Any]], Any]) -> Any:
         dimension = space.get(field)
         if dimension is None:
-            return getattr(base, field)
+            return base.value(field)
         return pick(dimension.choices or (dimension.low, dimension.high))
 
     schedule = end("lr_schedule", lambda names: next((n for n in names if n != "constant"), "constant"))
     changes = {"lr_schedule": schedule, "warmup": end("warmup", max), "horizon": end("horizon", min)}
-    Recipe.from_dict(base.model_dump() | changes, source)
+    Recipe.from_dict(changed(base.model_dump(), changes), source)
 
 
 def sobol_points(shared: Space, own: Space, n: int, seed: int) -> list[dict[str, Any]]:
@@ -222,15 +263,18 @@ def resolve(params: dict[str, Any], base: Recipe) -> Recipe:
 
 
 def _encode(value: Any) -> Any:
-    """Optuna stores scalars; a list (hidden widths) travels as JSON text."""
+    """Optuna stores scalars; a list (hidden widths, an option) travels as JSON text."""
     return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
 def _decode(field: str, value: Any) -> Any:
     if field == "hidden" and isinstance(value, str):
         return json.loads(value)
+    if "." in field and isinstance(value, str) and value.startswith("["):
+        return json.loads(value)
     return _typed(field, value)
 
 
 def _typed(field: str, value: Any) -> Any:
-    return round(value) if field in INTEGER_FIELDS and isinstance(value, float) else value
+    whole = field in INTEGER_FIELDS and isinstance(value, float) and value.is_integer()
+    return round(value) if whole else value

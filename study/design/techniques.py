@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from study.design.space import Space, check_space
 from study.terms import BASELINE, COMBINED, REFERENCE_ARMS, SEARCH
 from vae.errors import UserError, did_you_mean
-from vae.recipe import Recipe, Table, explain, unknown_field
+from vae.recipe import Recipe, Table, explain, is_field, unknown_field
 
 Family = Literal[
     "initialisation",
@@ -73,8 +73,8 @@ class Technique(Table):
         """The baseline recipe with the change made; knobs keep the baseline's values. Raises UserError."""
         changes = dict(self.overrides)
         for field, factor in self.scale.items():
-            value = getattr(baseline, field)
-            if not isinstance(value, int | float):
+            value = baseline.value(field)
+            if not isinstance(value, int | float) or isinstance(value, bool):
                 raise UserError(
                     f"Technique '{self.name}' scales {field}, which is {value!r} in the baseline."
                 )
@@ -113,18 +113,24 @@ def _technique(name: str, fields: Any, source: str) -> Technique:
         raise UserError(f"{source}: the name '{name}' is taken; choose another.")
     if not isinstance(fields, dict):
         raise UserError(f"{source} must be a table of fields, not {fields!r}.")
+    usual = {"slot": name, "family": "regularisation", "different_model": _is_of_the_network(fields)}
     try:
-        technique = Technique.model_validate(
-            {"slot": name, "family": "regularisation"} | fields | {"name": name}
-        )
+        technique = Technique.model_validate(usual | fields | {"name": name})
     except ValidationError as error:
         raise UserError(explain(error, source)) from None
     for field in [*technique.overrides, *technique.scale]:
-        if field not in Recipe.model_fields:
+        if not is_field(field):
             raise UserError(f"{source}: {unknown_field(field)}")
     for space in (technique.knobs, technique.space):
         check_space(space, source)
     return technique
+
+
+def _is_of_the_network(fields: dict[str, Any]) -> bool:
+    """Whether a technique sets or tunes another network or its options."""
+    tables = (fields.get(key) for key in ("overrides", "scale", "knobs"))
+    names = [name for table in tables if isinstance(table, dict) for name in table]
+    return any(str(name).partition(".")[0] in ("model", "model_options") for name in names)
 
 
 def _built_in() -> tuple[Technique, ...]:

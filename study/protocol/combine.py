@@ -52,14 +52,11 @@ def _plain(state: State) -> dict[str, float]:
 
 
 def change(experiment: Experiment, workload: Workload, arm: str, won: Recipe) -> dict[str, Any]:
-    """The fields in which an arm's tuned recipe differs from the baseline, without the shared dimensions."""
+    """The fields in which an arm's tuned recipe differs from the baseline, without the shared dimensions; None for an
+    option that the baseline has and it doesn't."""
     shared, _ = experiment.spaces(arm, workload)
-    before = experiment.recipe.model_dump()
-    return {
-        field: value
-        for field, value in won.model_dump().items()
-        if value != before[field] and field != "seed" and field not in shared
-    }
+    changes = won.changes(experiment.recipe)
+    return {field: value for field, value in changes.items() if field != "seed" and field not in shared}
 
 
 def combined_recipe(baseline: Recipe, changes: Iterable[dict[str, Any]]) -> Recipe:

@@ -7,6 +7,7 @@ from study.design.phases import CALIBRATION_SEEDS
 from study.design.techniques import DEFAULT_ARMS
 from study.design.workload import Workload
 from study.terms import ARTICLE, BASELINE, Phase
+from vae.errors import UserError
 from vae.recipe import Recipe
 
 #: Recipe of the source article, whatever the baseline is: Adam at 1e-4, constant, batches of 256.
@@ -46,12 +47,20 @@ def cut_to_fit(experiment: Experiment, workload: Workload) -> list[str]:
         said.append(
             f"{ARTICLE}: its batches of {ARTICLE_BATCH} are more than the {n} training examples: trained with {n}."
         )
-    offered = DEFAULT_ARMS if experiment.recipe.batch_size != "full" else ()  # nothing scales "full"
-    batches = {arm: experiment.base_recipe(arm).batch(n) for arm in offered if arm not in experiment.arms}
+    left_out = [arm for arm in DEFAULT_ARMS if arm not in experiment.arms]
+    reasons = {arm: reason for arm in left_out if (reason := _reason(experiment, arm, n)) is not None}
     # Only where the default arms were asked for: all of them that fit are there.
-    if all(batch > n for batch in batches.values()):
-        said += [
-            f"{arm}: its batches of {batch} are more than the {n} training examples: left out."
-            for arm, batch in batches.items()
-        ]
+    if len(reasons) == len(left_out):
+        said += [f"{arm}: {reason}: left out." for arm, reason in reasons.items()]
     return said
+
+
+def _reason(experiment: Experiment, arm: str, n_train: int) -> str | None:
+    """Why a technique can't be an arm here; None where it can."""
+    try:
+        batch = experiment.base_recipe(arm).batch(n_train)
+    except UserError:
+        return "what it changes this baseline doesn't have"
+    return (
+        None if batch <= n_train else f"its batches of {batch} are more than the {n_train} training examples"
+    )

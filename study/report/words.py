@@ -41,7 +41,7 @@ def workload(evidence: Evidence) -> str:
     experiment, recipe = evidence.experiment, evidence.experiment.recipe
     parts = [
         f"{experiment.data}, {evidence.workload.n_train:,} training examples",
-        f"{brief(recipe.hidden)} hidden, {recipe.latent_size} latent",
+        f"{network(recipe)}, {recipe.latent_size} latent",
         LIKELIHOODS[recipe.likelihood],
         f"budget {experiment.budget:g} epoch{'' if experiment.budget == 1 else 's'} "
         f"({evidence.workload.tau:,} examples)",
@@ -53,6 +53,14 @@ def workload(evidence: Evidence) -> str:
         parts.append(shared + (f" in {experiment.blocks} blocks" if experiment.blocks > 1 else ""))
     devices = sorted(evidence.trials["device"].dropna().unique())
     return "; ".join([*parts, *map(str, devices)]) + "."
+
+
+def network(recipe: Recipe) -> str:
+    """The network and its size in a few words: "500 hidden", or its name and options."""
+    if recipe.model == "mlp":
+        return f"{brief(recipe.hidden)} hidden"
+    options = ", ".join(f"{name} {brief(value)}" for name, value in recipe.model_options.items())
+    return f"network {recipe.model}" + (f" ({options})" if options else "")
 
 
 def arm_without_technique(evidence: Evidence, arm: ArmResult) -> tuple[str, str]:

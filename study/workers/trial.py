@@ -22,6 +22,7 @@ from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
 from study.design.experiment import Experiment
+from study.design.own import require_sources
 from study.design.space import suggest
 from study.protocol.assignment import EXAMPLES_TO_TARGET, Assignment, tuning_hit
 from study.statistics.curves import Curve, examples_to_target, tuning_score
@@ -40,7 +41,7 @@ from study.workers.worker import Interrupted
 from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset
 from vae.devices import machine
-from vae.errors import UserError
+from vae.errors import FailureError, UserError
 from vae.grid import evaluation_grid
 from vae.recipe import Recipe
 from vae.states import require_like
@@ -159,6 +160,7 @@ class Objective:
         trial = claim.trial
         assert isinstance(trial.study, RememberingStudy)
         trial.study.forget()
+        self._require_sources()
         told = self._assignment(claim)
         recipe = self._recipe(trial, told)
         data = self.splits.of(told.block)
@@ -177,6 +179,13 @@ class Objective:
         curve = self._resume(claim, training)
         outcome = self._train(claim, told, training, data, curve, stop_requested)
         self._finish(claim, told, training, data, curve, outcome, time.monotonic() - began)
+
+    def _require_sources(self) -> None:
+        """Other code under the same name is no trial's fault: it ends the worker, and the trial is put back."""
+        try:
+            require_sources(self.experiment)
+        except UserError as error:
+            raise FailureError(str(error)) from None
 
     def _assignment(self, claim: Claim) -> Assignment:
         name = StudyName.parse(claim.study_name)

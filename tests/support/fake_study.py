@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import sqlalchemy
@@ -150,6 +150,8 @@ def alive(pid: int) -> bool:
 
 class FakeTraining:
     """Records `n_rows` evaluations, one every `delay` seconds, with a checkpoint at each report."""
+
+    sources: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path, n_rows: int, delay: float) -> None:
         self.folder = folder

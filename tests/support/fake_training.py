@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,8 @@ class Scores:
 
 class FakeTraining:
     """As vae.training.Training is used by an objective."""
+
+    sources: ClassVar[dict[str, Any]] = {}
 
     #: The examples at which it evaluates.
     grid: Callable[[int], Any] = staticmethod(lambda tau: coarse_grid(tau))
@@ -184,7 +186,7 @@ def prepare_search(
     **plan: Any,
 ) -> Session:
     """A search over the space alone: the default space's other fields are fixed. Really trained without a trainer."""
-    fixed = [field for field in search_space(1_000) if field not in space]
+    fixed = [field for field in search_space(1_000, Recipe()) if field not in space]
     recipe = {"batch_size": 4, "latent_size": 2}
     search = {"trials": trials, "space": space} | plan
     return prepare(folder, trainer, arms=None, budget=budget, recipe=recipe, fixed=fixed, search=search)

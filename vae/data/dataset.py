@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vae.code import Source, is_reference
 from vae.data import sources
+from vae.data.bring import made
 from vae.data.checks import Survey
 from vae.data.sources import Array
 from vae.errors import UserError
@@ -106,6 +108,8 @@ class Dataset:
     """The seed of the split; None where no seed made it."""
     content: str = ""
     """SHA-256 (hex) of what the fingerprint is of, but for the rows: equal for all splits of one source."""
+    code: Source | None = None
+    """What of the user's own made the data."""
 
     @property
     def size(self) -> int:
@@ -153,8 +157,8 @@ def load(
     """The data set named by source, checked, split by seed and fingerprinted.
 
     source: `digits`, `mnist`, `fashion-mnist`, `kmnist`, the path of a .npy or .npz file with images
-    (N, ...) of uint8 (0..255) or float, or of a folder of images (`vae.data.folder`). Splits: digits 300 for
-    validation and 300 for testing; a set with a test part of its own (the named IDX sets, an .npz with x_test) keeps
+    (N, ...) of uint8 (0..255) or float, of a folder of images (`vae.data.folder`), or code of
+    the user's own, which is run (`vae.data.bring`). Splits: digits 300 for validation and 300 for testing; a set with a test part of its own (the named IDX sets, an .npz with x_test) keeps
     it and gives a tenth of the rest to validation; any other source gives a tenth to each. The same
     seed always makes the same split.
     likelihood: whose support the pixels must be in: [0, 1], or any finite number for gaussian.
@@ -166,39 +170,58 @@ def load(
     p_x = known_likelihood(likelihood)  # an unknown one is refused before a file is read
     if not 0 <= seed < 2**32:
         raise UserError(f"seed = {seed}: the seed of a split is a whole number from 0 to 2^32 - 1.")
-    arrays = sources.read(source, data_dir=data_dir, download=download)
+    arrays = _arrays(source, data_dir, download)
     n, origin = len(arrays.images), arrays.origin
-    if arrays.n_valid < 1:
+    if arrays.n_valid < 1 and arrays.valid_images is None:
         raise UserError(f"{origin} has {n} examples: at least 10 are needed, as a tenth is for validation.")
 
     digest = hashlib.sha256(f"scale {arrays.scale}\n".encode())
     _read_through(arrays.images, origin, p_x, digest.update)
     if arrays.test_images is not None:
         _read_through(arrays.test_images, f"{origin}, test images", p_x, digest.update)
+    if arrays.valid_images is not None:
+        _read_through(arrays.valid_images, f"{origin}, validation images", p_x, digest.update)
+        _hash(arrays.valid_labels, digest.update)
     for labels in (arrays.labels, arrays.test_labels):
         _hash(labels, digest.update)
     content = digest.hexdigest()
     train, valid, test = split_rows(n, arrays.n_valid, arrays.n_test, seed)
+    if arrays.valid_images is not None:
+        # In random order all the same, and always in the same: the first of them are what the grid evaluates.
+        train, valid = np.arange(n), split_rows(len(arrays.valid_images), 0, 0, 0)[0]
     if arrays.test_images is not None:
         test = np.arange(len(arrays.test_images))
     for rows in (train, valid, test):
         _hash(rows, digest.update)
 
     splits = _splits(arrays.images, arrays.labels, arrays.scale)
-    test_splits = splits
+    valid_splits = test_splits = splits
+    if arrays.valid_images is not None:
+        valid_splits = _splits(arrays.valid_images, arrays.valid_labels, arrays.scale)
     if arrays.test_images is not None:
         test_splits = _splits(arrays.test_images, arrays.test_labels, arrays.scale)
     return Dataset(
         name=arrays.name,
         train=splits(train),
-        valid=splits(valid),
+        valid=valid_splits(valid),
         test=test_splits(test),
         shape=arrays.images.shape[1:],
         fingerprint=digest.hexdigest(),
         content=content,
-        source=source if source in sources.NAMES else os.path.abspath(arrays.origin),
-        seed=seed,
+        source=source if source in sources.NAMES else _found_by(arrays),
+        seed=seed if arrays.valid_images is None else None,
+        code=arrays.code,
     )
+
+
+def _arrays(source: str, data_dir: Path | None, download: bool) -> sources.Arrays:
+    return (
+        made(source) if is_reference(source) else sources.read(source, data_dir=data_dir, download=download)
+    )
+
+
+def _found_by(arrays: sources.Arrays) -> str:
+    return os.path.abspath(arrays.origin) if arrays.code is None else arrays.code.absolute
 
 
 def load_whole(
@@ -209,7 +232,7 @@ def load_whole(
     Checked as `load` checks them; a test part of its own (`x_test`) is not among them. Raises as `load` does.
     """
     p_x = known_likelihood(likelihood)
-    arrays = sources.read(source, data_dir=data_dir)
+    arrays = _arrays(source, data_dir, download=True)
     _read_through(arrays.images, arrays.origin, p_x, lambda _: None)
     whole = _splits(arrays.images, arrays.labels, arrays.scale)(np.arange(len(arrays.images)))
     return whole, arrays.images.shape[1:]

@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vae.code import Source
 from vae.data import idx
 from vae.errors import UserError, did_you_mean
 
@@ -66,6 +67,9 @@ class Arrays:
     n_test: int  # of the N, how many are for testing; 0 where the source has a test part of its own
     test_images: Array | None = None  # (M, ...)
     test_labels: Array | None = None  # (M,)
+    valid_images: Array | None = None  # (V, ...), where the source has a validation part of its own too
+    valid_labels: Array | None = None  # (V,)
+    code: Source | None = None  # what of the user's own made them
 
 
 def read(source: str, *, data_dir: Path | None = None, download: bool = True) -> Arrays:
@@ -152,9 +156,9 @@ def _digits_of_sklearn() -> tuple[Array, Array]:
 
 def _read_idx_set(name: str, data_dir: Path | None, download: bool) -> Arrays:
     images, labels, test_images, test_labels = idx.read_set(name, data_dir, download=download)
-    _check_labels(labels, len(images), f"{name}: training labels")
-    _check_labels(test_labels, len(test_images), f"{name}: test labels")
-    _check_test(images, test_images, name)
+    check_labels(labels, len(images), f"{name}: training labels")
+    check_labels(test_labels, len(test_images), f"{name}: test labels")
+    check_test(images, test_images, name)
     return Arrays(
         name=name,
         origin=name,
@@ -191,12 +195,12 @@ def _of_file(
 
 def _open_npy(file: IO[bytes], path: Path) -> Array:
     header = _header(file, str(path))
-    _check_images(header, str(path))
+    check_images(header, str(path))
     _check_length(header, path.stat().st_size, str(path))
     # Copy-on-write: torch warns about a tensor over memory that can't be written; the file never changes.
     order = "F" if header.fortran else "C"
     mapped = np.memmap(path, header.dtype, "c", header.start, header.shape, order)  # type: ignore[call-overload]
-    return _native(np.asarray(mapped), str(path))
+    return native(np.asarray(mapped), str(path))
 
 
 def _read_npz(file: IO[bytes], path: Path) -> Arrays:
@@ -215,7 +219,7 @@ def _read_npz(file: IO[bytes], path: Path) -> Arrays:
         test_images = None if test_key is None else _member(archive, test_key, path)
         test_labels = None
         if test_images is not None:
-            _check_test(images, test_images, str(path))
+            check_test(images, test_images, str(path))
             test_labels = _labels(archive, TEST_LABEL_KEYS, keys, path, len(test_images))
     return _of_file(path, images, labels, test_images, test_labels)
 
@@ -258,9 +262,9 @@ def _member(archive: zipfile.ZipFile, key: str, path: Path, *, n_labels: int | N
     with archive.open(info) as file:
         header = _header(file, origin)
     if n_labels is None:
-        _check_images(header, origin)
+        check_images(header, origin)
     else:
-        _check_labels(header, n_labels, origin)
+        check_labels(header, n_labels, origin)
     _check_length(header, info.file_size, origin)
     packed = min(info.compress_size, path.stat().st_size)
     if info.file_size > max(IN_MEMORY_BYTES, MAX_RATIO * packed):
@@ -272,7 +276,7 @@ def _member(archive: zipfile.ZipFile, key: str, path: Path, *, n_labels: int | N
         raise MemoryError
     with archive.open(info) as file:
         array: Array = np.lib.format.read_array(file, allow_pickle=False)
-    return array if n_labels is not None else _native(array, origin)
+    return array if n_labels is not None else native(array, origin)
 
 
 def _memory() -> float:
@@ -342,7 +346,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:SHOWN_CHARACTERS]
 
 
-def _native(array: Array, origin: str) -> Array:
+def native(array: Array, origin: str) -> Array:
     """The array in C order and this machine's byte order, as rows of pixels are read and torch needs it."""
     if array.flags.c_contiguous and array.dtype.isnative:
         return array
@@ -354,7 +358,8 @@ def _native(array: Array, origin: str) -> Array:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
-def _check_images(header: _Header, origin: str) -> None:
+def check_images(header: _Header | Array, origin: str) -> None:
+    """Refuse (UserError) what can't be images: another dtype than IMAGE_DTYPES, fewer than two axes, none."""
     shape, dtype = header.shape, header.dtype
     if dtype.newbyteorder("=").name not in IMAGE_DTYPES:
         if dtype.kind in "iu":  # never "as uint8": what is above 255 would wrap round
@@ -373,7 +378,8 @@ def _check_images(header: _Header, origin: str) -> None:
         raise UserError(f"{origin} is empty: its shape is {shape}.")
 
 
-def _check_labels(labels: _Header | Array, n: int, origin: str) -> None:
+def check_labels(labels: _Header | Array, n: int, origin: str) -> None:
+    """Refuse (UserError) labels of n images that aren't n whole numbers."""
     if labels.dtype.kind not in "iu":
         kind = str(labels.dtype)[:SHOWN_CHARACTERS]
         raise UserError(f"{origin} has dtype {kind}: labels are whole numbers.")
@@ -381,10 +387,11 @@ def _check_labels(labels: _Header | Array, n: int, origin: str) -> None:
         raise UserError(f"{origin} has shape {labels.shape}, but there are {n} images: labels are ({n},).")
 
 
-def _check_test(images: Array, test_images: Array, origin: str) -> None:
+def check_test(images: Array, test_images: Array, origin: str, part: str = "test") -> None:
+    """Refuse (UserError) test images of another shape or dtype than the training images."""
     train = images.shape[1:], images.dtype.name
     test = test_images.shape[1:], test_images.dtype.name
     if train != test:
         raise UserError(
-            f"{origin}: test images are {test[1]} {test[0]}, training images {train[1]} {train[0]}."
+            f"{origin}: {part} images are {test[1]} {test[0]}, training images {train[1]} {train[0]}."
         )

@@ -114,6 +114,8 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
         pruner = "none"
         patience = 20
         space = { latent_size = [2, 4] }
+        [sources]
+        "nets.py:Own" = "0123"
         """,
     )
     assert set(values) == set(Experiment.model_fields)

@@ -135,8 +135,8 @@ def test_ends_that_no_recipe_may_have_are_refused(space: Space, words: str) -> N
 def test_the_default_spaces_are_valid() -> None:
     """What is tuned and searched unless told otherwise passes the same checks as a user's."""
     for small_data in (True, False):
-        check_space(search_space(1_000 if small_data else 50_000))
-        check_corner(search_space(1_000 if small_data else 50_000), Recipe(), "search")
+        check_space(search_space(1_000 if small_data else 50_000, Recipe()))
+        check_corner(search_space(1_000 if small_data else 50_000, Recipe()), Recipe(), "search")
         for optimizer in ("adam", "momentum"):
             check_space({"lr": lr_dimension(Recipe(optimizer=optimizer), small_data)})
 
@@ -213,7 +213,10 @@ def ask(space: Space, base: Recipe, fixed: dict[str, Any] | None = None) -> tupl
 
 def test_suggest_keeps_its_values_in_the_trial() -> None:
     """The recipe holds what the trial's params hold, so `resolve` makes the same recipe of them."""
-    space = search_space(1_000) | {"hidden": Dimension(choices=[[64], [64, 32]]), "lr_schedule": ["cosine"]}
+    space = search_space(1_000, Recipe()) | {
+        "hidden": Dimension(choices=[[64], [64, 32]]),
+        "lr_schedule": ["cosine"],
+    }
     space = {field: Dimension.model_validate(d) if isinstance(d, list) else d for field, d in space.items()}
     base = Recipe(seed=7)
     recipe, trial = ask(space, base)
