@@ -102,10 +102,13 @@ def load_model(path: Path, network: nn.Module | None = None) -> TrainedModel:
             f"{path} holds the weights of a network of your own, {wrote}, which only Python can build: "
             f"load_model(path, {wrote.rpartition('.')[2]}(...))."
         )
+    # The weights come from the file, not from the mean training image, which isn't here.
+    plain = recipe.replace(output_bias_from_mean=False)
     try:
-        # The weights come from the file, not from the mean training image, which isn't here.
-        plain = recipe.replace(output_bias_from_mean=False)
         model = _build(plain, shape, sources) if network is None else network
+    except UserError as error:
+        raise UserError(f"The network of {path} can't be built: {error}") from None
+    try:
         model.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError, UserError) as error:
         what = "are not its recipe's" if network is None else f"don't fit {type(network).__name__}"
@@ -142,8 +145,8 @@ def _build(recipe: Recipe, shape: tuple[int, ...], sources: tuple[code.Source, .
     if then is None:
         raise UserError(f"it doesn't say which {recipe.model} they are of")
     here = code.find_again(then.reference, str(then.path), then.sha256)
-    named = here.absolute if here.reference != recipe.model else recipe.model
-    return build_network(recipe.replace(model=named), shape, sha256=then.sha256)
+    found = recipe.replace(model=here.reference, model_options=recipe.model_options)
+    return build_network(found, shape, sha256=then.sha256)
 
 
 def save_state(path: Path, training: Training, **extra: Any) -> None:

@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -107,7 +107,7 @@ def find_again(reference: str, path: str, sha256: str) -> Source:
             continue
         if source.sha256 == sha256:
             return source
-        other = other or source
+        other = other or replace(source, reference=reference)
     if other is not None:
         raise changed(other, sha256)
     assert missing is not None
@@ -117,8 +117,8 @@ def find_again(reference: str, path: str, sha256: str) -> Source:
 def changed(source: Source, expected: str) -> UserError:
     """The refusal of other code under the same name."""
     return UserError(
-        f"{source.reference}: {source.path} has SHA-256 {source.sha256[:12]}..., not {expected[:12]}... as when this "
-        "was begun: bring that file back, or begin anew under another name."
+        f"{source.reference} has SHA-256 {source.sha256[:12]}... here, not {expected[:12]}... as when this was begun: "
+        "bring that code back, or begin anew under another name."
     )
 
 
@@ -145,7 +145,7 @@ def _read(reference: str) -> tuple[Source, bytes | None]:
         return Source(reference, path, _hash(path)), None
     path = Path(where).expanduser().absolute()
     if not path.is_file():
-        raise UserError(f"{reference}: there is no file {path}.")
+        raise UserError(f"{reference}: there is no file {where} here.")
     text = _bytes(path)
     return Source(reference, path, hashlib.sha256(text).hexdigest()), text
 

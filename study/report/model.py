@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from study.design.experiment import Experiment
+from study.design.own import require_sources
 from vae.checkpoint import TrainedModel, load_model
 from vae.data.dataset import Dataset, load
 from vae.elbo import active_units
@@ -97,6 +98,7 @@ def _data(
     if seed != experiment.seed:
         fingerprint = trained.data_fingerprint
     try:
+        require_sources(experiment)  # before the code that makes the data would be run
         data = load(
             experiment.data,
             seed=seed,

@@ -315,7 +315,7 @@ def test_a_network_that_a_recipe_names_is_found_again(
     assert [source.path for source in trained.sources] == [tmp_path / "own.py"]
 
     (tmp_path / "own.py").write_text(OWN + "\nraise SystemExit\n")
-    with pytest.raises(UserError, match=r"own\.py has SHA-256 .*bring that file back"):
+    with pytest.raises(UserError, match=r"own.py:Own has SHA-256 .*bring that code back"):
         load_model(path)
     (elsewhere / "own.py").write_text(OWN)
     assert load_model(path).model.encoder[0].out_features == 6

@@ -62,9 +62,9 @@ def test_other_code_under_the_same_name_is_not_run(folder: Path) -> None:
     """The refusal names both hashes, and the file isn't run; where it was it is found again."""
     source = code.find("own.py:make")
     (folder / "own.py").write_text("raise SystemExit(3)\n")
-    with pytest.raises(UserError, match=rf"not {source.sha256[:12]}.*bring that file back"):
+    with pytest.raises(UserError, match=rf"not {source.sha256[:12]}.*bring that code back"):
         code.load("own.py:make", source.sha256)
-    with pytest.raises(UserError, match="bring that file back"):
+    with pytest.raises(UserError, match="bring that code back"):
         code.require_same(["own.py:make"], {"own.py:make": source.sha256})
     (folder / "kept.py").write_text(TEXT)
     again = code.find_again("own.py:make", str(folder / "kept.py"), source.sha256)
@@ -85,7 +85,7 @@ def test_a_package_is_hashed_whole(folder: Path) -> None:
     assert code.find("own_package.part:make").path == package / "part.py"
     assert code.load("own_package:make", before.sha256)() == 1
     (package / "part.py").write_text("def make():\n    return 2\n")
-    with pytest.raises(UserError, match="bring that file back"):
+    with pytest.raises(UserError, match="bring that code back"):
         code.load("own_package:make", before.sha256)
     for name in ("own_package", "own_package.part"):
         del sys.modules[name]
@@ -94,7 +94,7 @@ def test_a_package_is_hashed_whole(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("nowhere.py:make", r"there is no file .*nowhere\.py"),
+        ("nowhere.py:make", r"there is no file nowhere.py here"),
         ("no_such_module:make", "There is no module 'no_such_module' here: install it"),
         ("own.py:mak", r"own\.py has no 'mak'\. Did you mean 'make'\?"),
         ("own.py:made", "is a list: name a function or a class"),

@@ -157,10 +157,10 @@ def load(
     """The data set named by source, checked, split by seed and fingerprinted.
 
     source: `digits`, `mnist`, `fashion-mnist`, `kmnist`, the path of a .npy or .npz file with images
-    (N, ...) of uint8 (0..255) or float, of a folder of images (`vae.data.folder`), or code of
-    the user's own, which is run (`vae.data.bring`). Splits: digits 300 for validation and 300 for testing; a set with a test part of its own (the named IDX sets, an .npz with x_test) keeps
-    it and gives a tenth of the rest to validation; any other source gives a tenth to each. The same
-    seed always makes the same split.
+    (N, ...) of uint8 (0..255) or float, of a folder of images (`vae.data.folder`), or code of the user's own, which
+    is run (`vae.data.bring`). Splits: digits 300 for validation and 300 for testing; a set with a test part of its own
+    (the named IDX sets, an .npz with x_test) keeps it and gives a tenth of the rest to validation; any other source
+    gives a tenth to each, unless its code splits it. The same seed always makes the same split.
     likelihood: whose support the pixels must be in: [0, 1], or any finite number for gaussian.
     data_dir: searched first for the named sets' files, and for a path that is not in the working folder.
     download: whether a named set that is nowhere may be fetched.

@@ -119,10 +119,10 @@ def test_other_code_is_another_question(tmp_path: Path, monkeypatch: pytest.Monk
     require_sources(more)
     Path("nets.py").write_text("# another\n")
     with pytest.raises(
-        UserError, match=r"Experiment 'data-make': nets\.py:Net: .* has SHA-256 .* not .*as when this"
+        UserError, match=r"Experiment 'data-make': nets\.py:Net has SHA-256 .* not .*as when this"
     ):
         with_sources(built(more, **values), more)
-    with pytest.raises(UserError, match="bring that file back, or begin anew under another name"):
+    with pytest.raises(UserError, match="bring that code back, or begin anew under another name"):
         require_sources(more)
 
 
