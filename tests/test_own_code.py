@@ -91,7 +91,8 @@ def test_train_evaluate_and_sample(
     assert "Note: runs conv_vae.py:ConvVAE, SHA-256" in err
     assert "own_data.py:images, SHA-256" in err
     assert vae(capsys, monkeypatch, "sample", "own.safetensors", "--n", "4", "--out", "s.png")[0] == 0
-    assert Image.open("s.png").size[0] > 8
+    with Image.open("s.png") as sheet:
+        assert sheet.size[0] > 8
 
     (examples / "own_data.py").write_text("raise SystemExit(9)\n")
     code, _, err = vae(capsys, monkeypatch, "evaluate", "own.safetensors")
