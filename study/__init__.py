@@ -7,6 +7,9 @@
     with study.open("sqlite:///optuna.db") as experiments:                  # reads: nothing is trained
         comparison = experiments.comparison("digits")
 
+    answer = study.analyse(frame, baseline="adam", target=0.3)              # learning curves from anywhere
+    answer.figures["forest"]                                                # a notebook shows it
+
 A comparison has `.arms` (a DataFrame, one row an arm), `.verdicts`, `.sentences` and `.notes`. Everything else is in
 the modules, documented there.
 """
@@ -19,18 +22,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 # Imported where they are used: `import study` alone is quick, torch and pandas take seconds.
 if TYPE_CHECKING:
     from types import TracebackType
 
     import pandas as pd
+    import plotly.graph_objects as go
 
+    from study.analysis.findings import Findings
+    from study.figures.panel import Figure
     from study.statistics.verdicts import Verdict
     from study.store.store import Store
 
-__all__ = ["Answer", "Experiments", "open", "run"]
+__all__ = ["Answer", "Experiments", "analyse", "open", "run"]
 
 
 #: Seconds between two calls of `on_progress`.
@@ -43,7 +49,7 @@ class Answer:
 
     name: str
     target: float | None
-    """The validation loss to reach, nats per example; None: not calibrated yet."""
+    """The validation loss to reach, nats per example, or the value of curves from elsewhere; None: not calibrated."""
     arms: pd.DataFrame
     """One row an arm, the baseline first, then by speed-up; the columns of `export`'s arms table."""
     verdicts: Mapping[str, Verdict]
@@ -53,6 +59,15 @@ class Answer:
     notes: Sequence[str]
     """What to mind about it."""
     _table: pd.DataFrame = field(repr=False)
+    _drawn: Callable[[], Mapping[str, Figure]] = field(repr=False)
+
+    @property
+    def figures(self) -> Mapping[str, go.Figure]:
+        """Name -> figure, drawn when asked for: "forest", and of curves from elsewhere all that the page has. A
+        notebook shows them."""
+        from study.figures.compose import composite
+
+        return {name: composite(figure) for name, figure in self._drawn().items()}
 
     def __repr__(self) -> str:
         return "\n".join([f"{self.name}: {' '.join(self.sentences)}", self._table.to_string(index=False)])
@@ -164,28 +179,107 @@ def run(
         torch.set_num_threads(torch_threads)
 
 
-def _answer(store: Store, name: str) -> Answer:
+def analyse(
+    frame: pd.DataFrame,
+    *,
+    baseline: str,
+    target: float | None = None,
+    target_at: float | None = None,
+    margin: float = 0.02,
+    censored_at: float | None = None,
+    unpaired: bool = False,
+    maximise: bool = False,
+    at_zero: Literal["before", "after"] | None = None,
+    **columns: str,
+) -> Answer:
+    """Judge learning curves from anywhere as `python -m study analyse` does; nothing is trained or written.
+
+    `frame` is a long table, a row an evaluation: arm, seed (or trial: then unpaired), a clock (examples, step or
+    epoch), value (lower is better, or `maximise`) and, where known, seconds and how a run ended. `columns` says which
+    column is what where it is called otherwise: arm="optimizer", value="val_loss". A value of NaN is a run that broke
+    down; where nothing was measured it is None or pandas' NA. The rest are the command's options.
+    Raises UserError for curves that can't say it, as the command would."""
+    from study.analysis.answer import verdict_sentences
+    from study.analysis.curve_notes import curve_notes
+    from study.analysis.from_curves import Question
+    from study.analysis.from_curves import analyse as judge
+    from study.curves.table import Columns, Rows, to_curves
+    from study.report.curves_page import figures
+    from vae.errors import UserError, did_you_mean
+
+    roles = ("arm", "seed", "trial", "clock", "value", "seconds", "ended")
+    for role in columns.keys() - set(roles):
+        raise UserError(f"analyse({role}=...): no such column's role. {did_you_mean(role, roles)}")
+    rows = {str(name): [_cell(cell) for cell in column.tolist()] for name, column in frame.items()}
+    mapping = Columns(
+        arm=columns.get("arm"),
+        seed=columns.get("seed"),
+        trial=columns.get("trial"),
+        clock=columns.get("clock"),
+        value=columns.get("value"),
+        seconds=columns.get("seconds"),
+        ended=columns.get("ended"),
+        maximise=maximise,
+        at_zero=at_zero,
+    )
+    curves = to_curves([Rows("the frame", rows, "the frame")], mapping, ["the frame"])
+    question = Question(baseline, target, target_at, margin, censored_at, unpaired)
+    found = judge(curves, question, "the frame")
+    return _said(
+        "the frame",
+        found.comparison,
+        verdict_sentences(found.comparison),
+        curve_notes(found),
+        lambda: figures(found),
+    )
+
+
+def _cell(cell: Any) -> Any:
+    """A frame's cell; None where pandas says that there is none, which a NaN of floats doesn't."""
     import pandas as pd
 
+    return None if cell is pd.NA else cell
+
+
+def _answer(store: Store, name: str) -> Answer:
     from study.analysis.answer import sentences
-    from study.analysis.arm import sorted_arms, to_frame
     from study.analysis.evidence import read
     from study.analysis.notes import notes
-    from study.analysis.words import ratio_of
+    from study.report.sections import forest_figure
     from vae.errors import UserError
 
     evidence = read(store, name)
     comparison = evidence.comparison
     if comparison is None:
         raise UserError(f"Experiment '{name}' is a search alone: there is nothing to compare in it.")
+
+    def drawn() -> Mapping[str, Figure]:
+        return {"forest": forest_figure(comparison)} if comparison.measured else {}
+
+    return _said(name, comparison, sentences(comparison), notes(comparison, evidence.state), drawn)
+
+
+def _said(
+    name: str,
+    comparison: Findings,
+    sentences: Sequence[str],
+    notes: Sequence[str],
+    drawn: Callable[[], Mapping[str, Figure]],
+) -> Answer:
+    import pandas as pd
+
+    from study.analysis.arm import sorted_arms, to_frame
+    from study.analysis.words import ratio_of
+
+    clock = comparison.terms.clock
     arms = sorted_arms(comparison.arms)
     table = pd.DataFrame(
         [
             {
                 "arm": arm.arm,
                 "hits": f"{arm.hits}/{arm.seeds}",
-                "speed-up, examples": ratio_of(arm.examples.estimate if arm.examples else None),
-                "in examples": arm.examples.words if arm.examples else "",
+                f"speed-up, {clock}": ratio_of(arm.examples.estimate if arm.examples else None),
+                f"in {clock}": arm.examples.words if arm.examples else "",
                 "speed-up, seconds": ratio_of(arm.seconds.estimate if arm.seconds else None),
                 "in seconds": arm.seconds.words if arm.seconds else "",
             }
@@ -197,7 +291,8 @@ def _answer(store: Store, name: str) -> Answer:
         target=comparison.target,
         arms=to_frame(arms),
         verdicts={arm.arm: arm.examples.verdict for arm in arms if arm.examples is not None},
-        sentences=sentences(comparison),
-        notes=notes(comparison, evidence.state),
+        sentences=sentences,
+        notes=notes,
         _table=table,
+        _drawn=drawn,
     )

@@ -259,7 +259,8 @@ def analyse(curves: Curves, question: Question, name: str, evidence: Evidence | 
     if evidence is None:
         _check_shapes(curves)
     tau = _budget(curves, question, evidence)
-    target = _target(curves, question, baseline, tau, own)
+    of_database = None if evidence is None or evidence.comparison is None else evidence.comparison.target
+    target = _target(curves, question, baseline, tau, of_database)
     reached = {arm: _reached(curves.of(arm), target, tau, question, curves) for arm in (baseline, *others)}
     _refuse_cut(reached, tau, curves)
     paired = curves.paired and not question.unpaired
@@ -315,7 +316,9 @@ def _budget(curves: Curves, question: Question, evidence: Evidence | None) -> fl
     return max(run.end for run in curves)
 
 
-def _target(curves: Curves, question: Question, baseline: str, tau: float, own: Comparison | None) -> float:
+def _target(
+    curves: Curves, question: Question, baseline: str, tau: float, of_database: float | None
+) -> float:
     """The target as the curves hold it."""
     if question.target is not None:
         return curves.shown(question.target)
@@ -330,8 +333,8 @@ def _target(curves: Curves, question: Question, baseline: str, tau: float, own: 
                 f"{first / tau:.3g} of the budget."
             )
         return float(np.median(values))
-    if own is not None and own.target is not None:
-        return own.target
+    if of_database is not None:
+        return of_database
     raise UserError("What is to be reached? Give --target, or --target-at as a share of the budget.")
 
 

@@ -20,7 +20,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="FILE...",
-        help="CSV, Parquet or JSON lines files, or folders with a file a run.",
+        help="CSV, Parquet or JSON lines, folders with a file a run, TensorBoard, MLflow or Optuna.",
     ),
 ]
 
@@ -30,7 +30,10 @@ class ColumnOptions:
     """Which column of the curves is what: for every command that reads them."""
 
     format: Annotated[
-        str | None, typer.Option("--format", help="Of the files; default: by what they are.")
+        str | None,
+        typer.Option(
+            "--format", help="csv, parquet, jsonl, tensorboard, mlflow, optuna or wandb; default: what it is."
+        ),
     ] = None
     arm: Annotated[str | None, typer.Option("--arm-from", metavar="COLUMN", help="Arms; default: arm.")] = (
         None

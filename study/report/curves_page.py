@@ -47,15 +47,7 @@ def figures(found: FromCurves) -> dict[str, Figure]:
 
 def _answer(found: FromCurves) -> Section:
     comparison = found.comparison
-    panels = [sections.forest(comparison, "examples")]
-    if comparison.timed:
-        panels.append(sections.forest(comparison, "seconds"))
-    caption = (
-        f"Right of the line is faster than {comparison.terms.baseline}: look for thin bars that clear the shaded "
-        "margin, and read open symbols as censored."
-    )
-    title = f"Speed-up over {comparison.terms.baseline}"
-    blocks: list[Block] = [Figure("forest", title, caption, panels, "pair"), tables.arms_table(comparison)]
+    blocks: list[Block] = [sections.forest_figure(comparison), tables.arms_table(comparison)]
     return Section("answer", f"Which {comparison.terms.arms} get there faster?", blocks=blocks)
 
 

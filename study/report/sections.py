@@ -23,14 +23,7 @@ def answer(evidence: Evidence) -> Section:
     blocks: list[Block] = []
     comparison = evidence.comparison
     if comparison is not None and comparison.target is not None and comparison.measured:
-        panels = [forest(comparison, "examples")]
-        if comparison.timed:
-            panels.append(forest(comparison, "seconds"))
-        caption = (
-            "Right of the line is faster than the tuned baseline: look for thin bars that clear the shaded margin, "
-            "and read open symbols as censored."
-        )
-        blocks = [Figure("forest", "Speed-up over the tuned baseline", caption, panels, "pair")]
+        blocks = [forest_figure(comparison)]
         blocks += [tables.arms_table(comparison), tables.explained_table(evidence)]
     elif not evidence.search.empty and evidence.search["best_valid_loss"].notna().any():
         blocks = [sections_search.history(evidence)]
@@ -38,6 +31,19 @@ def answer(evidence: Evidence) -> Section:
     if advised is not None:
         blocks.insert(0, Text("use", advised.sentence, "\n".join(advised.commands), open=True))
     return Section("answer", words.title(evidence), blocks=blocks)
+
+
+def forest_figure(comparison: Findings) -> Figure:
+    """The forest plot in the clock's unit, and in seconds where there are some."""
+    panels = [forest(comparison, "examples")]
+    if comparison.timed:
+        panels.append(forest(comparison, "seconds"))
+    baseline = comparison.terms.baseline
+    caption = (
+        f"Right of the line is faster than {baseline}: look for thin bars that clear the shaded margin, and read open "
+        "symbols as censored."
+    )
+    return Figure("forest", f"Speed-up over {baseline}", caption, panels, "pair")
 
 
 def forest(comparison: Findings, unit: figures_forest.Unit) -> Panel:

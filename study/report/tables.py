@@ -36,7 +36,8 @@ def arms_table(comparison: Findings) -> Table:
     terms, arms = comparison.terms, sorted_arms(comparison.arms)
     in_epochs = any(arm.epochs is not None for arm in arms) or terms.clock == "examples"
     titles: tuple[str, ...] = ("arm", "hits", f"{'epochs' if in_epochs else terms.clock} to target")
-    titles += (f"speed-up, {terms.clock}", "adjusted p", f"verdict, {terms.clock}", "throughput")
+    titles += (f"speed-up, {terms.clock}", "adjusted p", f"verdict, {terms.clock}")
+    titles += ("throughput",) if terms.tuned else ()
     titles += ("speed-up, seconds", "verdict, seconds")
     rows = []
     for arm in arms:
@@ -50,7 +51,7 @@ def arms_table(comparison: Findings) -> Table:
                 base or _speed_up(examples),
                 _p(examples),
                 verdict(examples),
-                estimate(arm.throughput),
+                *([estimate(arm.throughput)] if terms.tuned else []),
                 base or _speed_up(seconds),
                 verdict(seconds),
             ]
