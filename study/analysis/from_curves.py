@@ -250,6 +250,8 @@ def analyse(curves: Curves, question: Question, name: str, evidence: Evidence | 
     common, fewer than three evaluations."""
     # By the method before there is no tuning variance: its curves are as those from elsewhere.
     own = evidence.comparison if evidence is not None and evidence.experiment.guided else None
+    if evidence is not None:
+        curves = _on_one_scale(curves, evidence)
     baseline = _require(question.baseline, curves.arms)
     others = [arm for arm in curves.arms if arm != baseline]
     if not others:
@@ -286,6 +288,16 @@ def analyse(curves: Curves, question: Question, name: str, evidence: Evidence | 
         of_database=None if evidence is None else evidence.speeds,
         tuned=guided,
     )
+
+
+def _on_one_scale(curves: Curves, evidence: Evidence) -> Curves:
+    """Every block's curves beside the first's, without what its split of the data is harder: one target for all."""
+    above = {run.block: evidence.state.above_first(run.block) for run in curves}
+    if not any(above.values()):
+        return curves
+    runs = [replace(run, value=run.value - above[run.block]) for run in curves]
+    words = "Blocks have splits of the data of their own: losses and targets are on the scale of the first."
+    return replace(curves, runs=runs, notes=[*curves.notes, words])
 
 
 def _require(arm: str, arms: Sequence[str]) -> str:

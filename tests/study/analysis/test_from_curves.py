@@ -108,6 +108,31 @@ def test_our_own_database_gives_the_figures_of_compare(own: tuple[Evidence, Curv
     ]
 
 
+def test_blocks_have_one_target_on_one_scale(tmp_path: Path) -> None:
+    """Each block's split has a target of its own in `compare`; curves brought to the first's scale give its figures,
+    the block's mean as the unit, but for rounding."""
+    values = {"method": 2, "stop_at_target": True, "margin": 0.02, "arms": ["twice"], "tune_trials": 3}
+    finished = finish(tmp_path, **values, seeds=4, blocks=2)
+    with finished.open() as (store, _):
+        evidence = read(store, "fake")
+        found = analyse(read_stored(store, "fake"), Question("baseline"), "fake", evidence)
+    assert evidence.comparison is not None
+    expected, ours = (to_frame(c.arms).set_index("arm") for c in (evidence.comparison, found.comparison))
+    columns = [
+        "hits",
+        "seeds",
+        "examples",
+        "units",
+        "speed_up",
+        "low",
+        "high",
+        "simultaneous_low",
+        "p_adjusted",
+    ]
+    pd.testing.assert_frame_equal(ours[columns], expected[columns], rtol=1e-9)
+    assert expected.loc["twice", "units"] == 2
+
+
 def test_exported_curves_give_the_figures_of_compare(own: tuple[Evidence, Curves], tmp_path: Path) -> None:
     """From the exported CSV alone: hits, means, ratios and all that needs no tuning are the same to the last digit;
     intervals hold the seeds' luck alone, are narrower, and this is said."""
