@@ -132,9 +132,7 @@ def read_optuna(url: str, maximise: bool) -> list[Rows]:
                 columns |= {"step": [step for step, _ in values], "value": [value for _, value in values]}
                 found.append(Rows(f"{place}, {name}", columns, f"{name}/{trial.number}"))
     if not found:
-        raise UserError(
-            f"{place} has no trial with intermediate values: trial.report(value, step) makes them."
-        )
+        raise UserError(f"{place} has no trial that reported intermediate values.")
     return found
 
 
