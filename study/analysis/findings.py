@@ -61,7 +61,7 @@ class Terms:
     @property
     def measure(self) -> str:
         """The value at the beginning of a title."""
-        return self.value[:1].upper() + self.value[1:]
+        return self.value[:1].upper() + self.value[1:] if self.unit else self.value
 
     @property
     def axis(self) -> str:

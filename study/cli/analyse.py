@@ -209,7 +209,8 @@ def analyse(
             unpaired=unpaired,
         )
         source = Path(evidence.name if evidence is not None else (sources or ["curves"])[0])
-        path = path or REPORTS / f"{source.stem if evidence is None else source.name}-curves.html"
+        stem = source.stem if evidence is None else source.name
+        path = path or REPORTS / f"{stem.removesuffix('-curves')}-curves.html"
         require_writable(path.parent, "The folder of the page")
         for line in described(curves):
             out.print(line, soft_wrap=True)

@@ -170,9 +170,7 @@ def described(curves: Curves) -> list[str]:
         f"{len(curves.arms)} arms ({what}): {arms}",
         f"{n} evaluations of {curves.value} ({better}), clock: {curves.clock}{span}; {seconds}",
     ]
-    odd = [
-        f"{count} {word.sentence.removeprefix('was ')}"
-        for word in Ended
-        if word is not Ended.COMPLETE and (count := sum(run.ended is word for run in curves))
-    ]
-    return [*lines, *([f"Of {len(curves)} runs {', '.join(odd)}"] if odd else []), *curves.notes]
+    ended = {word: sum(run.ended is word for run in curves) for word in Ended}
+    counted = ", ".join(f"{n} {word}" for word, n in ended.items() if n)
+    odd = [f"How runs ended: {counted}"] if ended[Ended.COMPLETE] < len(curves) else []
+    return [*lines, *odd, *curves.notes]

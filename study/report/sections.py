@@ -121,7 +121,7 @@ def curves(evidence: Shown) -> Section:
             "grid",
             axes,
             "curves",
-            unit,
+            terms.clock if unit == "examples" else unit,
         )
         blocks.append(figure)
     lead = (

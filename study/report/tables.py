@@ -38,7 +38,8 @@ def arms_table(comparison: Findings) -> Table:
     titles: tuple[str, ...] = ("arm", "hits", f"{'epochs' if in_epochs else terms.clock} to target")
     titles += (f"speed-up, {terms.clock}", "adjusted p", f"verdict, {terms.clock}")
     titles += ("throughput",) if terms.tuned else ()
-    titles += ("speed-up, seconds", "verdict, seconds")
+    has_seconds = comparison.timed or terms.tuned
+    titles += ("speed-up, seconds", "verdict, seconds") if has_seconds else ()
     rows = []
     for arm in arms:
         examples, seconds = arm.examples, arm.seconds
@@ -52,8 +53,7 @@ def arms_table(comparison: Findings) -> Table:
                 _p(examples),
                 verdict(examples),
                 *([estimate(arm.throughput)] if terms.tuned else []),
-                base or _speed_up(seconds),
-                verdict(seconds),
+                *([base or _speed_up(seconds), verdict(seconds)] if has_seconds else []),
             ]
         )
     p = "p of more than the margin, after Holm" if terms.guided else "adjusted p after Holm"

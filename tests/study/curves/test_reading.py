@@ -80,7 +80,7 @@ def test_what_was_read_is_said(tmp_path: Path) -> None:
         f"Read {path} (parquet)",
         "2 arms (seeds): adam (2), muon (2)",
         "16 evaluations of value (lower is better), clock: examples to 400; without seconds",
-        "Of 4 runs 1 became infinite or not a number",
+        "How runs ended: 3 complete, 1 diverged",
     ]
 
 
