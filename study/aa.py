@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from study.design.build import Request
+from study.design.phases import SPLITS_APART
 from study.place import Place
 from study.session import Session, check
 from study.statistics.nulls import null_shares
@@ -59,6 +60,12 @@ def measure(
         raise UserError(f"--aa {n}: at least one A/A comparison is needed.")
     if not 1 <= null_arms <= MAX_NULL_ARMS:
         raise UserError(f"--null-arms {null_arms}: from 1 to {MAX_NULL_ARMS} null arms can be compared.")
+    first = int(request.values.get("seed") or 0)
+    if 0 <= first < SPLITS_APART < first + n:
+        raise UserError(
+            f"--aa {n}: each comparison has a seed of its own, from --seed {first} on, and seeds end at "
+            f"{SPLITS_APART - 1}: fewer, or a lower --seed."
+        )
     comparisons, arms = "" if n == 1 else "s", "" if null_arms == 1 else "s"
     say(f"{n} A/A comparison{comparisons} of {null_arms} null arm{arms}, R = {blocks}")
     families = run_aa(place, request, n, null_arms, blocks, lambda family: say(f"  {_line(family)}"))
@@ -107,7 +114,9 @@ def run_aa(
     Each has a database of its own in a temporary folder, and a seed of its own: another split, another calibration,
     other tuning points, other trainings. Returns the outcomes by seed. Raises UserError."""
     techniques = null_techniques(null_arms)
-    request = request.having(blocks=blocks, arms=[*techniques], techniques=techniques, stop_at_target=True)
+    request = request.having(
+        blocks=blocks, arms=[*techniques], techniques=techniques, stop_at_target=True, combine=False
+    )
     first = int(request.values.get("seed") or 0)
     with tempfile.TemporaryDirectory(prefix="vae-study-aa-") as folder:
         places = [

@@ -133,11 +133,18 @@ def compare(
         raise UserError("--aa keeps no experiment that could be written to a tracker: leave out --log.")
     if dry_run:
         raise UserError("--aa has no plan to print: leave out --dry-run.")
+    unfit = {
+        "--arms": comparison.arms is not None,
+        "--combine": comparison.combine is True,
+        "--run-to-budget": stop_at_target is False,
+    }
+    for flag in (flag for flag, given in unfit.items() if given):
+        raise UserError(f"{flag} doesn't go with --aa, whose arms are the baseline again: leave it out.")
     quiet()
     from study.aa import measure
 
     null_arms = 1 if null_arms is None else null_arms
-    blocks = comparison.blocks or 1
+    blocks = 1 if comparison.blocks is None else comparison.blocks
     measure(place.place(), request, aa, null_arms, blocks, lambda line: out.print(line, soft_wrap=True))
 
 

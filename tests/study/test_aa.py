@@ -9,6 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import fake_training
+import pytest
+
+from study.aa import measure
+from study.design.build import Request
+from study.place import Place
+from vae.errors import UserError
+
 PARENT = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
@@ -39,6 +47,28 @@ def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
     while _runs(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _runs(child)
+
+
+def test_no_blocks_and_bad_values_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    """A number of blocks that is none is no 1, and nothing is written."""
+    place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", tmp_path / "artifacts", None, "cpu", 1)
+    request = Request({"data": fake_training.pixels(tmp_path), "name": "aa", "recipe": {"batch_size": 8}})
+    with pytest.raises(UserError, match="blocks = 0"):
+        measure(place, request, 1, 1, 0, lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["pixels.npy"]
+
+
+def test_three_blocks_err_as_one_measures(tmp_path: Path) -> None:
+    """A/A at R = 3: every null arm is tuned and confirmed in each of three splits, and one line a family says what was
+    found, one the share of false verdicts."""
+    place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", tmp_path / "artifacts", None, "cpu", 1)
+    values = {"data": fake_training.pixels(tmp_path), "name": "aa", "recipe": {"batch_size": 8}}
+    values |= {"budget": 2.0, "tune_trials": 2, "seeds": 3}
+    said: list[str] = []
+    measure(place, Request(values), 1, 1, 3, said.append)
+    assert said[0] == "1 A/A comparison of 1 null arm, R = 3"
+    assert said[1].startswith("  seed 0: ")
+    assert said[2].startswith("families with a false verdict: ")
 
 
 def _runs(pid: int) -> bool:
