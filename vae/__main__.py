@@ -73,9 +73,9 @@ def train_command(
 ) -> None:
     """Train one recipe on one data set and write the model."""
     from vae.checkpoint import save_model
-    from vae.data.checks import scaling_hint
     from vae.data.dataset import load
     from vae.devices import pick_device
+    from vae.diagnosis import explain
     from vae.evaluation import bits_per_dim
     from vae.files import require_writable
     from vae.recipe import Recipe, parse_value
@@ -95,9 +95,12 @@ def train_command(
     n_train = len(dataset.train)
     if not budget * n_train < 2**53:
         raise UserError(f"--budget {budget:g}: at most {2**53 / n_train:.3g} epochs of {n_train} examples.")
-    training = train(chosen, dataset, max(1, round(budget * n_train)), on)
+    tau = max(1, round(budget * n_train))
+    training = train(chosen, dataset, tau, on)
     last = -10
+    evaluations = []
     for evaluation in training:
+        evaluations.append(evaluation)
         if evaluation.number - last >= 10 or training.outcome != "running":
             last = evaluation.number
             print(
@@ -106,17 +109,17 @@ def train_command(
                 f"active units {evaluation.active_units:3d}  {evaluation.train_seconds:7.1f} s",
                 flush=True,
             )
+    why = explain(training, evaluations, dataset, lambda: train(chosen, dataset, tau, on))
     if training.outcome == "diverged":
-        raise FailureError(
-            "The training diverged: its loss became NaN or infinite. "
-            + (scaling_hint(dataset.pixel_moments()) or "Try a smaller lr, or clip_norm.")
-        )
+        raise FailureError(f"The training diverged: its loss became NaN or infinite. In detail: {why}")
     scores = training.evaluate(dataset.test)
     save_model(out, training, dataset)
     bits = (
         f", {bits_per_dim(scores.loss, dataset.size):.4f} bits per dim" if training.likelihood.levels else ""
     )
     print(f"{training.outcome}; test {scores.loss:.3f} nats per example{bits}; model: {out}")
+    if why:
+        typer.echo(f"Note: the training {training.outcome}: {why}", err=True)
 
 
 @app.command()

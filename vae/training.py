@@ -29,7 +29,7 @@ from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
 from vae.states import require_like
 from vae.step.allocator import keep_freed_memory
-from vae.step.step import TINY_EVERY, build_step
+from vae.step.step import TINY_EVERY, Taken, build_step
 
 #: Nats per example of KL below which a finished model is called collapsed: z carries no information.
 COLLAPSED_RATE = 0.1
@@ -138,6 +138,18 @@ class Training:
             self._take(steps)
             self._synchronise()
             return self._clock() - began
+
+    def watch(self, look: Callable[[Tensor, Tensor, float, Taken], object]) -> None:
+        """Have `look(x, noise, lr, taken)` called after each step from now on, its gradient's norm known. For finding
+        out what went wrong: a watched step is slower."""
+        unwatched = self._step.take
+
+        def take(x: Tensor, noise: Tensor, lr: float, beta: float, with_norm: bool = True) -> Taken:  # noqa: ARG001
+            taken = unwatched(x, noise, lr, beta, with_norm=True)
+            look(x, noise, lr, taken)
+            return taken
+
+        self._step.take = take
 
     def _take(self, n_steps: int) -> _Steps:
         """Train n_steps >= 1 steps."""

@@ -29,7 +29,7 @@ from study.statistics.family import TYPICAL_SPREAD, effect_in_reach
 from study.statistics.verdicts import Verdict
 from study.store.records import counts
 from study.store.store import Store
-from study.terms import Phase
+from study.terms import Outcome, Phase
 
 if TYPE_CHECKING:
     from study.analysis.replayed import Replayed
@@ -136,7 +136,9 @@ def print_search(console: Console, evidence: Evidence) -> None:
     console.print(
         f"\nSearch: {plural(len(searched), 'trial')} ({', '.join(f'{n} {word}' for word, n in counts.items())})"
     )
-    for reason, n in searched["reason"].dropna().value_counts().head(3).items():
+    for reason, n in (
+        searched.loc[searched["outcome"] == Outcome.FAILED, "reason"].dropna().value_counts().head(3).items()
+    ):
         console.print(f"{n} failed: {reason}")
     best = searched[searched["state"] == "COMPLETE"].nsmallest(5, "best_valid_loss")
     if best.empty:
@@ -228,8 +230,18 @@ def print_curves(console: Console, found: FromCurves) -> None:
 def print_failures(console: Console, evidence: Evidence) -> None:
     """Which trials went wrong, why, and how often."""
     failures = evidence.failures[["arm", "phase", "outcome", "reason"]].fillna("").to_numpy().tolist()
-    for (arm, phase, outcome, reason), n in Counter(map(tuple, failures)).items():
-        console.print(f"{arm}, {phase}: {n} {outcome}{f': {reason}' if reason else ''}", markup=False)
+    reasons: dict[tuple[str, str, str], Counter[str]] = {}
+    for arm, phase, outcome, reason in failures:
+        reasons.setdefault((arm, phase, outcome), Counter())[reason] += 1
+    for (arm, phase, outcome), counted in reasons.items():
+        # Trials fail for few reasons; each that diverges or collapses has numbers of its own.
+        shown = counted.most_common(None if outcome == Outcome.FAILED else 1)
+        for reason, n in shown:
+            n = n if outcome == Outcome.FAILED else counted.total()
+            such = "" if len(shown) == len(counted) else " such as"
+            console.print(
+                f"{arm}, {phase}: {n} {outcome}{f'{such}: {reason}' if reason else ''}", markup=False
+            )
 
 
 def forest_table(comparison: Findings, wide: bool) -> Table:

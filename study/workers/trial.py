@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -41,7 +41,9 @@ from study.workers.worker import Interrupted
 from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset
 from vae.devices import machine
+from vae.diagnosis import explain
 from vae.errors import FailureError, UserError
+from vae.evaluation import Evaluation
 from vae.grid import evaluation_grid
 from vae.recipe import Recipe
 from vae.states import require_like
@@ -66,6 +68,8 @@ class Trainer:
     grid: Grid = evaluation_grid
     report_every: int = REPORT_EVERY
     """Grid points between two reports to Optuna."""
+    explain: Callable[[Training, Sequence[Evaluation], Dataset, Callable[[], Training]], str] = explain
+    """Says what went wrong in a training that diverged or collapsed, "" for others."""
     save_seconds: float = SAVE_SECONDS
     """Seconds between two saves of a running trial's state: what a kill -9 can cost."""
 
@@ -304,6 +308,9 @@ class Objective:
         wall_seconds: float,
     ) -> None:
         attributes = {"outcome": str(outcome), "seconds": round(training.train_seconds, 3)}
+        why = self._why(training, data, curve, outcome)
+        if why:
+            attributes["reason"] = why
         scored: dict[str, Any] = {}
         if told.target is not None:
             points = curve.points(outcome)
@@ -331,9 +338,22 @@ class Objective:
             steps=training.steps,
             train_seconds=training.train_seconds,
             wall_seconds=wall_seconds,
+            reason=why or None,
             **scored,
         )
         self._state_path(claim).unlink(missing_ok=True)
+
+    def _why(self, training: Training, data: Dataset, curve: _Curve, outcome: Outcome) -> str:
+        """What went wrong, in a line; "" where nothing did."""
+        if outcome not in (Outcome.DIVERGED, Outcome.COLLAPSED):
+            return ""
+        rows = [
+            Evaluation(**{name: row[name] for name in Evaluation.__dataclass_fields__}) for row in curve.rows
+        ]
+        train, tau = self.trainer.train, self.workload.tau
+        return self.trainer.explain(
+            training, rows, data, lambda: train(training.recipe, data, tau, self.device)
+        )
 
     def _to_beat(self, told: Assignment) -> float:
         """The best value of the complete trials of its study and phase."""

@@ -209,6 +209,7 @@ def test_an_arm_that_only_diverges_is_confirmed_as_that(
     monkeypatch.setattr(FakeTraining, "diverges", staticmethod(lambda recipe: recipe.init == "orthogonal"))
     trials, comparison = rerun(tmp_path, arms=["twice"], seeds=2, target=6.0)
     assert set(of(trials, "tune", "twice")["outcome"]) == {"diverged"}
+    assert set(of(trials, "tune", "twice")["reason"]) == {"as it was told to"}
     found = arms_table(comparison).loc["twice"]
     assert (found["verdict"], found["hits"], found["diverged"]) == ("never reaches the target", 0, 2)
 

@@ -72,7 +72,7 @@ def test_what_it_took_is_said(
     )
     assert "of the negative ELBO's" in lines[0]
     assert "of the bytes are initial bits" in lines[1]
-    assert [line.split("  ")[0] for line in lines[2:]] == ["PNG", "WebP lossless", "zstd -22", "bz2 -9"]
+    assert [line.split("  ")[0] for line in lines[2:]] == ["PNG", "WebP lossless", "zstd -19", "bz2 -9"]
 
 
 def test_black_and_white(
