@@ -31,18 +31,19 @@ from study.store import records
 from study.store.store import Store
 from study.terms import STORAGE_VARIABLE
 from study.workers.processes import this_program
+from vae.pictures import one_thread
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 #: Trainings of some seconds, so that the host that is cut off is in one.
 COMPARE: dict[str, Any] = {
     "data": "digits",
-    "budget": 40.0,
+    "budget": 20.0,
     "arms": ["dropout"],
     "tune_trials": 2,
     "seeds": 3,
 }
-COMPARE |= {"target": 32.0, "stop_at_target": False, "recipe": {"hidden": [32], "latent_size": 3}}
+COMPARE |= {"target": 35.0, "stop_at_target": False, "recipe": {"hidden": [32], "latent_size": 3}}
 #: Seconds that a host is cut off.
 AWAY = 60.0
 PORT = 5432
@@ -167,7 +168,7 @@ def test_a_host_that_is_cut_off_for_a_minute_changes_no_figure(network: Network,
     for url, run in ((alone, True), (network.local_url, False)):
         place = Place(url, tmp_path / f"artifacts-{run}", None, "cpu", 1)
         session = Session.prepare(place, Request(COMPARE, source="test"))
-        with session.store:
+        with session.store, one_thread():
             session.planner.advance()
             if run:
                 session.run_here()
