@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from study.cli.options import DEFAULT_STORAGE, REPORTS, Storage, grouped
-from study.cli.terminal import out, quiet, uncollected
+from study.cli.options import DEFAULT_STORAGE, REPORTS, Json, Storage, grouped
+from study.cli.terminal import beside, out, print_document, quiet, uncollected
 from vae.errors import UserError
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def analyse(
             "--out", help="Page to write; default: reports/NAME-curves.html, NAME of the first file."
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Judge learning curves from anywhere as compare judges its own: time to target, intervals, verdicts, a page."""
     from contextlib import ExitStack
@@ -212,8 +213,13 @@ def analyse(
         stem = source.stem if evidence is None else source.name
         path = path or REPORTS / f"{stem.removesuffix('-curves')}-curves.html"
         require_writable(path.parent, "The folder of the page")
-        for line in described(curves):
-            out.print(line, soft_wrap=True)
-        found = judge(curves, question, source.name, evidence)
-        print_curves(out, found)
-        out.print(f"Report: {write_curves_report(found, path)}", soft_wrap=True)
+        with beside(json):
+            for line in described(curves):
+                out.print(line, soft_wrap=True)
+            found = judge(curves, question, source.name, evidence)
+            print_curves(out, found)
+            out.print(f"Report: {write_curves_report(found, path)}", soft_wrap=True)
+    if json:
+        from study.analysis.document import of_curves
+
+        print_document(of_curves(found))

@@ -37,6 +37,9 @@ Artifacts = Annotated[Path, typer.Option("--artifacts", help="Folder for models,
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and stop.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document alone; everything else goes to stderr.")
+]
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 DEFAULT_ARTIFACTS = Path("artifacts")

@@ -16,11 +16,12 @@ from study.cli.options import (
     Artifacts,
     DataDir,
     File,
+    Json,
     OneName,
     Storage,
     grouped,
 )
-from study.cli.terminal import err, out, quiet, say, uncollected
+from study.cli.terminal import err, out, print_document, quiet, say, uncollected
 from vae.errors import UserError
 
 
@@ -29,6 +30,7 @@ from vae.errors import UserError
 def show(
     name: OneName = None,
     storage: Storage = DEFAULT_STORAGE,
+    json: Json = False,
 ) -> None:
     """The tables of an experiment, or the list of experiments, in the terminal."""
     quiet()
@@ -38,9 +40,19 @@ def show(
 
     with Store.open(storage, read_only=True) as store:
         if name is None and len(store.experiments()) != 1:
+            if json:
+                from study.analysis.document import of_names
+
+                print_document(of_names(store.experiments(), store.url))
+                return
             print_experiments(out, store)
             return
         evidence = read(store, store.pick_name(name))
+        if json:
+            from study.analysis.document import of_evidence
+
+            print_document(of_evidence(evidence))
+            return
         print_comparison(out, evidence)
         print_search(out, evidence)
 

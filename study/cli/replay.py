@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from study.cli.analyse import ColumnOptions, Sources
-from study.cli.options import DEFAULT_STORAGE, REPORTS, Storage, grouped
-from study.cli.terminal import out, quiet, say
+from study.cli.options import DEFAULT_STORAGE, REPORTS, Json, Storage, grouped
+from study.cli.terminal import beside, out, print_document, quiet, say
 from vae.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def replay(
     path: Annotated[
         Path | None, typer.Option("--out", help="Page to write; default: reports/NAME-replay.html.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """What each pruner and patience rule would have saved and cost, on recorded complete curves."""
     quiet()
@@ -106,8 +107,13 @@ def replay(
     n = len(recording.tapes.runs)
     say(f"{n} complete runs; {orders} orders of arrival with {workers} simulated workers ...")
     found = play(recording, settings, processes or cores())
-    _print(found)
-    out.print(f"Report: {write_replay(found, path)}", soft_wrap=True)
+    with beside(json):
+        _print(found)
+        out.print(f"Report: {write_replay(found, path)}", soft_wrap=True)
+    if json:
+        from study.analysis.document import of_replay
+
+        print_document(of_replay(found))
 
 
 def _recording(

@@ -8,11 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from study.store.url import shown
 from study.terms import STORAGE_VARIABLE
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 # Names and paths are shown as they are: no markup, no emoji codes, no colours guessed from words.
 out = Console(highlight=False, markup=False, emoji=False)
@@ -22,6 +26,21 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 def say(line: str) -> None:
     """One line beside the output: progress, a warning, an error."""
     err.print(line, soft_wrap=True)
+
+
+@contextmanager
+def beside(document: bool) -> Iterator[None]:
+    """What is printed within goes to stderr where stdout is for a document alone."""
+    out.stderr = document
+    try:
+        yield
+    finally:
+        out.stderr = False
+
+
+def print_document(document: BaseModel) -> None:
+    """A document, alone on stdout."""
+    print(document.model_dump_json(indent=1))
 
 
 def again(command: str) -> str:

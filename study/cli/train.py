@@ -17,14 +17,16 @@ from study.cli.options import (
     Device,
     DryRun,
     ExperimentOptions,
+    Json,
     PlaceOptions,
     Storage,
     grouped,
 )
-from study.cli.terminal import again, out, plural, quiet, say
+from study.cli.terminal import again, beside, out, plural, print_document, quiet, say
 from vae.errors import UserError
 
 if TYPE_CHECKING:
+    from study.analysis.evidence import Evidence
     from study.design.build import Request
     from study.design.experiment import Experiment
     from study.place import Place
@@ -43,6 +45,7 @@ def run(
         int | None, typer.Option("--tune-trials", help="K: coarse tuning points per arm; default: 8.")
     ] = None,
     dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Search, compare and report; resumes where it stopped."""
     from study.design.build import RUN_DEFAULTS
@@ -53,7 +56,7 @@ def run(
         search={"trials": search_trials},
         defaults=RUN_DEFAULTS,
     )
-    _execute("run", place, request, dry_run)
+    _execute("run", place, request, dry_run, json)
 
 
 @grouped
@@ -71,6 +74,7 @@ def search(
         typer.Option("--patience", help="Grid points without a better loss that end a search trial; 0: off."),
     ] = None,
     dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """The joint search alone: everything is sampled, one Optuna study NAME/search."""
     if trials is not None and trials < 1:
@@ -80,7 +84,7 @@ def search(
         search={"trials": trials, "sampler": sampler, "pruner": pruner, "patience": patience},
         defaults={"search": {"trials": 30}},
     )
-    _execute("search", place, request, dry_run)
+    _execute("search", place, request, dry_run, json)
 
 
 @grouped
@@ -115,6 +119,7 @@ def compare(
         ),
     ] = None,
     dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """The comparison alone: tune each arm, confirm on fresh seeds, estimate speed-ups."""
     request = experiment.request(
@@ -127,10 +132,12 @@ def compare(
     if aa is None:
         if null_arms is not None:
             raise UserError("--null-arms goes with --aa N: a comparison has no null arms of its own.")
-        _execute("compare", place, request, dry_run)
+        _execute("compare", place, request, dry_run, json)
         return
     if place.log:
         raise UserError("--aa keeps no experiment that could be written to a tracker: leave out --log.")
+    if json:
+        raise UserError("--json is for one answer, and --aa measures many: leave one out.")
     if dry_run:
         raise UserError("--aa has no plan to print: leave out --dry-run.")
     unfit = {
@@ -183,8 +190,20 @@ def worker(
         out.print(f"{done} trials finished.")
 
 
-def _execute(command: str, options: PlaceOptions, request: Request, dry_run: bool) -> None:
-    """Plan, run, time, report: the common course of run, search and compare."""
+def _execute(command: str, options: PlaceOptions, request: Request, dry_run: bool, json: bool) -> None:
+    """Run the experiment; with `json` its answer is one document, alone on stdout."""
+    if json and dry_run:
+        raise UserError("--json is for an answer, which --dry-run doesn't have: leave one out.")
+    with beside(json):
+        evidence = _carry_out(command, options, request, dry_run)
+    if json and evidence is not None:
+        from study.analysis.document import of_evidence
+
+        print_document(of_evidence(evidence))
+
+
+def _carry_out(command: str, options: PlaceOptions, request: Request, dry_run: bool) -> Evidence | None:
+    """Plan, run, time, report: the common course of run, search and compare; None for a plan alone."""
     quiet()
     from study.analysis.evidence import read
     from study.analysis.export import keep_models
@@ -210,7 +229,7 @@ def _execute(command: str, options: PlaceOptions, request: Request, dry_run: boo
     if dry_run:
         experiment, dataset = check(place, request)
         _print_plan(experiment, dataset, place)
-        return
+        return None
     session = Session.prepare(place, request)
     experiment = session.experiment
     _print_plan(experiment, session.data, place)
@@ -242,6 +261,7 @@ def _execute(command: str, options: PlaceOptions, request: Request, dry_run: boo
     page = REPORTS / f"{experiment.name}.html"
     written = write_report(evidence, page, place.artifacts, place.data_dir)
     out.print(f"Report: {written}", soft_wrap=True)
+    return evidence
 
 
 def _print_plan(experiment: Experiment, data: Dataset, place: Place) -> None:

@@ -1,0 +1,82 @@
+"""What --json prints: by its schema, without NaN, and alone on stdout."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from study.analysis.document import SCHEMA, of_curves, of_replay, schema
+from study.analysis.from_curves import Question, analyse
+from study.analysis.replayed import Settings, from_curves, replay
+from study.curves.recorded import Curves, Recorded
+
+
+def made(seeds: int = 6) -> Curves:
+    """Two arms beside a baseline: one faster, one that never gets there."""
+    rng = np.random.default_rng(0)
+    clock = np.arange(1.0, 41.0)
+    runs = [
+        Recorded(arm, str(seed), clock, 10.0 * np.exp(-clock * speed * np.exp(0.05 * rng.normal()) / 15.0))
+        for arm, speed in (("base", 1.0), ("fast", 1.5), ("never", 0.01))
+        for seed in range(seeds)
+    ]
+    return Curves(runs, "epochs", "loss")
+
+
+def parsed(text: str) -> Any:
+    """The document, which must keep to the schema; NaN and infinities are no JSON."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    document = json.loads(text, parse_constant=refuse)
+    shipped = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(shipped)
+    jsonschema.validate(document, shipped)
+    return document
+
+
+def test_the_shipped_schema_is_that_of_the_code() -> None:
+    """Whoever changes a field writes the schema anew, and sees in the diff what others rely on."""
+    assert SCHEMA.read_text(encoding="utf-8") == schema()
+
+
+def test_an_answer_from_curves_as_a_document() -> None:
+    """Workload, target, arms with estimates and verdicts, sentences, notes; an arm without a ratio has nulls."""
+    found = analyse(made(), Question("base", target=3.0), "made")
+    document = parsed(of_curves(found).model_dump_json())
+    assert (document["kind"], document["target"], document["workload"]["clock"]) == (
+        "comparison",
+        3.0,
+        "epochs",
+    )
+    arms = {arm["arm"]: arm for arm in document["arms"]}
+    assert arms["base"]["on_clock"] is None
+    measure = found.comparison.arms[1].examples
+    assert measure is not None
+    assert arms["fast"]["on_clock"]["speed_up"] == measure.ratio
+    assert arms["fast"]["on_clock"]["verdict"] == "faster"
+    assert arms["never"]["on_clock"]["speed_up"] is None
+    assert document["sentences"]
+
+
+def test_a_replay_as_a_document() -> None:
+    """Every policy with every number of workers, and the recommended one."""
+    found = replay(from_curves("made", made(), 1), Settings(orders=3, patience=(3,), min_delta=(0.0,)), 1)
+    document = parsed(of_replay(found).model_dump_json())
+    assert {policy["workers"] for policy in document["policies"]} == {1, 4}
+    assert document["recommended"] in {policy["policy"] for policy in document["policies"]}
+    assert (document["runs"], document["orders"]) == (18, 3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "comparison"}, {"kind": "else"}, [], {"kind": "experiments", "names": 3}]
+)
+def test_the_schema_refuses_what_is_no_document(wrong: Any) -> None:
+    """Else it would hold nothing."""
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, json.loads(SCHEMA.read_text(encoding="utf-8")))
