@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import heapq
 import math
+import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -119,6 +120,16 @@ def _share(
     tapes: Tapes, policies: Sequence[Policy], orders: Sequence[int], workers: Sequence[int], seed: int
 ) -> dict[tuple[str, int, int], Played]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        # Large batches pass over grid points, and a run may break down: both are said of the curves, not of each look.
+        warnings.filterwarnings("ignore", "WilcoxonPruner finds steps", UserWarning)
+        warnings.filterwarnings("ignore", "The intermediate values of the", UserWarning)
+        return _played(tapes, policies, orders, workers, seed)
+
+
+def _played(
+    tapes: Tapes, policies: Sequence[Policy], orders: Sequence[int], workers: Sequence[int], seed: int
+) -> dict[tuple[str, int, int], Played]:
     found = {}
     for policy in policies:
         answers: dict[tuple[int, ...], bool] = {}

@@ -220,3 +220,17 @@ def test_what_cant_be_replayed_is_refused(made: Curves, says: str) -> None:
     with pytest.raises(UserError, match=says) as refused:
         to_tapes(made)
     assert "--pruner none" in str(refused.value) or "at least" in says
+
+
+def test_runs_that_pass_over_grid_points_are_played_without_a_warning() -> None:
+    """Wilcoxon's pruner warns of evaluations that the best run doesn't have: it is said of no look."""
+    rng = np.random.default_rng(0)
+    coarse, fine = np.arange(2.0, 41.0, 2.0), np.arange(1.0, 41.0)
+    runs = [
+        Recorded("made", str(i), clock, 9.0 / clock + rng.normal() + 0.1 * rng.normal(size=len(clock)))
+        for i, clock in enumerate([coarse, fine] * 4)
+    ]
+    tapes = to_tapes(Curves(runs, "epochs", "loss"), grid=fine)
+    chosen = [policy for policy in policies(tapes) if policy.name == "wilcoxon"]
+    (orders,) = play_all(tapes, chosen, 5, [1], 0, 1)
+    assert any((shortened(tapes, played) > 0).any() for played in orders.played)
