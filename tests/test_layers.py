@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     # The public face hands figures out.
     "plotly": {"study/figures/", "study/report/", "study/dashboard/", "study/__init__.py"},
     "jinja2": {"study/report/"},
-    "typer": {"study/cli/", "vae/__main__.py", "vae/command.py"},
+    "typer": {"study/cli/", "vae/__main__.py", "vae/command.py", "vae/look.py", "vae/options.py"},
     "sqlalchemy": {"study/store/", "study/workers/", "study/dashboard/", "study/tracking/mlflow.py"},
     "waitress": {"study/dashboard/"},
     "filelock": {"study/store/", "study/analysis/ledger.py"},

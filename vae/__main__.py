@@ -3,50 +3,40 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from vae import look
 from vae.command import Debug, command_line, run
 from vae.errors import FailureError, UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from vae.checkpoint import TrainedModel
-    from vae.code import Source
-    from vae.data.dataset import Dataset
+from vae.options import (
+    Data,
+    DataDir,
+    Device,
+    Model,
+    OfSplit,
+    OtherData,
+    Out,
+    Shape,
+    SplitSeed,
+    load_on,
+    progress,
+    require_one_of,
+    split_of,
+    write_array,
+    write_images,
+)
 
 # torch and all that imports it come with the command that needs them: --help is quick.
 
 app = command_line("vae", "Train one recipe, then evaluate it, compress with it and generate from it.")
 
-Data = Annotated[
-    str,
-    typer.Option("--data", metavar="NAME|PATH|CODE", help="Data set, .npy/.npz file, or file.py:factory."),
-]
-OtherData = Annotated[
-    str | None,
-    typer.Option("--data", metavar="NAME|PATH", help="Default: what the model was trained on."),
-]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A .safetensors file of this project.")]
-Out = Annotated[Path, typer.Option("--out", help="File to write.")]
-SplitSeed = Annotated[
-    int | None,
-    typer.Option("--seed", help="Seed of the split; default: the one that the model was trained with."),
-]
-Shape = Annotated[
-    str | None,
-    typer.Option("--shape", metavar="H,W[,3]", help="Shape of an image, where the model knows none: 28,28."),
-]
 
-#: Images of a sheet, at most: they are all in memory at once.
-SHEET_IMAGES = 10_000
+#: What a model file keeps of its last evaluation.
+KEPT_METRICS = ("examples", "valid_loss", "rate", "distortion", "active_units")
 
 
 @app.command("train")
@@ -65,17 +55,23 @@ def train_command(
     ] = None,
     budget: Annotated[float, typer.Option("--budget", min=0.0, help="Epochs.")] = 10.0,
     data_dir: DataDir = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of the split (--set seed=N is the training's).")
     ] = 0,
     debug: Debug = False,
 ) -> None:
-    """Train one recipe on one data set and write the model."""
-    from vae.checkpoint import save_model
+    """Train one recipe on one data set; write the model and, beside it, MODEL.training.png: the curve,
+    reconstructions and samples."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from vae.checkpoint import load_model, save_model
     from vae.data.dataset import load
     from vae.devices import pick_device
     from vae.diagnosis import explain
+    from vae.display import Display, write_picture
     from vae.evaluation import bits_per_dim
     from vae.files import require_writable
     from vae.recipe import Recipe, parse_value
@@ -91,33 +87,29 @@ def train_command(
             raise UserError(f"--set {assignment}: write FIELD=VALUE, for example --set lr=3e-4.")
         chosen = chosen.replace(**{field: parse_value(field, text)})
     require_writable(out)
+    picture = out.with_name(f"{out.stem}.training.png")
+    require_writable(picture)
     dataset = load(data, seed=seed, likelihood=chosen.likelihood, data_dir=data_dir)
     n_train = len(dataset.train)
     if not budget * n_train < 2**53:
         raise UserError(f"--budget {budget:g}: at most {2**53 / n_train:.3g} epochs of {n_train} examples.")
     tau = max(1, round(budget * n_train))
     training = train(chosen, dataset, tau, on)
-    last = -10
-    evaluations = []
-    for evaluation in training:
-        evaluations.append(evaluation)
-        if evaluation.number - last >= 10 or training.outcome != "running":
-            last = evaluation.number
-            print(
-                f"epoch {evaluation.examples / n_train:7.2f}  valid {evaluation.valid_loss:9.3f}  "
-                f"rate {evaluation.rate:7.3f}  distortion {evaluation.distortion:9.3f}  "
-                f"active units {evaluation.active_units:3d}  {evaluation.train_seconds:7.1f} s",
-                flush=True,
-            )
-    why = explain(training, evaluations, dataset, lambda: train(chosen, dataset, tau, on))
+    with Display(Console(), n_train) as display:
+        for evaluation in training:
+            display.show(evaluation, last=training.outcome != "running")
+    why = explain(training, display.evaluations, dataset, lambda: train(chosen, dataset, tau, on))
     if training.outcome == "diverged":
         raise FailureError(f"The training diverged: its loss became NaN or infinite. In detail: {why}")
     scores = training.evaluate(dataset.test)
-    save_model(out, training, dataset)
+    ended = {name: value for name, value in asdict(display.evaluations[-1]).items() if name in KEPT_METRICS}
+    save_model(out, training, dataset, metrics=ended | {"test_loss": scores.loss})
+    write_picture(picture, load_model(out), dataset.test, display.evaluations)
     bits = (
         f", {bits_per_dim(scores.loss, dataset.size):.4f} bits per dim" if training.likelihood.levels else ""
     )
     print(f"{training.outcome}; test {scores.loss:.3f} nats per example{bits}; model: {out}")
+    print(f"curve, reconstructions and samples: {picture}")
     if why:
         typer.echo(f"Note: the training {training.outcome}: {why}", err=True)
 
@@ -126,20 +118,20 @@ def train_command(
 def evaluate(
     model: Model,
     data: OtherData = None,
-    split: Annotated[str, typer.Option("--split", help="train, valid or test.")] = "test",
+    split: OfSplit = "test",
     k: Annotated[int, typer.Option("--k", min=1, help="Importance samples of the IWAE bound.")] = 64,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Images to look at, at most.")] = 2_000,
     data_dir: DataDir = None,
     seed: SplitSeed = None,
+    device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """ELBO, rate, distortion and the IWAE bound of a model."""
     from vae import use
 
-    trained = _load(model)
-    _require_one_of(split, use.SPLITS)
-    dataset = _data(trained, data, data_dir, seed)
-    found = use.evaluate(trained, getattr(dataset, split), k=k, limit=limit)
+    trained = load_on(model, device)
+    part = split_of(trained, data, split, data_dir, seed)
+    found = use.evaluate(trained, part, k=k, limit=limit)
     scores = found.scores
     print(
         f"{found.n} images of {split}: negative ELBO {scores.loss:.3f} nats "
@@ -166,37 +158,32 @@ def encode(
     ] = None,
     data_dir: DataDir = None,
     seed: SplitSeed = None,
+    device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Compress images to posterior means and log variances: an .npz with mean, log_var, rows (where in its file each
-    image stands) and, if known, labels. A file named by --data is encoded whole, in its order."""
-    import numpy as np
-
+    """Compress images to their posterior: an .npz with mean, log_var, z (drawn with the noise of `evaluate`), rows
+    (where in its file each image stands) and, if known, labels. A file named by --data is encoded whole, in its
+    order."""
     from vae import use
     from vae.data.dataset import load_whole
     from vae.data.sources import NAMES
-    from vae.files import require_writable, write_whole
+    from vae.files import require_writable
 
-    trained = _load(model)
+    trained = load_on(model, device)
     require_writable(out)
     chosen = split or ("all" if data is not None and data not in NAMES else "test")
-    _require_one_of(chosen, (*use.SPLITS, "all"))
+    require_one_of(chosen, (*use.SPLITS, "all"))
     if chosen == "all":
         source = data or use.training_data(trained, data_dir, seed).source
         part, shape = load_whole(source, likelihood=trained.recipe.likelihood, data_dir=data_dir)
         if shape != trained.shape:
             raise UserError(f"The model takes images of shape {trained.shape}; {source} has {shape}.")
     else:
-        part = getattr(_data(trained, data, data_dir, seed), chosen)
-    codes = use.codes_of(trained, part)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # given a name, numpy would add .npz to it
-            np.savez(file, **codes)
-
-    write_whole(out, write)
-    n, size = codes["mean"].shape
-    print(f"{n} images of {math.prod(trained.shape)} pixels -> {size} numbers each: {out}")
+        part = split_of(trained, data, chosen, data_dir, seed)
+    size = trained.recipe.latent_size
+    batches = progress(use.encoded_batches(trained, part), len(part), lambda batch: len(batch.mean))
+    use.write_codes(out, part, size, batches)
+    print(f"{len(part)} images of {part.base.shape[1]} pixels -> {size} numbers each: {out}")
 
 
 @app.command()
@@ -204,16 +191,37 @@ def decode(
     model: Model,
     codes: Annotated[Path, typer.Argument(help="From encode, or .npy (N, latent).")],
     out: Out,
+    drawn: Annotated[
+        bool, typer.Option("--drawn", help="Of an .npz, decode z, the codes drawn, and not their means.")
+    ] = False,
+    parameters: Annotated[
+        bool,
+        typer.Option(
+            "--parameters", help="An .npy (N, P * D) of the numbers that the likelihood takes, not of pixels."
+        ),
+    ] = False,
     shape: Shape = None,
+    device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Images from codes: the expected pixels, an .npy (N, ...) of float32 or a .png sheet."""
     from vae import use
+    from vae.files import require_writable
+    from vae.likelihoods import likelihood
 
-    trained = _load(model)
-    z = use.read_codes(codes, trained.recipe.latent_size)
-    shown = _write_images(out, trained, use.decoded_batches(trained, z), len(z), shape)
-    print(f"{len(z)} images of shape {shown}: {out}")
+    trained = load_on(model, device)
+    z = use.read_codes(codes, trained.recipe.latent_size, "z" if drawn else "mean")
+    batches = use.decoded_batches(trained, z, parameters)
+    if not parameters:
+        shown = write_images(out, trained, batches, len(z), shape)
+        print(f"{len(z)} images of shape {shown}: {out}")
+        return
+    if out.suffix != ".npy":
+        raise UserError(f"--out {out}: --parameters are no pixels; end it with .npy.")
+    require_writable(out)
+    size = math.prod(trained.shape) * likelihood(trained.recipe.likelihood).parameters_per_pixel
+    write_array(out, progress(batches, len(z)), (len(z), size))
+    print(f"{len(z)} x {size} parameters of {trained.recipe.likelihood}: {out}")
 
 
 @app.command()
@@ -227,6 +235,7 @@ def sample(
         typer.Option("--draw-pixels", help="Draw the pixels from p(x|z) too; else what is expected of them."),
     ] = False,
     shape: Shape = None,
+    device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Generate new images from the prior: a .png sheet or an .npy array."""
@@ -234,8 +243,8 @@ def sample(
 
     if not -(2**63) <= seed < 2**64:
         raise UserError(f"--seed {seed}: a whole number of 64 bits, for example one from 0 to 2^64 - 1.")
-    trained = _load(model)
-    shown = _write_images(out, trained, use.draws(trained, n, seed, pixels), n, shape)
+    trained = load_on(model, device)
+    shown = write_images(out, trained, use.draws(trained, n, seed, pixels), n, shape)
     print(f"{n} samples of shape {shown}: {out}")
 
 
@@ -269,17 +278,17 @@ def compress(
     from vae.files import require_writable, write_whole
     from vae.use import is_black_and_white, negative_elbo
 
-    trained = _load(model)
+    trained = load_on(model, "cpu")
     of = require_discrete(trained)
     require_writable(out)
     chosen = split or ("test" if images in NAMES else "all")
-    _require_one_of(chosen, ("train", "valid", "test", "all"))
+    require_one_of(chosen, ("train", "valid", "test", "all"))
     if chosen == "all":
         part, shape = load_whole(images, likelihood=of.name, data_dir=data_dir)
         if shape != trained.shape:
             raise UserError(f"The model takes images of shape {trained.shape}; {images} has {shape}.")
     else:
-        part = getattr(_data(trained, images, data_dir, None), chosen)
+        part = split_of(trained, images, chosen, data_dir, None)
     written: list[Written] = []
 
     def write(temporary: Path) -> None:
@@ -324,7 +333,7 @@ def decompress(
     from vae.compression.file import decompress, read_header, sha256_of
     from vae.files import require_writable, write_whole
 
-    trained = _load(model)
+    trained = load_on(model, "cpu")
     if out.suffix != ".npy":
         raise UserError(f"--out {out}: end it with .npy.")
     require_writable(out)
@@ -347,112 +356,8 @@ def decompress(
     print(f"{header.count} images of shape {trained.shape}: {out}")
 
 
-def _load(path: Path) -> TrainedModel:
-    """The model in a file. Code of the user's own that this runs is named on stderr."""
-    from vae.checkpoint import load_model
-
-    trained = load_model(path)
-    for source in trained.sources:
-        if source.reference == trained.recipe.model:
-            _name(source)
-    return trained
-
-
-def _name(source: Source) -> None:
-    typer.echo(
-        f"Note: runs {source.reference}, SHA-256 {source.sha256[:12]}... as in the model file.", err=True
-    )
-
-
-def _data(trained: TrainedModel, source: str | None, data_dir: Path | None, seed: int | None) -> Dataset:
-    """The data that a command means. What may be misread is said on stderr."""
-    from vae import use
-
-    if source is None:
-        dataset = use.training_data(trained, data_dir, seed)
-        if dataset.code is not None:
-            _name(dataset.code)
-    else:
-        dataset = use.same_split(trained, source, data_dir, seed)
-    if dataset.name == trained.data_name and not use.is_training_data(trained, dataset):
-        reason = "though it has its name"
-        if trained.split_seed is None:
-            reason = (
-                "or it is split by another seed (--seed), and then its test images may have been trained on"
-            )
-        typer.echo(f"Note: {dataset.name} is not the data that the model was trained on, {reason}.", err=True)
-    return dataset
-
-
-def _require_one_of(split: str, splits: tuple[str, ...]) -> None:
-    if split not in splits:
-        raise UserError(f"--split {split}: choose {', '.join(splits[:-1])} or {splits[-1]}.")
-
-
-def _write_images(
-    out: Path, trained: TrainedModel, batches: Iterator[np.ndarray[Any, Any]], n: int, shape: str | None
-) -> tuple[int, ...]:
-    """Write n images, given as batches (B, D), as .npy or as a sheet; the shape that an image has there."""
-    import numpy as np
-
-    from vae.files import require_writable, write_bytes, write_whole
-    from vae.images import image_shape
-    from vae.pictures import enlarged, limits, sheet
-
-    stored = _shape_of(shape, math.prod(trained.shape)) or trained.shape
-    require_writable(out)
-    if out.suffix == ".npy":
-        _require_space(out, 4 * n * math.prod(stored))
-
-        def write(temporary: Path) -> None:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (n, *stored)}
-            with temporary.open("wb") as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                for batch in batches:
-                    file.write(batch.astype("<f4").tobytes())
-
-        write_whole(out, write)
-    elif out.suffix == ".png":
-        if image_shape(stored) is None:
-            raise UserError(
-                f"Examples of shape {stored} are no images that can be drawn: say how by --shape 28,28, or use "
-                f"--out {out.with_suffix('.npy')}."
-            )
-        if n > SHEET_IMAGES:
-            raise UserError(
-                f"A sheet has at most {SHEET_IMAGES} images, not {n}: use --out {out.with_suffix('.npy')}."
-            )
-        pixels = np.concatenate(list(batches))
-        columns = math.ceil(math.sqrt(n))
-        write_bytes(out, enlarged(sheet(pixels, columns, stored, limits(pixels, trained.recipe.likelihood))))
-    else:
-        raise UserError(f"--out {out}: end it with .png or .npy.")
-    return stored
-
-
-def _shape_of(text: str | None, size: int) -> tuple[int, ...] | None:
-    """The value of --shape, for examples of that many pixels."""
-    if text is None:
-        return None
-    parts = text.split(",")
-    shape = tuple(int(part) for part in parts if part.strip().isdecimal() and len(part) < 10)
-    if len(shape) != len(parts) or len(shape) not in (2, 3) or math.prod(shape) != size:
-        raise UserError(
-            f"--shape {text}: height and width (28,28), or with colours 28,28,3, of {size} numbers in all."
-        )
-    return shape
-
-
-def _require_space(out: Path, n_bytes: int) -> None:
-    """Refuse what the disk has no room for before it is full."""
-    there = out.absolute().parent
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if n_bytes > free:
-        raise FailureError(
-            f"{out} would be {n_bytes / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free: ask for fewer images."
-        )
+for command in (look.reconstruct, look.traverse, look.interpolate, look.info):
+    app.command()(command)
 
 
 def main() -> NoReturn:

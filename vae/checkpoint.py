@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ from vae.model.bring import build_network
 from vae.model.mlp import VAE
 from vae.recipe import Recipe
 from vae.training import Training
+from vae.versions import version_of
+
+#: Distributions whose versions a model file says.
+MADE_WITH = ("vae-study", "torch", "numpy")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class TrainedModel:
     sources: tuple[code.Source, ...] = ()
     """Code of the user's own that it was trained with, as it was then: the network's, the optimizer's, the data's."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.model.parameters()).device
+
 
 def weights_of(training: Training) -> dict[str, torch.Tensor]:
     """A copy of the evaluated weights as they are now, on the CPU."""
@@ -49,15 +59,32 @@ def weights_of(training: Training) -> dict[str, torch.Tensor]:
 
 
 def save_model(
-    path: Path, training: Training, data: Dataset, weights: dict[str, torch.Tensor] | None = None
+    path: Path,
+    training: Training,
+    data: Dataset,
+    weights: dict[str, torch.Tensor] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Write the evaluated weights (float32), or those that `weights_of` copied earlier in the training, and the
-    recipe to one .safetensors file. Raises FailureError."""
+    recipe to one .safetensors file. metrics: what these weights are worth, nats per example (`Evaluation`'s names, and
+    test_loss), for whoever reads the file. Raises FailureError."""
     metadata = {
         "recipe": training.recipe.to_json(),
         "shape": json.dumps(data.shape),
         "data_name": data.name,
         "data_fingerprint": data.fingerprint,
+        "training": json.dumps(
+            {
+                "outcome": training.outcome,
+                "tau": training.tau,
+                "examples": training.examples,
+                "steps": training.steps,
+                "train_seconds": training.train_seconds,
+                "device": str(training.device),
+            }
+        ),
+        "metrics": json.dumps(dict(metrics or {})),
+        "versions": json.dumps({name: version_of(name) for name in MADE_WITH} | {"Python": python_version()}),
     }
     own = [*training.sources.values(), *([data.code] if data.code else [])]
     if own:

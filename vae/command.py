@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib import metadata
 from typing import Annotated, NoReturn
 
 import typer
 
 from vae.errors import FailureError, UserError
+from vae.versions import version_of
 
 #: Every command has it; `run` looks for it itself, for errors in parsing too.
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -69,13 +69,6 @@ def _told(error: BaseException) -> tuple[str, int]:
 def _version(wanted: bool) -> None:
     if not wanted:
         return
-    versions = [f"vae-study {_version_of('vae-study')}", f"Python {platform.python_version()}"]
-    print(", ".join([*versions, *(f"{name} {_version_of(name)}" for name in ("torch", "optuna"))]))
+    versions = [f"vae-study {version_of('vae-study')}", f"Python {platform.python_version()}"]
+    print(", ".join([*versions, *(f"{name} {version_of(name)}" for name in ("torch", "optuna"))]))
     raise typer.Exit
-
-
-def _version_of(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:  # run from a folder, not installed
-        return "(not installed)"

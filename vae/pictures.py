@@ -90,6 +90,17 @@ def reconstructions(trained: TrainedModel, split: Split) -> bytes:
     return sheet(rows, len(x), trained.shape, limits(x.numpy(), trained.recipe.likelihood))
 
 
+def beside(images: Pixels, found: Pixels, columns: int) -> Pixels:
+    """Images (n, D) and what was made of them, (n, D), as the rows of a sheet: a row of one above a row of the other.
+    A last row that is not full has black in its place."""
+    rows = []
+    for start in range(0, len(images), columns):
+        for part in (images[start : start + columns], found[start : start + columns]):
+            missing = columns - len(part)
+            rows.append(np.concatenate([part, np.zeros((missing, part.shape[1]), part.dtype)]))
+    return np.concatenate(rows)
+
+
 def samples(trained: TrainedModel) -> bytes:
     """Expected pixels of draws from the prior."""
     generator = torch.Generator().manual_seed(SEED)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,10 +22,20 @@ from vae.data.dataset import Dataset, Split, load
 from vae.data.sources import NAMES
 from vae.elbo import Model, iwae_bound
 from vae.errors import UserError
-from vae.evaluation import Scores, bits_per_dim, evaluation_generator, evaluation_inputs, scores
+from vae.evaluation import (
+    EVALUATION_BATCH,
+    EVALUATION_SEED,
+    Scores,
+    bits_per_dim,
+    evaluation_generator,
+    evaluation_inputs,
+    scores,
+)
+from vae.files import write_whole
+from vae.gaussian import reparameterise
 from vae.likelihoods import likelihood
 
-#: Images or codes that go through a model at a time.
+#: Images whose bound is computed at a time.
 BATCH = 1_000
 #: Codes that are drawn at a time: samples beyond are drawn anew, so that their number needs no memory.
 DRAWN_AT_ONCE = 2**20
@@ -56,7 +67,11 @@ def evaluate(trained: TrainedModel, split: Split, *, k: int = 64, limit: int | N
     _require_size(trained, split.base.shape[1])
     generator = evaluation_generator()
     x, noise = evaluation_inputs(of, trained.recipe.latent_size, split.all(limit), generator)
+    on = trained.device
+    x, noise = x.to(on), noise.to(on)
     found = scores(model, of, x, noise)
+    if on.type != "cpu":  # a generator draws where it is
+        generator = torch.Generator(on).manual_seed(EVALUATION_SEED)
     bound = sum(float(iwae_bound(model, of, part, k, generator).sum()) for part in torch.split(x, BATCH))
     iwae = -bound / len(x)
     return Judgement(len(x), found, iwae, bits_per_dim(iwae, x.shape[1]), of.is_likelihood)
@@ -79,34 +94,109 @@ def is_black_and_white(split: Split) -> bool:
 
 
 def encoded(trained: TrainedModel, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Posterior means and log variances (n, L), float32, of prepared images (n, D)."""
+    """Posterior means and log variances (n, L), float32 on the CPU, of prepared images (n, D)."""
     with torch.inference_mode():
-        parts = [cast(Model, trained.model).encode(part) for part in torch.split(x, BATCH)]
-    return torch.cat([mean for mean, _ in parts]).float(), torch.cat(
-        [log_var for _, log_var in parts]
-    ).float()
+        pairs = [
+            cast(Model, trained.model).encode(part.to(trained.device))
+            for part in torch.split(x, EVALUATION_BATCH)
+        ]
+    mean, log_var = (torch.cat([pair[i].cpu() for pair in pairs]).float() for i in (0, 1))
+    return mean, log_var
 
 
 def decoded(trained: TrainedModel, z: Tensor) -> Tensor:
-    """Expected pixels (n, D) of codes (n, L), float32."""
-    of, model = likelihood(trained.recipe.likelihood), cast(Model, trained.model)
-    with torch.inference_mode():
-        return torch.cat([of.mean(model.decode(part)).float() for part in torch.split(z, BATCH)])
+    """Expected pixels (n, D) of codes (n, L), float32 on the CPU."""
+    return torch.cat([torch.from_numpy(part) for part in decoded_batches(trained, z)])
 
 
-def codes_of(trained: TrainedModel, split: Split) -> dict[str, Any]:
-    """A split's mean and log_var (n, L), `rows` (n,), where in its file each example stands, and its labels (n,)
-    if it has any; the images are read a batch at a time. Raises UserError for another size than the model's."""
+class Codes(NamedTuple):
+    """What a split's images are encoded to, a batch."""
+
+    mean: Tensor  # (B, L)
+    log_var: Tensor  # (B, L)
+    z: Tensor  # (B, L), drawn from q(z|x) with the noise that every evaluation has
+
+
+def encoded_batches(trained: TrainedModel, split: Split) -> Iterator[Codes]:
+    """The codes of a split's images, which are read a batch at a time; decoded, their z has exactly the distortion that
+    `evaluate` finds for the same images. Raises UserError for another size than the model's."""
     _require_size(trained, split.base.shape[1])
     of, generator = likelihood(trained.recipe.likelihood), evaluation_generator()
-    batches = torch.split(torch.arange(len(split)), BATCH)
-    parts = [encoded(trained, of.prepare_eval(split.batch(index), generator)) for index in batches]
-    codes = {
-        "mean": torch.cat([mean for mean, _ in parts]).numpy(),
-        "log_var": torch.cat([log_var for _, log_var in parts]).numpy(),
-        "rows": split.numbers.numpy(),
-    }
-    return codes if split.labels is None else codes | {"labels": split.labels.numpy()}
+    noise = torch.randn(len(split), trained.recipe.latent_size, generator=generator)
+    for index in torch.split(torch.arange(len(split)), EVALUATION_BATCH):
+        mean, log_var = encoded(trained, of.prepare_eval(split.batch(index), generator))
+        yield Codes(mean, log_var, reparameterise(mean, log_var, noise[index]))
+
+
+def write_codes(path: Path, split: Split, latent_size: int, batches: Iterable[Codes]) -> None:
+    """An .npz of the codes of a split: mean, log_var and z (n, L), `rows` (n,), where in its source each example
+    stands, and its labels (n,) if it has any. What it is made of lies beside it, not in memory."""
+
+    def write(temporary: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=temporary.parent, prefix=".codes-") as folder:
+            parts = {name: Path(folder, f"{name}.npy") for name in Codes._fields}
+            shape = (len(split), latent_size)
+            maps = [np.lib.format.open_memmap(part, "w+", np.dtype("<f4"), shape) for part in parts.values()]
+            start = 0
+            for batch in batches:
+                stop = start + len(batch.mean)
+                for target, values in zip(maps, batch, strict=True):
+                    target[start:stop] = values.numpy()
+                start = stop
+            for target in maps:
+                target.flush()
+            with zipfile.ZipFile(temporary, "w") as archive:
+                for name, part in parts.items():
+                    archive.write(part, f"{name}.npy")
+                whole_numbers = {"rows": split.numbers, "labels": split.labels}
+                for name, numbers in whole_numbers.items():
+                    if numbers is not None:
+                        with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                            np.lib.format.write_array(file, numbers.cpu().numpy(), allow_pickle=False)
+
+    write_whole(path, write)
+
+
+def codes_at(trained: TrainedModel, split: Split, numbers: Sequence[int]) -> Tensor:
+    """Posterior means (n, L) of the images of a split at these numbers. Raises UserError for another size than the
+    model's."""
+    _require_size(trained, split.base.shape[1])
+    of = likelihood(trained.recipe.likelihood)
+    mean, _ = encoded(trained, of.prepare_eval(split.batch(torch.tensor(numbers)), evaluation_generator()))
+    return mean
+
+
+def reconstructed(trained: TrainedModel, split: Split, index: Tensor) -> np.ndarray[Any, Any]:
+    """Expected pixels (n, D) at the posterior means of the images at index (n,)."""
+    return decoded(trained, codes_at(trained, split, index.tolist())).numpy()
+
+
+def walked(start: Tensor, dimensions: Sequence[int], steps: int, span: float) -> Tensor:
+    """Codes (len(dimensions) * steps, L): each dimension in turn from -span to span, the others at start (L,)."""
+    z = start.repeat(len(dimensions), steps, 1)
+    for row, dimension in enumerate(dimensions):
+        z[row, :, dimension] = torch.linspace(-span, span, steps)
+    return z.flatten(0, 1)
+
+
+def between(a: Tensor, b: Tensor, steps: int, spherical: bool = False) -> Tensor:
+    """Codes (steps, L) from a to b, (L,) each, both included: on a line, or spherical, along the arc between them
+    (White 2016, "Sampling Generative Networks", sec. 2.1), whose length goes evenly from one to the other."""
+    t = torch.linspace(0.0, 1.0, steps)[:, None]
+    line = torch.lerp(a, b, t)
+    if not spherical:
+        return line
+    lengths = a.norm(), b.norm()
+    cosine = (a @ b / (lengths[0] * lengths[1]).clamp(min=1e-12)).clamp(-1.0, 1.0)
+    angle = torch.acos(cosine)
+    if float(angle.sin()) < 1e-4:  # one direction or opposite ones: no arc, or none before all others
+        return line
+    direction = (
+        torch.sin((1 - t) * angle) * a / lengths[0] + torch.sin(t * angle) * b / lengths[1]
+    ) / angle.sin()
+    found: Tensor = direction * torch.lerp(lengths[0], lengths[1], t)
+    found[0], found[-1] = a, b
+    return found
 
 
 def draws(trained: TrainedModel, n: int, seed: int, pixels: bool = False) -> Iterator[np.ndarray[Any, Any]]:
@@ -119,16 +209,23 @@ def draws(trained: TrainedModel, n: int, seed: int, pixels: bool = False) -> Ite
         if not pixels:
             yield from decoded_batches(trained, z)
             continue
-        for part in torch.split(z, BATCH):
+        for part in torch.split(z, EVALUATION_BATCH):
             with torch.inference_mode():
-                drawn = of.sample(model.decode(part), generator)
+                drawn = of.sample(model.decode(part.to(trained.device)).cpu(), generator)
             yield drawn.float().numpy()
 
 
-def decoded_batches(trained: TrainedModel, z: Tensor) -> Iterator[np.ndarray[Any, Any]]:
-    """Expected pixels (B, D) of codes (n, L), batch by batch."""
-    for part in torch.split(z, BATCH):
-        yield decoded(trained, part).numpy()
+def decoded_batches(
+    trained: TrainedModel, z: Tensor, parameters: bool = False
+) -> Iterator[np.ndarray[Any, Any]]:
+    """Expected pixels (B, D) of codes (n, L), batch by batch, float32. parameters: the numbers (B, P * D) that the
+    likelihood takes in place of what they say is to be expected."""
+    of, model = likelihood(trained.recipe.likelihood), cast(Model, trained.model)
+    for part in torch.split(z, EVALUATION_BATCH):
+        with torch.inference_mode():
+            found = model.decode(part.to(trained.device))
+            found = found if parameters else of.mean(found)
+        yield found.float().cpu().numpy()
 
 
 def training_data(trained: TrainedModel, data_dir: Path | None, seed: int | None) -> Dataset:
@@ -204,11 +301,12 @@ def is_training_data(trained: TrainedModel, dataset: Dataset) -> bool:
     return dataset.fingerprint == trained.data_fingerprint
 
 
-def read_codes(path: Path, latent_size: int) -> Tensor:
-    """Codes (N, L), float32, from an .npz of `encode` or an .npy. Raises UserError."""
+def read_codes(path: Path, latent_size: int, key: str = "mean") -> Tensor:
+    """Codes (N, L), float32, from an .npz of `encode`, there under that key, or from an .npy, which is mapped. Raises
+    UserError."""
     try:
         with path.open("rb") as file:
-            array = _array_of(file, path)
+            array = _array_of(file, path, key)
     except (OSError, EOFError, KeyError, ValueError, NotImplementedError, RuntimeError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _no_codes(path, reason) from None
@@ -220,22 +318,24 @@ def read_codes(path: Path, latent_size: int) -> Tensor:
             f"(N, {latent_size})."
         )
     codes = np.ascontiguousarray(array, dtype=np.float32)
-    if not len(codes) or not np.isfinite(codes).all():
+    chunks = range(0, len(codes), DRAWN_AT_ONCE)
+    if not len(codes) or not all(np.isfinite(codes[i : i + DRAWN_AT_ONCE]).all() for i in chunks):
         found = "NaN, infinite or too large numbers" if len(codes) else "no code"
         raise UserError(f"{path} has {found} in it; this model's codes are finite, at least one.")
     return torch.from_numpy(codes)
 
 
-def _array_of(file: IO[bytes], path: Path) -> np.ndarray[Any, Any]:
+def _array_of(file: IO[bytes], path: Path, key: str) -> np.ndarray[Any, Any]:
     magic = file.read(6)
     file.seek(0)
     if magic[:4] == b"PK\x03\x04":
         with np.load(file, allow_pickle=False) as archive:
-            return cast("np.ndarray[Any, Any]", archive["mean"])
+            return cast("np.ndarray[Any, Any]", archive[key])
     if magic != np.lib.format.MAGIC_PREFIX:
         raise ValueError("it is no .npz and no .npy")
     # Mapped, a header that promises more than the file has is refused before any memory is taken.
-    return cast("np.ndarray[Any, Any]", np.load(path, mmap_mode="r", allow_pickle=False))
+    # Copy-on-write, as torch has no tensors that can't be written; nothing is.
+    return cast("np.ndarray[Any, Any]", np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _no_codes(path: Path, reason: str) -> UserError:

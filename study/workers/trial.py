@@ -365,7 +365,11 @@ class Objective:
     ) -> None:
         if curve.weights is not None and value <= self._to_beat(told):
             path = self.artifacts.model(claim.study_name, claim.number)
-            save_model(path, training, data, curve.weights)
+            best = min(curve.rows, key=lambda row: row["valid_loss"])
+            metrics = {
+                key: best[key] for key in ("examples", "valid_loss", "rate", "distortion", "active_units")
+            }
+            save_model(path, training, data, curve.weights, metrics)
 
     def _state_path(self, claim: Claim) -> Path:
         return self.artifacts.state(claim.study_name, claim.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -347,3 +348,160 @@ def test_what_cannot_be_is_one_line(
     assert words in error
     assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+# What a model makes of images
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sixty colour images of 6 x 5 and a convolutional model of them."""
+    folder = tmp_path_factory.mktemp("colour")
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 5, 3), dtype=np.uint8)
+    (folder / "images").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / "images" / f"{number:02d}.png")
+    fields = ["model=conv", "model_options.channels=[4]", "hidden=[8]", "latent_size=3", "batch_size=16"]
+    args = [part for field in fields for part in ("--set", field)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert call(patch, "train", "--data", "images", "--out", "m.safetensors", "--budget", "2", *args) == 0
+    return folder
+
+
+@pytest.mark.parametrize("likelihood", ["cross_entropy", "gaussian", "dynamic_bernoulli"])
+def test_codes_have_the_distortion_that_evaluate_reports(
+    likelihood: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoded, decoded and scored from the files alone, the test split has evaluate's distortion to the last bit."""
+    import torch
+
+    from vae import likelihoods
+    from vae.data.dataset import load
+
+    monkeypatch.chdir(tmp_path)
+    chosen = ["--set", f"likelihood={likelihood}"]
+    assert call(monkeypatch, "train", "--out", "m.safetensors", *SMALL, *chosen) == 0
+    assert call(monkeypatch, "encode", "m.safetensors", "--out", "c.npz") == 0
+    flags = ["--drawn", "--parameters"]
+    assert call(monkeypatch, "decode", "m.safetensors", "c.npz", "--out", "p.npy", *flags) == 0
+    of, test = likelihoods.likelihood(likelihood), load("digits", likelihood=likelihood).test
+    x = of.prepare_eval(test.all(), torch.Generator())
+    log_prob = of.log_prob(torch.from_numpy(np.load("p.npy")), x)
+    found = evaluate(load_model(Path("m.safetensors")), test, k=1).scores.distortion
+    assert float(-log_prob.sum()) / len(x) == found
+    assert call(monkeypatch, "decode", "m.safetensors", "c.npz", "--out", "p.png", *flags) == 2
+
+
+def test_reconstructs_traverses_and_interpolates(
+    colour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An array of reconstructions is what encode and decode give; the ways begin and end at the images' own; a walk
+    changes its own dimension; sheets are in colour."""
+    model = str(colour / "m.safetensors")
+    monkeypatch.chdir(tmp_path)
+
+    def made(command: str, *args: str) -> np.ndarray:
+        assert call(monkeypatch, command, model, "--out", "x.npy", *args) == 0
+        found: np.ndarray = np.load("x.npy")
+        return found
+
+    assert call(monkeypatch, "encode", model, "--out", "c.npz") == 0
+    assert call(monkeypatch, "decode", model, "c.npz", "--out", "d.npy") == 0
+    whole = np.load("d.npy")
+    assert whole.shape == (6, 6, 5, 3)
+    assert np.allclose(made("reconstruct"), whole, atol=1e-6)
+    assert np.allclose(made("reconstruct", "--n", "2"), whole[:2], atol=1e-6)
+    for flags in ([], ["--spherical"]):
+        way = made("interpolate", "--rows", "0,3,1", "--steps", "4", *flags)
+        assert way.shape == (8, 6, 5, 3)
+        assert np.allclose(way[[0, 3, 4, 7]], whole[[0, 3, 3, 1]], atol=1e-5)
+    with np.load("c.npz") as codes:
+        z = np.tile(codes["mean"][2], (3, 1))
+    z[:, 1] = [-2.0, 0.0, 2.0]
+    np.save("z.npy", z)
+    assert call(monkeypatch, "decode", model, "z.npy", "--out", "d.npy") == 0
+    walk = made("traverse", "--dims", "1", "--row", "2", "--steps", "3", "--span", "2")
+    assert np.allclose(walk, np.load("d.npy"), atol=1e-6)
+    capsys.readouterr()
+    for command, shape in (("reconstruct", (6, 2)), ("traverse", (9, 3)), ("interpolate", (9, 1))):
+        assert call(monkeypatch, command, model, "--out", "x.png") == 0
+        with Image.open("x.png") as sheet:
+            assert sheet.mode == "RGBA"
+            factor = sheet.width / (shape[0] * (5 + 1) - 1)
+            assert sheet.height == pytest.approx(factor * (shape[1] * (6 + 1) - 1))
+
+
+def test_info_says_what_a_file_is(
+    colour: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Network, data, training, metrics, versions and recipe; a file of before says what it knows; what a file says is
+    shown and not obeyed."""
+    model = colour / "m.safetensors"
+    assert call(monkeypatch, "info", str(model)) == 0
+    text = capsys.readouterr().out
+    for words in (
+        "network   conv,",
+        "data      images, fingerprint",
+        "outcome completed",
+        "test_loss",
+        "torch 2.",
+    ):
+        assert words in text
+    assert call(monkeypatch, "info", str(model), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["metrics"]["valid_loss"] == pytest.approx(
+        told["metrics"]["rate"] + told["metrics"]["distortion"]
+    )
+    assert told["recipe"]["model_options"] == {"channels": [4]}
+    with safe_open(model, framework="pt") as file:
+        kept = {key: file.metadata()[key] for key in ("recipe", "shape", "data_fingerprint")}
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    save_file(weights, tmp_path / "old.safetensors", metadata=kept | {"data_name": "\x1b[31mred"})
+    assert call(monkeypatch, "info", str(tmp_path / "old.safetensors")) == 0
+    text = capsys.readouterr().out
+    assert "metrics   not said, a file of before" in text
+    assert "\x1b" not in text
+    assert r"\x1b[31mred" in text
+    (tmp_path / "text.safetensors").write_text("no model")
+    assert call(monkeypatch, "info", str(tmp_path / "text.safetensors")) == 2
+
+
+def test_a_training_leaves_its_picture(colour: Path) -> None:
+    """Beside the model lies a PNG that has a curve, and below it images in colour."""
+    with Image.open(colour / "m.training.png") as picture:
+        assert picture.width >= 640
+        assert picture.height > 320
+        red, green, blue = (np.asarray(picture)[400:, :, i].astype(int) for i in range(3))
+    assert (np.abs(red - green) + np.abs(green - blue) > 30).any()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["reconstruct", "--out", "x.png", "--n", "99"], "--n 99: test has 6 images"),
+        (["reconstruct", "--out", "x.gif"], "end it with .png or .npy"),
+        (["traverse", "--out", "x.png", "--dims", "0,3"], "--dims 0,3: whole numbers from 0 to 2"),
+        (["traverse", "--out", "x.png", "--row", "6"], "--row 6: whole numbers from 0 to 5"),
+        (["traverse", "--out", "x.png", "--steps", "1"], "--steps"),
+        (["interpolate", "--out", "x.png", "--rows", "1"], "two images or more"),
+        (["interpolate", "--out", "x.png", "--rows", "a,b"], "--rows a,b: whole numbers from 0 to 5"),
+        (["interpolate", "--out", "x.png", "--split", "tset"], "choose train, valid or test"),
+        (["sample", "--out", "x.png", "--device", "tpu"], "choose auto, cpu"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_one_line(
+    colour: Path,
+    args: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A number beyond the images or dimensions there are, a file that is no picture, a device that is none."""
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, args[0], str(colour / "m.safetensors"), *args[1:]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

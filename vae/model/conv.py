@@ -32,8 +32,9 @@ class Options(Table):
     reversed."""
     blocks: Annotated[int, Field(ge=0, le=64)] = 0
     """Further convolutions at each size, in each network; with the recipe's `residual` a shortcut leads round each."""
-    norm: NormName = "none"
-    """After each convolution but the last: batch (Ioffe & Szegedy 2015) or group normalisation (Wu & He 2018)."""
+    norm: NormName = "group"
+    """After each convolution but the last: batch (Ioffe & Szegedy 2015) or group normalisation (Wu & He 2018). What
+    batch has counted of the training weights doesn't fit averaged ones (ema_decay, schedule_free_adamw)."""
 
 
 class Convolution(nn.Module):
@@ -50,6 +51,19 @@ class Convolution(nn.Module):
             block: Tensor = h + self.layer(self.activation(self.norm(h)))
             return block
         return self.activation(cast(Tensor, self.norm(self.layer(h))))
+
+
+class Upward(nn.ConvTranspose2d):
+    """A transposed convolution to images of a height and width, from those of half of them, rounded up. Its kernel of
+    4 x 4 lies on each pixel as often as on any other: one of 3 x 3 would leave a chessboard (Odena et al. 2016)."""
+
+    def __init__(self, before: int, after: int, size: tuple[int, int], is_biased: bool) -> None:
+        super().__init__(before, after, 2 * STRIDE, STRIDE, padding=1, bias=is_biased)
+        self._height, self._width = size
+
+    def forward(self, h: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, before, ceil(H / 2), ceil(W / 2)) -> (B, after, H, W)."""
+        return super().forward(h, output_size)[..., : self._height, : self._width]
 
 
 class ConvVAE(nn.Module):
@@ -114,11 +128,11 @@ class ConvVAE(nn.Module):
         self.activation = ACTIVATIONS[activation]
         up: list[nn.Module] = [*further(widths[-1])]
         for level in range(len(widths) - 1, 0, -1):
-            back = _upward(widths[level], widths[level - 1], sizes[level], is_biased)
+            back = Upward(widths[level], widths[level - 1], sizes[level], is_biased)
             up += [changed(back, widths[level - 1]), *further(widths[level - 1])]
         self.transposed = nn.Sequential(*up)
         n_out = parameters_per_pixel * image.channels
-        self.output = _upward(widths[0], n_out, sizes[0], bias=False)
+        self.output = Upward(widths[0], n_out, sizes[0], is_biased=False)
         self.output_bias = nn.Parameter(torch.zeros(n_out * image.height * image.width))
 
     @property
@@ -189,16 +203,6 @@ def options_of(recipe: Recipe) -> Options:
         return Options.model_validate(recipe.model_options)
     except ValidationError as error:
         raise UserError(explain(error, "model_options of conv")) from None
-
-
-def _upward(before: int, after: int, size: tuple[int, int], bias: bool) -> nn.ConvTranspose2d:
-    """The transposed convolution to images of that height and width, from those of half of them, rounded up."""
-    rest = tuple(
-        1 - n % STRIDE for n in size
-    )  # 2 ceil(n / 2) - 1 is n for an odd n, and n - 1 for an even one
-    return nn.ConvTranspose2d(
-        before, after, KERNEL, STRIDE, padding=1, output_padding=(rest[0], rest[1]), bias=bias
-    )
 
 
 def _norm(name: NormName, width: int) -> nn.Module:

@@ -152,5 +152,5 @@ def test_what_is_refused(values: dict[str, Any], shape: tuple[int, ...], words: 
 
 
 def test_default_options_are_the_documented_ones() -> None:
-    """A recipe that says nothing has two convolutions, of 32 and 64 channels, without normalisation."""
-    assert (Options().channels, Options().blocks, Options().norm) == ((32, 64), 0, "none")
+    """A recipe that says nothing has two convolutions, of 32 and 64 channels, each with group normalisation."""
+    assert (Options().channels, Options().blocks, Options().norm) == ((32, 64), 0, "group")

@@ -1,0 +1,162 @@
+"""What `vae train` shows while it trains, and the picture that it leaves: plain lines where nobody watches."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from PIL import Image, ImageDraw
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from vae.checkpoint import TrainedModel
+from vae.data.dataset import Split
+from vae.evaluation import Evaluation
+from vae.files import write_bytes
+from vae.images import image_shape
+from vae.pictures import enlarged, one_thread, reconstructions, samples
+
+#: Evaluations between two plain lines.
+EVERY = 10
+#: Last evaluations in the live table; rows and columns of the curve under it.
+ROWS, HEIGHT, WIDTH = 8, 10, 72
+#: The picture: size of the curve and the margin round each part, in pixels.
+CURVE_SIZE, MARGIN = (640, 320), 16
+
+
+class Display:
+    """Shows a training's evaluations: on a terminal the last of them and the curve so far, else a line for each
+    tenth."""
+
+    def __init__(self, console: Console, n_train: int) -> None:
+        self.evaluations: list[Evaluation] = []
+        self._console, self._n_train = console, n_train
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._last = -EVERY
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, evaluation: Evaluation, last: bool) -> None:
+        """Add an evaluation, the training's last one or not."""
+        self.evaluations.append(evaluation)
+        if self._live is not None:
+            self._live.update(Group(self._table(), Text("\n".join(curve(self.evaluations)))))
+        elif last or evaluation.number - self._last >= EVERY:
+            self._last = evaluation.number
+            self._console.print(self._line(evaluation), soft_wrap=True, markup=False, highlight=False)
+
+    def _line(self, evaluation: Evaluation) -> str:
+        return (
+            f"epoch {evaluation.examples / self._n_train:7.2f}  valid {evaluation.valid_loss:9.3f}  "
+            f"rate {evaluation.rate:7.3f}  distortion {evaluation.distortion:9.3f}  "
+            f"active units {evaluation.active_units:3d}  {evaluation.train_seconds:7.1f} s"
+        )
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for name in (
+            "epoch",
+            "train",
+            "valid",
+            "rate",
+            "distortion",
+            "active units",
+            "lr",
+            "gradient",
+            "seconds",
+        ):
+            table.add_column(name, justify="right")
+        for row in self.evaluations[-ROWS:]:
+            table.add_row(
+                f"{row.examples / self._n_train:.2f}",
+                *(f"{value:.3f}" for value in (row.train_loss, row.valid_loss, row.rate, row.distortion)),
+                str(row.active_units),
+                f"{row.lr:.2g}",
+                f"{row.grad_norm:.3g}",
+                f"{row.train_seconds:.1f}",
+            )
+        return table
+
+
+def curve(evaluations: list[Evaluation], width: int = WIDTH, height: int = HEIGHT) -> list[str]:
+    """The validation loss over the examples seen, in characters; the axis is cut where the first evaluations would
+    press the others flat (at the median's distance from the least, twice)."""
+    finite = [row for row in evaluations if math.isfinite(row.valid_loss)]
+    if len(finite) < 2:
+        return []
+    least, most = _range(finite)
+    cells = [[" "] * width for _ in range(height)]
+    for row in finite:
+        x = round(row.examples / finite[-1].examples * (width - 1))
+        y = round((min(row.valid_loss, most) - least) / max(most - least, 1e-12) * (height - 1))
+        cells[height - 1 - y][x] = "*"
+    labels = [f"{most:9.2f}", *[" " * 9] * (height - 2), f"{least:9.2f}"]
+    lines = [f"{label} |{''.join(cell).rstrip()}" for label, cell in zip(labels, cells, strict=True)]
+    end = f"{finite[-1].examples:,} examples"
+    return [*lines, f"{'valid':>9} +{'-' * width}", f"{'':11}{end:>{width}}"]
+
+
+def _range(finite: list[Evaluation]) -> tuple[float, float]:
+    losses = sorted(row.valid_loss for row in finite)
+    least, median = losses[0], losses[len(losses) // 2]
+    return least, min(losses[-1], median + 2 * (median - least)) if median > least else losses[-1]
+
+
+def write_picture(path: Path, trained: TrainedModel, split: Split, evaluations: list[Evaluation]) -> None:
+    """One PNG: the curve, below it the first images of a split with their reconstructions, and samples; the curve alone
+    of examples that are no images. Raises FailureError."""
+    parts = [_drawn_curve(evaluations)]
+    if image_shape(trained.shape) is not None:
+        with one_thread():
+            sheets = (reconstructions(trained, split), samples(trained))
+        parts += [Image.open(io.BytesIO(enlarged(sheet))).convert("RGBA") for sheet in sheets]
+    titles = ("validation loss, nats per example", "images and their reconstructions", "samples")
+    width = max(part.width for part in parts) + 2 * MARGIN
+    step = 2 * MARGIN
+    height = sum(part.height + step for part in parts) + MARGIN
+    canvas = Image.new("RGB", (width, height), "white")
+    draw, top = ImageDraw.Draw(canvas), 0
+    for part, title in zip(parts, titles, strict=False):
+        draw.text((MARGIN, top + MARGIN // 2), title, fill="black")
+        canvas.paste(part, (MARGIN, top + step), part)
+        top += part.height + step
+    file = io.BytesIO()
+    canvas.save(file, format="PNG")
+    write_bytes(path, file.getvalue())
+
+
+def _drawn_curve(evaluations: list[Evaluation]) -> Image.Image:
+    """Loss over examples, with the least and the cut-off of the axis written at it."""
+    picture = Image.new("RGBA", CURVE_SIZE, "white")
+    finite = [row for row in evaluations if math.isfinite(row.valid_loss)]
+    if len(finite) < 2:
+        return picture
+    draw = ImageDraw.Draw(picture)
+    left, right, top, bottom = 64, CURVE_SIZE[0] - 8, 8, CURVE_SIZE[1] - 28
+    least, most = _range(finite)
+    points = []
+    for row in finite:
+        x = left + row.examples / finite[-1].examples * (right - left)
+        share = (min(row.valid_loss, most) - least) / max(most - least, 1e-12)
+        points.append((x, bottom - share * (bottom - top)))
+    draw.line([(left, top), (left, bottom), (right, bottom)], fill="gray")
+    draw.line(points, fill="#1f77b4", width=2, joint="curve")
+    draw.text((left - 6, top), f"{most:.2f}", fill="black", anchor="rt")
+    draw.text((left - 6, bottom), f"{least:.2f}", fill="black", anchor="rb")
+    draw.text((left, bottom + 8), "0", fill="black", anchor="lt")
+    draw.text((right, bottom + 8), f"{finite[-1].examples:,} examples", fill="black", anchor="rt")
+    return picture

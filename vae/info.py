@@ -1,0 +1,121 @@
+"""What a model file says of itself, read without running or building anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from vae.errors import UserError
+from vae.recipe import Recipe
+
+#: Characters of a line that a file may have shown.
+SHOWN = 400
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model file. What files of before don't say is None or empty."""
+
+    file: str
+    network: str
+    """The recipe's `model`; or the class of a network that Python alone can build."""
+    sources: dict[str, tuple[str, str]]
+    """Code of the user's own: reference -> (path, SHA-256), as it was in training."""
+    parameters: int
+    tensors: int
+    shape: tuple[int, ...]
+    """Of one example."""
+    data_name: str
+    data_fingerprint: str
+    data_source: str | None
+    split_seed: int | None
+    training: dict[str, Any]
+    """outcome, tau, examples, steps, train_seconds, device."""
+    metrics: dict[str, float]
+    """Nats per example: valid_loss, rate, distortion, test_loss, ..."""
+    versions: dict[str, str]
+    recipe: Recipe
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"recipe": json.loads(self.recipe.to_json())}
+
+
+def read_info(path: Path) -> ModelInfo:
+    """What the file at a path says. Raises UserError where it is no model of this project."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 - not a dict
+        recipe = Recipe.from_json(said["recipe"], source=f"the recipe in {path}")
+        seed = said.get("split_seed")
+        return ModelInfo(
+            file=str(path),
+            network=said.get("network") or recipe.model,
+            sources={name: (str(where), str(sha)) for name, (where, sha) in _table(said, "sources").items()},
+            parameters=sum(prod(shape) for shape in shapes),
+            tensors=len(shapes),
+            shape=tuple(int(n) for n in json.loads(said["shape"])),
+            data_name=said.get("data_name", ""),
+            data_fingerprint=said.get("data_fingerprint", ""),
+            data_source=said.get("data_source"),
+            split_seed=None if seed is None else int(seed),
+            training=_table(said, "training"),
+            metrics={name: float(value) for name, value in _table(said, "metrics").items()},
+            versions={name: str(value) for name, value in _table(said, "versions").items()},
+            recipe=recipe,
+        )
+    except FileNotFoundError:
+        raise UserError(f"No model at {path}.") from None
+    except KeyError as error:
+        raise UserError(f"{path} is no model written by this project: it has no {error} in it.") from None
+    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:
+        line = " ".join(str(error).split())[:SHOWN]
+        raise UserError(f"{path} is no model written by this project: {line}") from None
+
+
+def as_lines(found: ModelInfo) -> list[str]:
+    """The same to be read in a terminal."""
+    unknown = "not said, a file of before"
+    lines = [
+        found.file,
+        f"network   {found.network}, {found.parameters:,} parameters in {found.tensors} tensors, "
+        f"examples of shape {found.shape}",
+    ]
+    lines += [f"source    {name}: SHA-256 {sha} of {path}" for name, (path, sha) in found.sources.items()]
+    split = unknown if found.split_seed is None else str(found.split_seed)
+    lines += [
+        f"data      {found.data_name}, fingerprint {found.data_fingerprint}",
+        f"          from {found.data_source or unknown}; seed of the split: {split}",
+        f"training  {_pairs(found.training) or unknown}",
+        f"metrics   {_pairs(found.metrics) or unknown}",
+        f"versions  {_pairs(found.versions) or unknown}",
+        "recipe",
+    ]
+    recipe = [f"  {line}" for line in found.recipe.to_toml().splitlines()]
+    return [_printable(line) for line in [*lines, *recipe]]
+
+
+def _table(said: dict[str, str], key: str) -> dict[str, Any]:
+    read = json.loads(said.get(key, "{}"))
+    if not isinstance(read, dict):
+        raise TypeError(f"its {key} are no table")
+    return read
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
+
+
+def _printable(line: str) -> str:
+    """What a file says is shown, never obeyed: a terminal's control characters are written out."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 3]}..."
