@@ -60,7 +60,7 @@ def reconstruct(
     trained = load_on(model, device)
     part = split_of(trained, data, split, data_dir, seed)
     is_sheet = out.suffix == ".png"
-    asked = n or (COLUMNS if is_sheet else len(part))
+    asked = n or (min(COLUMNS, len(part)) if is_sheet else len(part))
     if asked > len(part):
         raise UserError(f"--n {asked}: {split} has {len(part)} images.")
     require_images(out, 2 * asked if is_sheet else asked, trained.shape)
