@@ -21,10 +21,14 @@ class Place:
     workers: int
     threads: int = 1
     """Threads of each worker."""
+    is_cluster: bool = False
+    """Whether the workers run on a cluster, whose cores aren't this machine's."""
 
     @property
     def at_once(self) -> int:
         """Workers that the cores let run at the same time."""
+        if self.is_cluster:
+            return self.workers
         return min(self.workers, max(1, cores() // self.threads))
 
 

@@ -25,6 +25,7 @@ from study.store.owner import new_owner
 from study.store.records import counts, study_ids
 from study.store.setup import setup_lock
 from study.store.store import Store
+from study.workers.engine import Engine
 from study.workers.launch import Ended, launch
 from study.workers.splits import Splits
 from study.workers.throughput import time_arms
@@ -95,11 +96,12 @@ class Session:
         artifacts.require()
         return cls(place, store, experiment, data, artifacts)
 
-    def launch(self, on_progress: Callable[[], None]) -> Ended:
-        """Run everything that is planned in worker processes; how that ended."""
+    def launch(self, on_progress: Callable[[], None], engine: Engine | None = None) -> Ended:
+        """Run everything that is planned in workers, processes of this machine or where `engine` runs them; how that
+        ended."""
         place = self.place
-        extra_args = ["--device", place.device, "--artifacts", str(place.artifacts)]
-        extra_args += ["--data-dir", str(place.data_dir)] if place.data_dir else []
+        extra_args = ["--device", place.device, "--artifacts", str(place.artifacts.absolute())]
+        extra_args += ["--data-dir", str(place.data_dir.absolute())] if place.data_dir else []
         return launch(
             self.store,
             self.experiment.name,
@@ -107,6 +109,7 @@ class Session:
             threads=place.threads,
             advance=self.planner.advance,
             on_progress=on_progress,
+            engine=engine,
             extra_args=extra_args,
         )
 

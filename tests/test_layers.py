@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "waitress": {"study/dashboard/"},
     "filelock": {"study/store/", "study/analysis/ledger.py"},
     "wandb": {"study/tracking/"},
+    "ray": {"study/workers/ray.py"},
 }
 #: What the package must not import, whatever else it stands on.
 BANNED: dict[str, set[str]] = {

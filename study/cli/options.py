@@ -20,6 +20,7 @@ from vae.errors import UserError
 if TYPE_CHECKING:
     from study.design.build import Request
     from study.place import Place
+    from study.workers.ray import RayEngine
 
 Name = Annotated[str | None, typer.Option("--name", help="Name of the experiment; default: the data's name.")]
 OneName = Annotated[str | None, typer.Option("--name", help="Name of the experiment; default: the only one.")]
@@ -180,10 +181,53 @@ class PlaceOptions:
         ),
     ] = None
 
-    def place(self) -> Place:
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="What runs the workers: local (processes of this machine) or ray."),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="With --engine ray: the head of the cluster; default: that of the cluster this machine is in.",
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-worker", min=0, help="With --engine ray: 0.25 puts four on a GPU; default: 0."
+        ),
+    ] = None
+
+    def cluster(self) -> RayEngine | None:
+        """The Ray cluster meant, connected to; None: this machine. Raises UserError."""
+        if self.engine not in ("local", "ray"):
+            raise UserError(f"--engine {self.engine}: local or ray.")
+        if self.engine == "local":
+            of_ray = {"--ray-address": self.ray_address, "--gpus-per-worker": self.gpus_per_worker}
+            for flag in (flag for flag, value in of_ray.items() if value is not None):
+                raise UserError(f"{flag} goes with --engine ray.")
+            return None
+        from study.store.database import Database
+        from study.workers.ray import RayEngine
+
+        return RayEngine.connect(
+            Database.parse(self.storage),
+            address=self.ray_address,
+            threads=self.threads or 1,
+            gpus_per_worker=self.gpus_per_worker or 0,
+        )
+
+    def place(self, cluster: RayEngine | None = None) -> Place:
         """The place meant. Raises UserError for a device that isn't there."""
         from study.place import Place, default_threads, default_workers
 
+        if cluster is not None:
+            workers, threads = self.workers or cluster.room(), self.threads or 1
+            return Place(
+                self.storage, self.artifacts, self.data_dir, self.device, workers, threads, is_cluster=True
+            )
         workers = self.workers or default_workers(self.device)
         threads = self.threads or default_threads(workers)
         return Place(self.storage, self.artifacts, self.data_dir, self.device, workers, threads)

@@ -138,6 +138,8 @@ def compare(
         raise UserError("--aa keeps no experiment that could be written to a tracker: leave out --log.")
     if json:
         raise UserError("--json is for one answer, and --aa measures many: leave one out.")
+    if place.engine != "local":
+        raise UserError("--aa runs in processes of this machine: leave out --engine.")
     if dry_run:
         raise UserError("--aa has no plan to print: leave out --dry-run.")
     unfit = {
@@ -216,10 +218,11 @@ def _carry_out(command: str, options: PlaceOptions, request: Request, dry_run: b
     from study.tracking.follow import Followers, require_kinds
     from study.workers.launch import Ended
 
-    place = options.place()
     trackers = require_kinds(options.log or [], "--log")
     require_writable(REPORTS, "The folder of the report")
-    if place.workers * place.threads > cores():
+    cluster = options.cluster()
+    place = options.place(cluster)
+    if not place.is_cluster and place.workers * place.threads > cores():
         say(
             f"Warning: {plural(place.workers, 'worker')} x {plural(place.threads, 'thread')} share "
             f"{plural(cores(), 'core')}: trainings wait for "
@@ -245,7 +248,7 @@ def _carry_out(command: str, options: PlaceOptions, request: Request, dry_run: b
                 publisher.maybe_publish()
                 followers.look()
 
-            ended = session.launch(on_progress)
+            ended = session.launch(on_progress, cluster)
         if ended is not Ended.DONE:
             say(f"{ended.sentence} To go on:\n  {again(command)}")
             raise SystemExit(130)

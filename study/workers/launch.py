@@ -11,7 +11,8 @@ from study.store.claims import release_owner
 from study.store.outage import Outage, Patience
 from study.store.records import headway, remaining
 from study.store.store import Store
-from study.workers.processes import WorkerProcess, this_program
+from study.workers.engine import Engine, EngineLost, Handle
+from study.workers.processes import LocalEngine
 from study.workers.signals import GRACE, Signals, counted_signals
 from vae.errors import FailureError
 
@@ -42,7 +43,7 @@ class Ended(StrEnum):
         }[self]
 
 
-StartWorker = Callable[[int], WorkerProcess]
+StartWorker = Callable[[int], Handle]
 
 
 def launch(
@@ -53,24 +54,27 @@ def launch(
     threads: int,
     advance: Callable[[], bool],
     on_progress: Callable[[], None],
-    command: Sequence[str] | None = None,
+    engine: Engine | None = None,
     extra_args: Sequence[str] = (),
 ) -> Ended:
     """Keep `workers` processes busy with NAME until `advance()` says that everything is done.
 
     `advance` plans and enqueues what can be, and `on_progress` draws; both are called about every 0.3 s, and again
     where the database failed for a while in the middle of them.
-    A worker is `command --name NAME --threads T --worker-seed I extra_args...`, with the storage's URL in
-    the environment; I counts starts, so a restarted worker doesn't repeat its predecessor's random numbers.
+    A worker is `study worker --name NAME --threads T --worker-seed I extra_args...` where `engine` runs it, by
+    default as a process of this machine; I counts starts, so a restarted worker doesn't repeat its predecessor's
+    random numbers.
     Must be called from the main thread: Ctrl-C or SIGTERM makes the workers put their trials back; a second one
     kills them. Raises FailureError where
-    the database fails, and, with a worker's last lines, where workers die again and again without progress.
+    the database fails, EngineLost where the engine does, and, with a worker's last lines, FailureError where workers
+    die again and again without progress.
     """
-    program = [*(command or this_program("worker")), "--name", name]
+    place = engine or LocalEngine(store.url, threads)
 
-    def start(index: int) -> WorkerProcess:
-        arguments = ["--threads", str(threads), "--worker-seed", str(index), *extra_args]
-        return WorkerProcess([*program, *arguments], store.url, threads)
+    def start(index: int) -> Handle:
+        return place.start(
+            ["--name", name, "--threads", str(threads), "--worker-seed", str(index), *extra_args]
+        )
 
     running = Workers(store, name, workers, start)
     patience = Patience(store.disconnect)
@@ -98,14 +102,14 @@ def launch(
 
 
 class Workers:
-    """The worker processes of one launch; `start(i)` gives the i-th. Counts those that end without progress."""
+    """The workers of one launch; `start(i)` gives the i-th. Counts those that end without progress."""
 
     def __init__(self, store: Store, name: str, size: int, start: StartWorker) -> None:
         self._store = store
         self._name = name
         self._size = size
         self._start = start
-        self._running: list[WorkerProcess] = []
+        self._running: list[Handle] = []
         self._n_started = 0
         self._deaths: list[int] = []  # exit codes since the last progress
         self._headway: tuple[int, ...] = ()
@@ -128,7 +132,15 @@ class Workers:
 
     def stop(self, signals: Signals) -> bool:
         """End every worker: gracefully, at once after a second signal, and after GRACE seconds in any case. Whether
-        any had to be killed."""
+        any had to be killed. Those of an engine that is lost end by themselves."""
+        try:
+            return self._stop(signals)
+        except EngineLost:
+            return False
+        finally:
+            self._running.clear()
+
+    def _stop(self, signals: Signals) -> bool:
         killed = False
         patience = min(signals.received, 1)
         for worker in self._running:
@@ -142,12 +154,12 @@ class Workers:
             time.sleep(0.02)
         for worker in self._running:
             worker.close()
-        self._running.clear()
         return killed
 
-    def _count_death(self, worker: WorkerProcess, code: int) -> None:
+    def _count_death(self, worker: Handle, code: int) -> None:
         # Workers here see that the process is gone; those on other machines need to be told.
-        release_owner(self._store, worker.owner)
+        if worker.owner:
+            release_owner(self._store, worker.owner)
         before, self._headway = self._headway, headway(self._store, self._name)
         self._running.remove(worker)
         if self._headway != before:

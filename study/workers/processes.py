@@ -1,4 +1,4 @@
-"""One worker process: started, watched, stopped."""
+"""Workers as processes of this machine: started, watched, stopped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from study.store.owner import host_id
 from study.terms import STORAGE_VARIABLE
+from study.workers.engine import end_of
 from study.workers.signals import PARENT_VARIABLE
 
 #: Runs the program whose folder is the first argument.
@@ -27,8 +28,21 @@ def this_program(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-c", _RUN, str(Path(__file__).resolve().parents[2]), *arguments]
 
 
+class LocalEngine:
+    """Each worker is a process of this machine: `program arguments...`, by default this program's `worker`."""
+
+    def __init__(self, url: str, threads: int, program: Sequence[str] | None = None) -> None:
+        self._url = url
+        self._threads = threads
+        self._program = program or this_program("worker")
+
+    def start(self, arguments: Sequence[str]) -> WorkerProcess:
+        """Start a worker."""
+        return WorkerProcess([*self._program, *arguments], self._url, self._threads)
+
+
 class WorkerProcess:
-    """A started process of `command`, and the file that its output goes to."""
+    """A started process of `command`, and the file that its output goes to: a Handle of this machine."""
 
     def __init__(self, command: Sequence[str], url: str, threads: int) -> None:
         # The URL travels in the environment: a command line, and so a password in it, is visible to every user of
@@ -73,8 +87,7 @@ class WorkerProcess:
     def last_lines(self, lines: int = 8) -> str:
         """The end of what it wrote, as one line."""
         self._output.seek(0)
-        text = self._output.read().decode(errors="replace").strip()
-        return " / ".join(line.strip() for line in text.splitlines()[-lines:]) or "it wrote nothing"
+        return end_of(self._output.read().decode(errors="replace"), lines)
 
     def close(self) -> None:
         """Forget what it wrote."""

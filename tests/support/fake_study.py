@@ -27,7 +27,10 @@ from study.store.schema import trial_run, unix_now
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.terms import STORAGE_VARIABLE
+from study.workers.engine import Engine
 from study.workers.launch import Ended, launch
+from study.workers.processes import LocalEngine
+from study.workers.ray import RayEngine
 from study.workers.signals import stop_on_signals
 from study.workers.worker import Interrupted, work
 from vae.errors import FailureError, UserError
@@ -210,6 +213,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--delay", type=float, default=0.01)
     parser.add_argument("--lease", type=float, default=60.0)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--ray")
     parser.add_argument("--worker-seed", type=int)
     options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -242,6 +246,10 @@ def run_launcher(options: argparse.Namespace) -> int:
             study_name = f"{options.name}/search"
             n_planned = len(records.trials(store, options.name))
             plan(store, study_name, max(0, options.trials - n_planned))
+        program = [*PROGRAM, "worker"]
+        engine: Engine = LocalEngine(store.url, 1, program)
+        if options.ray:
+            engine = RayEngine.connect(store.database, address=options.ray, threads=1, program=program)
         print("planned", flush=True)
         extra_args = ["--folder", options.folder, "--rows", options.rows, "--delay", options.delay]
         ended = launch(
@@ -251,7 +259,7 @@ def run_launcher(options: argparse.Namespace) -> int:
             threads=1,
             advance=lambda: records.remaining(store, options.name) == 0,
             on_progress=lambda: None,
-            command=[*PROGRAM, "worker"],
+            engine=engine,
             extra_args=[*map(str, extra_args), "--lease", str(options.lease)],
         )
     done = ended is Ended.DONE

@@ -16,6 +16,7 @@ from study.store import records
 from study.store.owner import new_owner
 from study.store.store import Store
 from study.workers.launch import Ended, Workers, launch
+from study.workers.processes import LocalEngine
 from vae.errors import FailureError
 
 
@@ -27,7 +28,7 @@ def launch_fake(store: Store, folder: Path, n_workers: int, **options: Any) -> E
     settings: dict[str, Any] = {
         "advance": lambda: records.remaining(store, "digits") == 0,
         "on_progress": lambda: None,
-        "command": [*PROGRAM, "worker"],
+        "engine": LocalEngine(store.url, 1, [*PROGRAM, "worker"]),
         "extra_args": ["--folder", str(folder)],
     }
     return launch(store, "digits", workers=n_workers, threads=1, **(settings | options))
@@ -73,7 +74,7 @@ def test_workers_get_their_settings_before_they_start(prepared_sqlite_url: str) 
                 threads=2,
                 advance=lambda: False,
                 on_progress=lambda: None,
-                command=[sys.executable, "-c", program],
+                engine=LocalEngine(store.url, 2, [sys.executable, "-c", program]),
                 extra_args=["--device", "cpu"],
             )
     message = str(caught.value)
@@ -226,7 +227,7 @@ def launch_crashing(store: Store, crash: str) -> Ended:
         threads=1,
         advance=lambda: records.remaining(store, "digits") == 0,
         on_progress=lambda: None,
-        command=[sys.executable, "-c", CRASHING.replace("CRASH", crash)],
+        engine=LocalEngine(store.url, 1, [sys.executable, "-c", CRASHING.replace("CRASH", crash)]),
     )
 
 
