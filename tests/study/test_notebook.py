@@ -54,7 +54,7 @@ def test_importing_loads_nothing_heavy(tmp_path: Path) -> None:
         "print([name for name in sys.modules if name.startswith('study.')])\n"
         "print(*map(callable, map(study.__dict__.get, study.__all__)))"
     )
-    assert python(tmp_path, code).splitlines() == ["['study']", "[]", "True True True True"]
+    assert python(tmp_path, code).splitlines() == ["['study']", "[]", "True True True True True"]
 
 
 def test_a_comparison_is_read_from_a_database(experiments: Experiments) -> None:
@@ -89,7 +89,7 @@ def test_html_is_escaped() -> None:
     """Nothing of a database becomes markup in a notebook."""
     bad = "<script>alert(1)</script>"
     table = pd.DataFrame([{"arm": bad}])
-    html = Answer("x", 1.0, table, {}, [bad], [bad], table)._repr_html_()
+    html = Answer("x", 1.0, table, {}, [bad], [bad], table, dict)._repr_html_()
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 3
 

@@ -96,8 +96,9 @@ class FakeTraining:
     #: Makes a recipe diverge half-way.
     diverges: Callable[[Recipe], bool] = staticmethod(lambda _: False)
 
-    def __init__(self, recipe: Recipe, data: Any, tau: int, device: Any) -> None:  # noqa: ARG002
+    def __init__(self, recipe: Recipe, data: Any, tau: int, device: Any) -> None:
         self.recipe = recipe
+        self.device = device
         self.tau = tau
         self.above = self.harder(data)
         self.batch_size = recipe.batch(len(data.train))
