@@ -28,8 +28,13 @@ class Place:
     def at_once(self) -> int:
         """Workers that the cores let run at the same time."""
         if self.is_cluster:
-            return self.workers
-        return min(self.workers, max(1, cores() // self.threads))
+            return max(1, self.workers)
+        return max(1, min(self.workers, cores() // self.threads))
+
+    def for_worker(self) -> list[str]:
+        """What a worker elsewhere is told of it on its command line; the URL comes by the environment."""
+        options = ["--device", self.device, "--artifacts", str(self.artifacts)]
+        return options + (["--data-dir", str(self.data_dir)] if self.data_dir else [])
 
 
 def default_workers(device: str) -> int:
@@ -46,7 +51,7 @@ def default_workers(device: str) -> int:
 
 def default_threads(workers: int) -> int:
     """Threads of each worker: workers x threads <= cores, and no more than OMP_NUM_THREADS allows."""
-    share = max(1, cores() // workers)
+    share = max(1, cores() // max(1, workers))
     # Its first number: OpenMP reads a list, a number for each level of nesting, and passes over anything else.
     allowed = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) > 0 else share

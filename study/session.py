@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from optuna.study import StudyDirection
@@ -99,9 +100,12 @@ class Session:
     def launch(self, on_progress: Callable[[], None], engine: Engine | None = None) -> Ended:
         """Run everything that is planned in workers, processes of this machine or where `engine` runs them; how that
         ended."""
-        place = self.place
-        extra_args = ["--device", place.device, "--artifacts", str(place.artifacts.absolute())]
-        extra_args += ["--data-dir", str(place.data_dir.absolute())] if place.data_dir else []
+        data_dir = self.place.data_dir
+        place = replace(
+            self.place,
+            artifacts=self.place.artifacts.absolute(),
+            data_dir=None if data_dir is None else data_dir.absolute(),
+        )
         return launch(
             self.store,
             self.experiment.name,
@@ -110,7 +114,7 @@ class Session:
             advance=self.planner.advance,
             on_progress=on_progress,
             engine=engine,
-            extra_args=extra_args,
+            extra_args=place.for_worker(),
         )
 
     def run_here(self) -> None:

@@ -23,10 +23,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def options(program: str) -> dict[str, set[str]]:
     """command -> its flags, of `study` or `vae`, as typer has made them."""
     group = typer.main.get_command({"study": study_app, "vae": vae_app}[program])
-    return {
-        name: {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)} | {"--help"}
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
-    }
+    found = {}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        parts = [command, *getattr(command, "commands", {}).values()]  # `launch` has commands of its own
+        params = [param for part in parts for param in part.params]
+        found[name] = {flag for param in params for flag in (*param.opts, *param.secondary_opts)} | {"--help"}
+    return found
 
 
 def code(text: str) -> list[str]:

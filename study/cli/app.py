@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from study.cli import analyse, doctor, gate, log, read, replay, train
+from study.cli import analyse, doctor, gate, launch, log, read, replay, train
 from vae.command import command_line
 from vae.command import run as run_app
 
@@ -28,6 +28,7 @@ for command in (
     log.log,
 ):
     app.command()(command)
+app.add_typer(launch.launch)
 
 
 def run() -> NoReturn:

@@ -183,7 +183,11 @@ class PlaceOptions:
 
     engine: Annotated[
         str,
-        typer.Option("--engine", help="What runs the workers: local (processes of this machine) or ray."),
+        typer.Option(
+            "--engine",
+            help="What runs the workers: local (processes of this machine), ray, or none: plan, and wait for workers "
+            "that join.",
+        ),
     ] = "local"
     ray_address: Annotated[
         str | None,
@@ -202,9 +206,11 @@ class PlaceOptions:
 
     def cluster(self) -> RayEngine | None:
         """The Ray cluster meant, connected to; None: this machine. Raises UserError."""
-        if self.engine not in ("local", "ray"):
-            raise UserError(f"--engine {self.engine}: local or ray.")
-        if self.engine == "local":
+        if self.engine not in ("local", "ray", "none"):
+            raise UserError(f"--engine {self.engine}: local, ray or none.")
+        if self.engine == "none" and self.workers is not None:
+            raise UserError("--workers goes with --engine local or ray: none starts none.")
+        if self.engine != "ray":
             of_ray = {"--ray-address": self.ray_address, "--gpus-per-worker": self.gpus_per_worker}
             for flag in (flag for flag, value in of_ray.items() if value is not None):
                 raise UserError(f"{flag} goes with --engine ray.")
@@ -228,7 +234,7 @@ class PlaceOptions:
             return Place(
                 self.storage, self.artifacts, self.data_dir, self.device, workers, threads, is_cluster=True
             )
-        workers = self.workers or default_workers(self.device)
+        workers = 0 if self.engine == "none" else self.workers or default_workers(self.device)
         threads = self.threads or default_threads(workers)
         return Place(self.storage, self.artifacts, self.data_dir, self.device, workers, threads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -186,7 +187,9 @@ def worker(
     # A launched worker leaves the planning to its launcher and is ended by it; one started by hand plans too,
     # so it carries an experiment to its end alone if it must.
     launched = PARENT_VARIABLE in os.environ
-    seed = session.experiment.seed * 1_000 + (os.getpid() if worker_seed is None else worker_seed)
+    # Process ids are the same in every container.
+    own = secrets.randbelow(1_000_000) if worker_seed is None else worker_seed
+    seed = session.experiment.seed * 1_000 + own
     done = session.work(stop, seed, (lambda: False) if launched else session.planner.advance)
     if not launched:
         out.print(f"{done} trials finished.")

@@ -14,6 +14,9 @@ from types import FrameType
 #: Environment of a launched worker: its launcher's process id.
 PARENT_VARIABLE = "VAE_STUDY_PARENT"
 
+#: What asks a worker to end. SIGUSR1 is how Slurm tells a job that its time is nearly over.
+_ASKING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
 #: Seconds that a worker gets to put its trial back before it is killed.
 GRACE = 60.0
 
@@ -47,7 +50,7 @@ def counted_signals() -> Iterator[Signals]:
 
 
 def stop_on_signals() -> threading.Event:
-    """For a worker's process: an event set by SIGINT, SIGTERM or the launcher's death.
+    """For a worker's process: an event set by SIGINT, SIGTERM, SIGUSR1 or the launcher's death.
 
     A second signal ends the process at once; an orphan that doesn't stop within GRACE seconds ends too.
     """
@@ -61,7 +64,7 @@ def stop_on_signals() -> threading.Event:
             os.kill(os.getpid(), number)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ASKING:
         signal.signal(number, handle)
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import math
 import platform
 import time
@@ -48,6 +49,8 @@ from vae.grid import evaluation_grid
 from vae.recipe import Recipe
 from vae.states import require_like
 from vae.training import Training, train
+
+_log = logging.getLogger(__name__)
 
 Train = Callable[[Recipe, Dataset, int, torch.device], Training]
 Grid = Callable[[int], npt.NDArray[np.int64]]
@@ -401,6 +404,9 @@ class Objective:
         except (UserError, ValueError):
             # A damaged state, or one that doesn't fit: the trial runs again from its start, to the same curve.
             path.unlink(missing_ok=True)
+        _log.warning(
+            "trial %d of %s starts again: no state of it in %s", claim.number, claim.study_name, path.parent
+        )
         claim.truncate(-1)
         return _Curve()
 

@@ -278,9 +278,11 @@ UNFITTING: dict[str, Callable[[Any], object]] = {
 }
 
 
-def test_an_unfitting_state_is_the_undisturbed_curve(tmp_path: Path) -> None:
+def test_an_unfitting_state_is_the_undisturbed_curve(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A state that can't be used, whatever is wrong with it, is thrown away and its trial runs from fresh weights: bit
-    for bit the curve of one that nothing interrupted. One that fits is gone on from."""
+    for bit the curve of one that nothing interrupted, and the worker says so. One that fits is gone on from."""
     curves = {}
     for name, change in {"undisturbed": None, **UNFITTING}.items():
         folder = tmp_path / name.replace(" ", "-").replace("'", "")
@@ -303,6 +305,8 @@ def test_an_unfitting_state_is_the_undisturbed_curve(tmp_path: Path) -> None:
             assert not list((folder / "artifacts").rglob("trial-*.pt"))
             rows = records.curves(session.store, "digits", [trial])
             curves[name] = rows.drop(columns=["train_seconds"])
+            assert ("starts again" in caplog.text) == (name not in ("undisturbed", "nothing"))
+            caplog.clear()
     for name, rows in curves.items():
         pd.testing.assert_frame_equal(curves["undisturbed"], rows, check_exact=True, obj=name)
 

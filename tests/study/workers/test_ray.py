@@ -155,7 +155,9 @@ def test_what_a_cluster_cannot_run_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--engine", "slurm"), "--engine slurm: local or ray"),
+        (("--engine", "slurm"), "--engine slurm: local, ray or none"),
+        (("--engine", "none", "--workers", "2"), "--workers goes with --engine local or ray"),
+        (("--engine", "none", "--aa", "2"), "--aa runs in processes of this machine"),
         (("--ray-address", "a:1"), "--ray-address goes with --engine ray"),
         (("--gpus-per-worker", "0.5"), "--gpus-per-worker goes with --engine ray"),
         (("--engine", "ray", "--ray-address", "ray://a:1"), "give the head's HOST:PORT"),
