@@ -57,13 +57,13 @@ def gate(
 
     if not named:
         raise UserError("Which arm? Give --arm ARM.")
-    findings = (
-        _of_files(columns, sources, baseline, target, target_at) if sources else _of_database(name, storage)
-    )
     if sources and name is not None:
         raise UserError("--name reads our own database: leave it out, or the files.")
     if not sources and (columns.given or (baseline, target, target_at) != (None, None, None)):
         raise UserError("Options of columns, --baseline and --target go with files: give some.")
+    findings = (
+        _of_files(columns, sources, baseline, target, target_at) if sources else _of_database(name, storage)
+    )
     asked = proposal(findings, named, require, by_seconds)
     if ledger is None:
         ruling, line = asked.rule()
