@@ -22,7 +22,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.replay.policies import Kind, Policy, to_target
 from study.replay.tapes import Tape, Tapes
-from study.statistics.curves import Array
 from study.stopping.capping import Capping, CappingPruner
 from study.stopping.rules import CUT, Patience, Progress, Pruning, Rule, Target, Until
 from study.terms import Outcome
@@ -341,10 +340,3 @@ def total(tapes: Tapes) -> Mapping[str, float]:
         "clock": math.fsum(float(tape.clock[-1]) for tape in tapes.runs),
         "seconds": math.fsum(float(tape.seconds[-1]) for tape in tapes.runs),
     }
-
-
-def shortened(tapes: Tapes, played: Played) -> Array:
-    """(n,) what was saved of each run, on the clock."""
-    return np.array(
-        [tape.clock[-1] - tape.clock[k - 1] for tape, k in zip(tapes.runs, played.seen, strict=True)]
-    )

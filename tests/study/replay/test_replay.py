@@ -14,12 +14,19 @@ from optuna.trial import TrialState
 from study.curves.recorded import Curves, Ended, Recorded
 from study.replay.policies import NONE, Kind, Policy, policies
 from study.replay.score import Score, early_looks, front, quantile_interval, recommended, score, unfair
-from study.replay.simulate import STUDY_NAME, Orders, arrival_order, play, play_all, shortened, total, used
+from study.replay.simulate import STUDY_NAME, Orders, Played, arrival_order, play, play_all, total, used
 from study.replay.tapes import Tapes, to_tapes
 from study.statistics.curves import Array
 from vae.errors import UserError
 
 N, POINTS = 12, 20
+
+
+def shortened(tapes: Tapes, played: Played) -> Array:
+    """(n,) what was saved of each run, on the clock."""
+    return np.array(
+        [tape.clock[-1] - tape.clock[k - 1] for tape, k in zip(tapes.runs, played.seen, strict=True)]
+    )
 
 
 def curves(values: Sequence[Array], seconds: float = 2.0, ended: Sequence[Ended] = ()) -> Curves:
