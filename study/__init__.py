@@ -201,8 +201,8 @@ def analyse(
     Raises UserError for curves that can't say it, as the command would."""
     from study.analysis.answer import verdict_sentences
     from study.analysis.curve_notes import curve_notes
-    from study.analysis.from_curves import Question
-    from study.analysis.from_curves import analyse as judge
+    from study.analysis.judge_curves import analyse as judge
+    from study.analysis.question import Question
     from study.curves.table import Columns, Rows, to_curves
     from study.report.curves_page import figures
     from vae.errors import UserError, did_you_mean

@@ -172,8 +172,8 @@ def analyse(
     from contextlib import ExitStack
 
     from study.analysis.evidence import read as read_evidence
-    from study.analysis.from_curves import Question
-    from study.analysis.from_curves import analyse as judge
+    from study.analysis.judge_curves import analyse as judge
+    from study.analysis.question import Question
     from study.cli.tables import print_curves
     from study.curves.recorded import described
     from study.curves.stored import read_stored

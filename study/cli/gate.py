@@ -94,7 +94,8 @@ def _of_files(
     target: float | None,
     target_at: float | None,
 ) -> Findings:
-    from study.analysis.from_curves import Question, analyse
+    from study.analysis.judge_curves import analyse
+    from study.analysis.question import Question
 
     if baseline is None:
         raise UserError("Against which arm? Give --baseline ARM.")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from study.analysis.document import SCHEMA, of_curves, of_replay, schema
-from study.analysis.from_curves import Question, analyse
+from study.analysis.judge_curves import analyse
+from study.analysis.question import Question
 from study.analysis.replayed import Settings, from_curves, replay
 from study.curves.recorded import Curves, Recorded
 

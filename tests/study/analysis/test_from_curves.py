@@ -15,7 +15,9 @@ from scipy import stats
 from study.analysis.arm import find, to_frame
 from study.analysis.curve_notes import curve_notes
 from study.analysis.evidence import Evidence, read
-from study.analysis.from_curves import FromCurves, Question, analyse
+from study.analysis.from_curves import FromCurves
+from study.analysis.judge_curves import analyse
+from study.analysis.question import Question
 from study.curves.read import read as read_files
 from study.curves.recorded import Curves, Ended, Recorded
 from study.curves.stored import read_stored

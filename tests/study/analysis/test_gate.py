@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from study.analysis.findings import Findings
-from study.analysis.from_curves import Question, analyse
 from study.analysis.gate import Ruling, proposal
+from study.analysis.judge_curves import analyse
 from study.analysis.ledger import Entry, Ledger, judged_once
+from study.analysis.question import Question
 from study.curves.recorded import Curves, Recorded
 from study.statistics.spending import ALPHA, next_level
 from vae.errors import UserError
