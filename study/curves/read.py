@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def read(sources: Sequence[str], columns: Columns, format: str | None = None) ->
     return to_curves(tables, columns, told)
 
 
+def called(source: str) -> str:
+    """What a source is called in a title and in a file's name: its last part, never a password."""
+    if "://" in source:
+        return shown(source).rpartition("/")[2].rpartition("@")[2]
+    return Path(os.path.abspath(source)).name or "curves"
+
+
 def _read(source: str, columns: Columns, format: str | None) -> tuple[list[Rows], str]:
     """(a source's tables, what it was read as)."""
     if "://" in source:
@@ -55,7 +63,7 @@ def _read(source: str, columns: Columns, format: str | None) -> tuple[list[Rows]
     elif kind == "mlflow":
         found = read_mlflow(path, columns.value)
     elif kind == "optuna":
-        found = read_optuna(f"sqlite:///{path}", columns.maximise)
+        found = read_optuna(source, columns.maximise)
     elif kind == "wandb":
         found = read_wandb(path, columns.value)
     elif path.is_dir():
@@ -70,7 +78,7 @@ def _read(source: str, columns: Columns, format: str | None) -> tuple[list[Rows]
 def _kind(path: Path) -> str | None:
     """What a source is, by what lies in it; None for a folder of files, and for a file that isn't known."""
     if path.is_file():
-        return ENDINGS.get(path.suffix.lower()) or kind_of(path)
+        return kind_of(path) or ENDINGS.get(path.suffix.lower())
     if next(path.rglob(EVENTS), None) is not None:
         return "tensorboard"
     # MLflow's folder of files: an experiment a folder, each with its meta.yaml.

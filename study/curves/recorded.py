@@ -167,7 +167,7 @@ def described(curves: Curves) -> list[str]:
     span = f" to {min(ends):g}..{max(ends):g}" if min(ends) < max(ends) else f" to {max(ends):g}"
     lines = [
         *(f"Read {source}" for source in curves.sources),
-        f"{len(curves.arms)} arms ({what}): {arms}",
+        f"{len(curves.arms)} arm{'s' * (len(curves.arms) != 1)} ({what}): {arms}",
         f"{n} evaluations of {curves.value} ({better}), clock: {curves.clock}{span}; {seconds}",
     ]
     ended = {word: sum(run.ended is word for run in curves) for word in Ended}

@@ -71,7 +71,9 @@ def to_curves(tables: Sequence[Rows], columns: Columns, sources: Sequence[str]) 
     arm = None if "arm" in from_run else found.require("arm", columns.arm)
     clock = found.clock(columns.clock)
     value = found.require("value", columns.value)
-    seed = None if from_run & {"seed", "trial"} else found.optional("seed", columns.seed)
+    # Trials that were named are meant, also where there is a column of seeds.
+    by_trial = columns.trial is not None and columns.seed is None
+    seed = None if by_trial or from_run & {"seed", "trial"} else found.optional("seed", columns.seed)
     trial = None if from_run & {"seed", "trial"} else found.optional("trial", columns.trial)
     seconds = found.optional("seconds", columns.seconds)
     ended = found.optional("ended", columns.ended)
@@ -105,8 +107,10 @@ def to_curves(tables: Sequence[Rows], columns: Columns, sources: Sequence[str]) 
             builder.add(
                 _number(cells[clock], clock, at),
                 _number(cells[value], value, at),
-                None if seconds is None or cells[seconds] is None else _number(cells[seconds], seconds, at),
-                None if ended is None else cells[ended],
+                None
+                if seconds is None or _is_empty(cells[seconds])
+                else _number(cells[seconds], seconds, at),
+                None if ended is None or _is_empty(cells[ended]) else cells[ended],
                 at,
             )
     if not builders:
@@ -114,7 +118,7 @@ def to_curves(tables: Sequence[Rows], columns: Columns, sources: Sequence[str]) 
     _refuse_twice(list(builders))
     runs = [builder.run(columns, clock) for builder in builders.values()]
     notes = [f"{empty} rows without a {value} were left out."] if empty else []
-    if columns.at_zero == "before":
+    if columns.at_zero == "before" and any(builder.clock[0] == 0.0 for builder in builders.values()):
         notes.append("Evaluations before training, at 0, were left out.")
     return Curves(
         runs=runs,
@@ -263,6 +267,11 @@ def _refuse_twice(keys: Sequence[tuple[str, str, str]]) -> None:
                 "in an arm: leave one out (--where), or compare trials unpaired (--trial-from)."
             )
         first[arm, label] = which
+
+
+def _is_empty(cell: Any) -> bool:
+    """Whether nothing stands there; in a frame a NaN says the same, but for values, where it is a breakdown."""
+    return cell is None or cell != cell
 
 
 def _number(cell: Any, column: str, at: str) -> float:

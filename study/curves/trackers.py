@@ -100,9 +100,9 @@ def _runs_of(client: Any, experiment_id: str) -> Iterable[Any]:
             return
 
 
-def read_optuna(url: str, maximise: bool) -> list[Rows]:
-    """A trial of any Optuna database that reported intermediate values: columns study, trial, step, value, ended,
-    params.NAME and user_attrs.NAME. Raises UserError, FailureError."""
+def read_optuna(source: str, maximise: bool) -> list[Rows]:
+    """A trial of any Optuna database, by its URL or file, or journal that reported intermediate values: columns study,
+    trial, step, value, ended, params.NAME and user_attrs.NAME. Raises UserError, FailureError."""
     import optuna
     from optuna.study import StudyDirection
     from optuna.trial import TrialState
@@ -114,7 +114,7 @@ def read_optuna(url: str, maximise: bool) -> list[Rows]:
         TrialState.FAIL: "failed",
     }
     found = []
-    with open_optuna(url) as (storage, place):
+    with open_optuna(source) as (storage, place):
         for name in optuna.get_all_study_names(storage):
             study = optuna.load_study(study_name=name, storage=storage)
             trials = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]

@@ -1,14 +1,16 @@
-"""Databases that aren't ours: what a SQLite file holds, and Optuna's storage opened to read."""
+"""Databases that aren't ours: what a file holds, and Optuna's storages opened to read."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -21,13 +23,18 @@ _MARKS = {
     "optuna": {"studies", "trials", "trial_intermediate_values"},
     "mlflow": {"experiments", "runs", "metrics"},
 }
+#: What a SQLite file begins with.
+_SQLITE = b"SQLite format 3\x00"
+#: Bytes of a journal's first operation, which makes a study, at most.
+_FIRST_OPERATION = 2**16
 
 
 def kind_of(path: Path) -> str | None:
-    """ "optuna" or "mlflow" for a SQLite file with their tables; None for any other file. It isn't changed."""
-    with path.open("rb") as file:
-        if file.read(16) != b"SQLite format 3\x00":
-            return None
+    """ "optuna" or "mlflow" for a SQLite file with their tables, "optuna" for a journal of it; None for any other file.
+    It isn't changed. Raises FailureError where it can't be read."""
+    first = _first_line(path)
+    if not first.startswith(_SQLITE):
+        return "optuna" if _is_operation(first) else None
     try:
         with closing(connect(path.absolute(), read_only=True)) as connection:
             names = {
@@ -38,10 +45,48 @@ def kind_of(path: Path) -> str | None:
     return next((kind for kind, tables in _MARKS.items() if tables <= names), None)
 
 
+def _first_line(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.readline(_FIRST_OPERATION)
+    except OSError as error:
+        raise FailureError(f"{path} can't be read: {error.strerror or error}.") from None
+
+
+def _is_operation(line: bytes) -> bool:
+    """Whether a line is one of Optuna's journals."""
+    try:
+        operation = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(operation, dict) and {"op_code", "worker_id"} <= operation.keys()
+
+
 @contextmanager
-def open_optuna(url: str) -> Iterator[tuple[RDBStorage, str]]:
-    """(Optuna's storage at a URL, its name without a password), to read: no table is made. Raises UserError,
-    FailureError."""
+def open_optuna(source: str) -> Iterator[tuple[BaseStorage, str]]:
+    """(Optuna's storage, its name without a password), to read: nothing is made. `source` is a database's URL, or the
+    path of a SQLite file or a journal. Raises UserError, FailureError."""
+    if "://" in source:
+        with _database(source) as storage:
+            yield storage, shown(source)
+    elif _first_line(Path(source)).startswith(_SQLITE):
+        with _database(f"sqlite:///{source}") as storage:
+            yield storage, source
+    else:
+        yield _journal(Path(source)), source
+
+
+def _journal(path: Path) -> JournalStorage:
+    try:
+        # It plays the operations of the file's lines again, which are JSON, and reads no snapshot.
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        raise FailureError(f"{path} can't be read as an Optuna database or journal ({reason}).") from None
+
+
+@contextmanager
+def _database(url: str) -> Iterator[RDBStorage]:
     place = shown(url)
     try:
         parsed = make_url(url)
@@ -52,7 +97,7 @@ def open_optuna(url: str) -> Iterator[tuple[RDBStorage, str]]:
     storage = None
     try:
         storage = RDBStorage(url, skip_table_creation=True)
-        yield storage, place
+        yield storage
     except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ImportError) as error:
         reason = without_secrets(str(error).partition("\n")[0], [parsed.password or ""])
         raise FailureError(f"{place} can't be read as an Optuna database: {reason[:200]}.") from None

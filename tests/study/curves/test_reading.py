@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from fake_training import Finished
 
-from study.curves.read import read
+from study.curves.read import called, read
 from study.curves.recorded import Curves, Ended, Recorded, described
 from study.curves.stored import read_stored
 from study.curves.table import Columns
@@ -166,6 +166,17 @@ def test_a_clock_from_zero_is_explained_not_guessed(tmp_path: Path) -> None:
     assert before.notes == ["Evaluations before training, at 0, were left out."]
 
 
+def test_trials_that_are_named_are_meant(tmp_path: Path) -> None:
+    """Also beside a column of seeds, of which one may stand for several trials: compared without pairs."""
+    table = long_table(arms=("adam",)).assign(trial=lambda rows: "t" + rows["seed"].astype(str), seed=0)
+    path = written(table, tmp_path / "runs.csv")
+    with pytest.raises(UserError, match=r"adam, 0 is there twice: .*\(--trial-from\)"):
+        read([path], Columns())
+    curves = read([path], Columns(trial="trial"))
+    assert [run.label for run in curves] == ["t0", "t1"]
+    assert not curves.paired
+
+
 def test_a_seed_counts_once(tmp_path: Path) -> None:
     """Two files with one (arm, seed) are refused by name, as are two trials with one seed."""
     first = written(long_table(), tmp_path / "a.csv")
@@ -283,3 +294,24 @@ def test_our_own_database(compared: Finished) -> None:
         assert trial.outcome is not None
         assert run.ended is Ended.of(trial.outcome)
     assert {run.phase for run in tuned} == {"tune"}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("logs/runs.csv", "runs.csv"),
+        ("logs/", "logs"),
+        ("logs/../", "work"),
+        ("/", "curves"),
+        ("sqlite:///other.db", "other.db"),
+        ("postgresql+psycopg://me:hunter22@host/db?password=hunter22", "db"),
+        ("postgresql+psycopg://me:hunter22@host", "host"),
+    ],
+)
+def test_what_a_source_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str
+) -> None:
+    """In titles and files' names: its last part, and no password."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert called(source) == name

@@ -148,6 +148,32 @@ def test_optuna(tmp_path: Path) -> None:
         read([url], Columns(arm="study", maximise=True))
 
 
+def test_an_optuna_journal(tmp_path: Path) -> None:
+    """Known by its first line whatever it is called, and read as the same study in a database; what is half-written at
+    its end is not there yet, and a damaged one is named."""
+    path = tmp_path / "journal.jsonl"
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    for arm in ARMS:
+        study = optuna.create_study(storage=storage, study_name=arm)
+        for seed in SEEDS:
+            trial = study.ask()
+            trial.set_user_attr("seed", seed)
+            for step in STEPS:
+                trial.report(value(arm, seed, step), step)
+            study.tell(trial, 1.0)
+    columns = Columns(arm="study", seed="user_attrs.seed")
+    curves = read([str(path)], columns)
+    assert rows(curves) == expected()
+    assert curves.sources == [f"{path} (optuna): 4 runs"]
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code": 5, "wor')
+    assert rows(read([str(path)], columns)) == expected()
+    assert sorted(tmp_path.iterdir()) == [path]
+    path.write_bytes(whole + b"no operation\n" + whole)
+    with pytest.raises(FailureError, match="can't be read as an Optuna database or journal"):
+        read([str(path)], columns)
+
+
 def test_optuna_databases_that_are_none(tmp_path: Path) -> None:
     """A file that isn't there isn't made; a database of something else and a wrong URL are named, no password said."""
     with pytest.raises(UserError, match="There is no sqlite:///"):
