@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from study.cli.terminal import beside, out, print_document, quiet, uncollected
 from vae.errors import UserError
 
 if TYPE_CHECKING:
+    from study.analysis.question import Question
     from study.curves.recorded import Curves
     from study.curves.table import Columns
 
@@ -127,15 +129,15 @@ class ColumnOptions:
         return self != ColumnOptions()
 
 
-@grouped
-@uncollected()
-def analyse(
-    sources: Sources = None,
+@dataclass(frozen=True)
+class QuestionOptions:
+    """What is asked of curves: for every command that judges them."""
+
     baseline: Annotated[
         str | None,
         typer.Option("--baseline", metavar="ARM", help="The arm that all others are compared with."),
-    ] = None,
-    target: Annotated[float | None, typer.Option("--target", help="The value to reach.")] = None,
+    ] = None
+    target: Annotated[float | None, typer.Option("--target", help="The value to reach.")] = None
     target_at: Annotated[
         float | None,
         typer.Option(
@@ -143,19 +145,60 @@ def analyse(
             metavar="SHARE",
             help="Or the share of the budget at which the baseline's median is the target, such as 0.5.",
         ),
-    ] = None,
-    columns: ColumnOptions = ColumnOptions(),
+    ] = None
     censored_at: Annotated[
         float | None,
         typer.Option(
             "--censored-at", metavar="CLOCK", help="Judge all runs by what they reached until then."
         ),
-    ] = None,
-    unpaired: Annotated[bool, typer.Option("--unpaired", help="Don't pair runs of the same seed.")] = False,
+    ] = None
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="Don't pair runs of the same seed.")] = False
     margin: Annotated[
         float | None,
         typer.Option("--margin", help="A speed-up within this of 1 is no verdict; default: 0.02."),
-    ] = None,
+    ] = None
+
+    def question(self, baseline: str | None = None, margin: float | None = None) -> Question:
+        """The question meant, with an experiment's own baseline and margin where none is given. Raises UserError."""
+        from study.analysis.question import Question
+        from study.statistics.family import MARGIN
+
+        against = self.baseline or baseline
+        if against is None:
+            raise UserError("Against which arm? Give --baseline ARM.")
+        margins = (own for own in (self.margin, margin, MARGIN) if own is not None)
+        return Question(
+            baseline=against,
+            target=self.target,
+            target_at=self.target_at,
+            margin=next(margins),
+            censored_at=self.censored_at,
+            unpaired=self.unpaired,
+        )
+
+    @property
+    def given(self) -> bool:
+        """Whether any of them was."""
+        return self != QuestionOptions()
+
+
+def refuse_mixed(
+    sources: list[str] | None, *, of_files: Mapping[str, bool], of_database: Mapping[str, bool]
+) -> None:
+    """Raises UserError for an option, given or not, that goes with files where there are none, or with an experiment
+    of our own database where there are files."""
+    for option in (option for option, given in (of_database if sources else of_files).items() if given):
+        if sources:
+            raise UserError(f"{option} goes with our own database: leave it out, or the files.")
+        raise UserError(f"{option} goes with files: leave it out, or name some.")
+
+
+@grouped
+@uncollected()
+def analyse(
+    asked: QuestionOptions,
+    columns: ColumnOptions,
+    sources: Sources = None,
     name: Annotated[
         str | None, typer.Option("--name", help="An experiment of --storage in the place of files.")
     ] = None,
@@ -173,50 +216,42 @@ def analyse(
 
     from study.analysis.evidence import read as read_evidence
     from study.analysis.judge_curves import analyse as judge
-    from study.analysis.question import Question
     from study.cli.tables import print_curves
+    from study.curves.read import called
     from study.curves.recorded import described
     from study.curves.stored import read_stored
     from study.place import require_writable
     from study.report.curves_page import write_curves_report
-    from study.statistics.family import MARGIN
     from study.store.store import Store
     from study.terms import BASELINE
 
     if path is not None and path.is_dir():
         raise UserError(f"--out {path} is a folder: name a file, for example {path / 'curves.html'}.")
-    if name is not None and (sources or columns.given):
-        raise UserError(
-            "--name reads our own database: leave out the files and the options of their columns."
-        )
-    if baseline is None and name is None:
-        raise UserError("Against which arm? Give --baseline ARM.")
+    refuse_mixed(
+        sources,
+        of_files={"An option of columns": columns.given and name is not None},
+        of_database={"--name": name is not None},
+    )
     with ExitStack() as open_ones:
         evidence = None
         if name is not None:
             quiet()
             store = open_ones.enter_context(Store.open(storage, read_only=True))
             evidence = read_evidence(store, store.pick_name(name))
+            question = asked.question(BASELINE, evidence.experiment.margin)
             curves = read_stored(store, evidence.name)
-            margin = evidence.experiment.margin if margin is None else margin
+            title = stem = evidence.name
         else:
+            question = asked.question()
             curves = columns.read(sources)
-        question = Question(
-            baseline=baseline or BASELINE,
-            target=target,
-            target_at=target_at,
-            margin=MARGIN if margin is None else margin,
-            censored_at=censored_at,
-            unpaired=unpaired,
-        )
-        source = Path(evidence.name if evidence is not None else (sources or ["curves"])[0])
-        stem = source.stem if evidence is None else source.name
+            title = called((sources or [""])[0])
+            stem = Path(title).stem
         path = path or REPORTS / f"{stem.removesuffix('-curves')}-curves.html"
         require_writable(path.parent, "The folder of the page")
         with beside(json):
             for line in described(curves):
                 out.print(line, soft_wrap=True)
-            found = judge(curves, question, source.name, evidence)
+            found = judge(curves, question, title, evidence)
             print_curves(out, found)
             out.print(f"Report: {write_curves_report(found, path)}", soft_wrap=True)
     if json:

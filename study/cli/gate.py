@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from study.cli.analyse import ColumnOptions, Sources
+from study.cli.analyse import ColumnOptions, QuestionOptions, Sources, refuse_mixed
 from study.cli.options import DEFAULT_STORAGE, Storage, grouped
 from study.cli.terminal import out, quiet, uncollected
 from vae.errors import UserError
@@ -22,22 +22,13 @@ EXIT_CODES = {"yes": 0, "no": 3, "undecided": 4}
 @grouped
 @uncollected()
 def gate(
+    asked: QuestionOptions,
     columns: ColumnOptions,
     sources: Sources = None,
     named: Annotated[str, typer.Option("--arm", metavar="ARM", help="The arm in question.")] = "",
     require: Annotated[
         str, typer.Option("--require", metavar="faster|not-slower", help="What it must be.")
     ] = "faster",
-    baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="ARM", help="With files: what it is compared with.")
-    ] = None,
-    target: Annotated[float | None, typer.Option("--target", help="With files: the value to reach.")] = None,
-    target_at: Annotated[
-        float | None,
-        typer.Option(
-            "--target-at", metavar="SHARE", help="With files: or the share of the budget, see analyse."
-        ),
-    ] = None,
     by_seconds: Annotated[bool, typer.Option("--seconds", help="Judge seconds, not examples.")] = False,
     ledger: Annotated[
         Path | None,
@@ -57,51 +48,41 @@ def gate(
 
     if not named:
         raise UserError("Which arm? Give --arm ARM.")
-    if sources and name is not None:
-        raise UserError("--name reads our own database: leave it out, or the files.")
-    if not sources and (columns.given or (baseline, target, target_at) != (None, None, None)):
-        raise UserError("Options of columns, --baseline and --target go with files: give some.")
-    findings = (
-        _of_files(columns, sources, baseline, target, target_at) if sources else _of_database(name, storage)
+    refuse_mixed(
+        sources,
+        of_files={"An option of columns": columns.given, "--baseline, --target or their like": asked.given},
+        of_database={"--name": name is not None},
     )
-    asked = proposal(findings, named, require, by_seconds)
+    findings = _of_files(columns, sources, asked) if sources else _of_database(name, storage)
+    proposed = proposal(findings, named, require, by_seconds)
     if ledger is None:
-        ruling, line = asked.rule()
+        ruling, line = proposed.rule()
         out.print(line, soft_wrap=True)
         raise SystemExit(EXIT_CODES[ruling])
     from study.analysis.ledger import Entry, judged_once
 
     def judge(level: float) -> Entry:
-        ruling, line = asked.rule(level)
+        ruling, line = proposed.rule(level)
         return Entry(
             arm=named,
-            require=asked.require.value,
-            evidence=asked.evidence,
-            p=asked.p,
+            require=proposed.require.value,
+            evidence=proposed.evidence,
+            p=proposed.p,
             ruling=ruling.value,
             line=line,
         )
 
-    entry, known = judged_once(ledger, asked.evidence, judge)
+    entry, known = judged_once(ledger, proposed.evidence, judge)
     out.print(f"{entry.line}{' (judged before: nothing was spent)' if known else ''}", soft_wrap=True)
     raise SystemExit(EXIT_CODES[entry.ruling])
 
 
-def _of_files(
-    columns: ColumnOptions,
-    sources: list[str] | None,
-    baseline: str | None,
-    target: float | None,
-    target_at: float | None,
-) -> Findings:
+def _of_files(columns: ColumnOptions, sources: list[str], asked: QuestionOptions) -> Findings:
     from study.analysis.judge_curves import analyse
-    from study.analysis.question import Question
+    from study.curves.read import called
 
-    if baseline is None:
-        raise UserError("Against which arm? Give --baseline ARM.")
-    question = Question(baseline=baseline, target=target, target_at=target_at)
-    curves = columns.read(sources)
-    return analyse(curves, question, Path((sources or ["curves"])[0]).name).comparison
+    question = asked.question()
+    return analyse(columns.read(sources), question, called(sources[0])).comparison
 
 
 def _of_database(name: str | None, storage: str) -> Findings:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from study.cli.analyse import ColumnOptions, Sources
+from study.cli.analyse import ColumnOptions, Sources, refuse_mixed
 from study.cli.options import DEFAULT_STORAGE, REPORTS, Json, Storage, grouped
 from study.cli.terminal import beside, out, print_document, quiet, say
 from vae.errors import UserError
@@ -125,16 +125,18 @@ def _recording(
     every: int,
 ) -> Recording:
     from study.analysis.replayed import from_curves, recorded
+    from study.curves.read import called
     from study.store.store import Store
 
+    refuse_mixed(
+        sources,
+        of_files={"An option of columns": columns.given, "--every": every != 1},
+        of_database={"--name": name is not None, "--phase": phase is not None},
+    )
     if not sources:
-        if columns.given or every != 1:
-            raise UserError("Options of columns and --every go with files: give some.")
         with Store.open(storage, read_only=True) as store:
             return recorded(store, store.pick_name(name), phase)
-    if name is not None or phase is not None:
-        raise UserError("--name and --phase read our own database: leave them out, or the files.")
-    return from_curves(Path(sources[0]).stem, columns.read(sources), every)
+    return from_curves(Path(called(sources[0])).stem, columns.read(sources), every)
 
 
 def _numbers(option: str, text: str | None, kind: Callable[[str], N]) -> tuple[N, ...]:

@@ -86,7 +86,7 @@ def test_our_own_database_is_judged(call: Call, compared: Finished, tmp_path: Pa
         (("runs.csv", "--baseline", "adm", "--target", "35", *MAPPING), "Did you mean 'adam'"),
         (("runs.csv", "--baseline", "adam", *MAPPING), "Give --target, or --target-at"),
         (("--baseline", "adam", "--target", "1"), "Give files or folders"),
-        (("runs.csv", "--name", "x"), "--name reads our own database"),
+        (("runs.csv", "--name", "x"), "--name goes with our own database"),
         (
             ("runs.csv", "--baseline", "adam", "--target", "35", "--where", "x", *MAPPING),
             "write COLUMN=VALUE",
@@ -143,5 +143,9 @@ def test_a_cell_without_a_value_in_python() -> None:
     broken.loc[(broken["optimizer"] == "muon") & (broken["epoch"] > 2), "val_loss"] = math.nan
     answer = study.analyse(broken, baseline="adam", target=35.0, arm="optimizer", value="val_loss")
     assert answer.verdicts["muon"] == "never reaches the target"
+    untimed = frame().assign(ended=None)
+    untimed.loc[untimed["seed"] == 3, "seconds"] = math.nan
+    answer = study.analyse(untimed, baseline="adam", target=35.0, arm="optimizer", value="val_loss")
+    assert answer.verdicts["muon"] == "faster"
     with pytest.raises(UserError, match="Did you mean 'value'"):
         study.analyse(frame(), baseline="adam", target=35.0, vale="val_loss")

@@ -84,7 +84,7 @@ def test_json_is_for_an_answer(call: Call) -> None:
         (("--tolerance", "2"), "--tolerance 2"),
         (("--every", "0"), "--every 0"),
         (("--target", "-1"), "no run reaches it"),
-        (("--name", "x"), "--name and --phase"),
+        (("--name", "x"), "--name goes with our own database"),
         (("--patience", "0"), "--patience"),
         (("--min-delta", "nan"), "--min-delta"),
     ],
