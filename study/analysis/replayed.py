@@ -150,14 +150,15 @@ def replay(recording: Recording, settings: Settings, processes: int) -> Replayed
     tapes = recording.tapes
     if settings.target is not None and not (tapes.finals <= settings.target).any():
         raise UserError(
-            f"--target {settings.target:g}: no run reaches it; the best has {tapes.finals.min():.6g}."
+            f"--target {tapes.shown(settings.target):g}: no run reaches it; the best has "
+            f"{tapes.shown(float(tapes.finals.min())):.6g}."
         )
     chosen = policies(
         tapes,
         patience=settings.patience,
         min_delta=settings.min_delta,
         threshold=settings.threshold,
-        target=float(np.median(tapes.finals)) if settings.target is None else settings.target,
+        target=tapes.median if settings.target is None else settings.target,
     )
     workers = list(dict.fromkeys(settings.workers))
     played = play_all(tapes, chosen, settings.orders, workers, settings.seed, processes)
@@ -196,7 +197,7 @@ def sentences(found: Replayed) -> list[str]:
     seconds = f", {what['seconds']:,.0f} seconds" if tapes.timed else ""
     basis = (
         f"{len(tapes.runs)} complete runs ({what['clock']:,.0f} {tapes.clock}{seconds}) in {s.orders} random orders of "
-        f"arrival; best {number(float(tapes.finals.min()))}, median {number(float(np.median(tapes.finals)))}."
+        f"arrival; best {number(tapes.shown(float(tapes.finals.min())))}, median {number(tapes.shown(tapes.median))}."
     )
     return [first, rule, basis]
 

@@ -86,7 +86,8 @@ def policies(
         Policy(
             "threshold",
             Kind.ACROSS,
-            f"ThresholdPruner(upper={threshold:g}, n_warmup_steps={warm_up})",
+            f"ThresholdPruner({'lower' if tapes.maximise else 'upper'}={tapes.shown(threshold):g}, "
+            f"n_warmup_steps={warm_up})",
             upper,
             by_best=True,
         ),
@@ -110,7 +111,7 @@ def policies(
             )
             found.append(Policy(name, Kind.WITHIN, use, patience=points, min_delta=delta))
     if target is not None:
-        use = f"compare caps by itself; target {target:g}"
+        use = f"compare caps by itself; target {tapes.shown(target):g}"
         found.append(Policy("capping", Kind.TARGET, use, target=target))
     return found
 

@@ -141,7 +141,7 @@ class Unfair:
 
 def unfair(tapes: Tapes, scores: Sequence[Score]) -> list[Unfair]:
     """For every policy that looks across runs or stages; empty unless both kinds are among the better half."""
-    good = tapes.finals <= np.median(tapes.finals)
+    good = tapes.finals <= tapes.median
     horizon = np.array([tape.has_horizon for tape in tapes.runs])
     if not (good & horizon).any() or not (good & ~horizon).any():
         return []

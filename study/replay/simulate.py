@@ -311,7 +311,7 @@ def _schedule(order: Sequence[int], workers: int, table: _Table) -> float:
             running = table.start(run, now)
             heapq.heappush(events, (now + float(tapes[run].seconds[0]), running.number, running))
 
-    for _ in range(workers):
+    for _ in range(min(workers, len(order))):
         begin(0.0)
     now = 0.0
     while events:

@@ -75,6 +75,8 @@ class Tapes:
     """Whether seconds were recorded in all runs; else the clock stands in for them."""
     failed: int = 0
     """Runs without a single evaluation, which are left out."""
+    maximise: bool = False
+    """Whether higher is better as it was recorded: values here are the negated ones."""
 
     @property
     def n_points(self) -> int:
@@ -91,10 +93,19 @@ class Tapes:
         """The run with the lowest value, the first of equals."""
         return int(np.argmin(self.finals))
 
+    def shown(self, value: float) -> float:
+        """A value as it was recorded."""
+        return -value if self.maximise else value
+
+    @cached_property
+    def median(self) -> float:
+        """The median of the runs' lowest values, without the runs that have none."""
+        return float(np.median(self.finals[np.isfinite(self.finals)]))
+
     @cached_property
     def gap(self) -> float:
         """How far the median run is from the best: what regrets are compared with."""
-        return float(np.median(self.finals) - self.finals[self.best])
+        return self.median - float(self.finals[self.best])
 
     def number_at(self, share: float) -> int:
         """The first grid number at or past that share of the whole clock; neither before the first nor the last."""
@@ -131,7 +142,7 @@ def to_tapes(
         raise UserError(f"A replay needs at least {FEWEST_RUNS} runs to choose from; there are {len(runs)}.")
     timed = all(run.seconds is not None for run in runs)
     tapes = [_tape(run, grid, timed, schedule) for run, schedule in kept]
-    made = Tapes(tapes, grid, every, curves.clock, timed, len(curves) - len(runs))
+    made = Tapes(tapes, grid, every, curves.clock, timed, len(curves) - len(runs), curves.maximise)
     if not np.isfinite(made.finals.min()):
         raise UserError("No run has a finite value: there is nothing to choose from.")
     return made

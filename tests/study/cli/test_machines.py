@@ -62,7 +62,10 @@ def test_documents_stand_alone_on_stdout(call: Call, curves: str, compared: Fini
     assert shown["kind"] == "comparison"
     assert shown["target"] is not None
     played = call("replay", curves, "--orders", "2", "--simulated-workers", "1", "--workers", "1", "--json")
-    assert document(played)["kind"] == "replay"
+    replayed = document(played)
+    assert replayed["kind"] == "replay"
+    names = {policy["policy"] for policy in replayed["policies"]}
+    assert all(any(line.startswith(name) for line in played.err.splitlines()) for name in names), played.err
     assert "Validity:" in played.err
     assert "Validity:" not in played.out
     again = call("analyse", curves, "--baseline", "base", "--target", "3")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -203,6 +204,28 @@ def test_early_looks_and_schedules() -> None:
     tapes = to_tapes(made, schedules=["constant"] * (N - 3) + ["cosine"] * 3)
     (said,) = unfair(tapes, [scored(tapes, Policy("stage", Kind.STAGE, "", number=5))])
     assert said.with_horizon == 1.0 > said.without
+
+
+def test_most_runs_may_break_down_at_once() -> None:
+    """The median run is one of those that have a value, so that small regrets stay small."""
+    values = [i + 10.0 * 0.8 ** np.arange(POINTS) for i in range(5)] + [np.array([np.nan])] * 7
+    ended = [Ended.COMPLETE] * 5 + [Ended.DIVERGED] * 7
+    tapes = to_tapes(curves(values, ended=ended))
+    assert tapes.gap == pytest.approx(2.0)
+    assert all(np.isfinite(policy.min_delta) for policy in policies(tapes, target=tapes.median))
+
+
+def test_values_that_are_to_rise_are_told_as_they_were_recorded() -> None:
+    """What is to be used elsewhere, a threshold and a target, is not the negated value."""
+    held = curves([-(0.9 - 0.01 * i) * (1.0 - 0.8 ** np.arange(1, POINTS + 1)) for i in range(N)])
+    told = {p.name: p.use for p in policies(to_tapes(replace(held, maximise=True)), target=-0.8)}
+    assert told["threshold"].startswith("ThresholdPruner(lower=0.")
+    assert told["capping"].endswith("target 0.8")
+
+
+def test_more_workers_than_runs_are_as_many() -> None:
+    """Those without a run have nothing to do, however many they are."""
+    assert scored(parallel(), NONE, 2, workers=10**9).makespan == POINTS * 2.0
 
 
 def test_an_interval_of_a_quantile_covers() -> None:
