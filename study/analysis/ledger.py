@@ -66,6 +66,8 @@ def judged_once(path: Path, evidence: str, judge: Callable[[float], Entry]) -> t
     the file before it is told to anybody; processes take turns.
 
     Raises UserError for a file that is no ledger; FailureError where it can't be read, written or had in a minute."""
+    if path.is_dir():
+        raise UserError(f"--ledger {path} is a folder: name a file, for example {path / 'ledger.json'}.")
     with _alone(path):
         ledger = _read(path)
         known = ledger.find(evidence)

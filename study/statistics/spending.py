@@ -16,7 +16,8 @@ _SUM = float(zeta(DECAY))
 def next_level(passed: Sequence[bool], alpha: float = ALPHA) -> float:
     """The level of the next proposal, given whether each one before it was let through.
 
-    The online fallback procedure (Tian & Ramdas 2021, "Online control of the familywise error rate", section 3):
+    The online fallback procedure (Tian & Ramdas 2021, "Online control of the familywise error rate", Stat. Methods
+    Med. Res. 30):
     alpha_i = alpha gamma_i + R_(i-1) alpha_(i-1): every proposal costs its share, and one that is let through hands its
     level on. The familywise error rate is at most alpha whatever the dependence between the p-values."""
     level, before = 0.0, False

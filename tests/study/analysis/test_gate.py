@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -137,9 +137,9 @@ def test_levels_are_spent_and_handed_on() -> None:
     assert math.isclose(next_level([True] * 500), sum(levels) + next_level([False] * 500))
 
 
-def entry(evidence: str, ruling: str = "undecided") -> Entry:
-    made = {"arm": "a", "require": "faster", "evidence": evidence, "p": 0.5, "ruling": ruling, "line": "why"}
-    return Entry.model_validate(made)
+def entry(evidence: str, p: float = 0.5) -> Entry:
+    told = {"arm": "a", "require": "faster", "ruling": "undecided", "line": "why"}
+    return Entry.model_validate(told | {"evidence": evidence, "p": p})
 
 
 def test_the_same_evidence_costs_once(tmp_path: Path) -> None:
@@ -160,21 +160,30 @@ def test_the_same_evidence_costs_once(tmp_path: Path) -> None:
 
 
 def test_processes_take_turns(tmp_path: Path) -> None:
-    """Of many at once each one has a level of its own."""
+    """Of many at once each judgement has a level of its own, and none is lost."""
     path = tmp_path / "ledger.json"
-    levels: list[float] = []
 
-    def judge(i: int) -> None:
-        def make(level: float) -> Entry:
-            levels.append(level)
-            return entry(f"{i}")
+    def judge(process: int) -> None:
+        for i in range(4):
+            evidence = f"{process}.{i}"
+            judged_once(path, evidence, lambda level, evidence=evidence: entry(evidence, p=level))
 
-        judged_once(path, f"{i}", make)
+    # Forked, as nothing but this file is needed; spawned ones would each load the whole program.
+    running = [get_context("fork").Process(target=judge, args=(i,)) for i in range(6)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(60)
+    assert [process.exitcode for process in running] == [0] * 6
+    entries = Ledger.model_validate_json(path.read_bytes()).entries
+    assert len({entry.evidence for entry in entries}) == 24
+    assert [entry.p for entry in entries] == [next_level([False] * i) for i in range(24)]
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(judge, range(24)))
-    assert len(set(levels)) == 24
-    assert len(Ledger.model_validate_json(path.read_text()).entries) == 24
+
+def test_a_folder_is_no_ledger(tmp_path: Path) -> None:
+    """One line, with the way out."""
+    with pytest.raises(UserError, match=r"is a folder: name a file, for example .*ledger\.json"):
+        judged_once(tmp_path, "x", lambda _: entry("x"))
 
 
 def test_a_judgement_that_fails_leaves_the_ledger_whole(tmp_path: Path) -> None:
