@@ -67,8 +67,13 @@ def measure(
             f"{SPLITS_APART - 1}: fewer, or a lower --seed."
         )
     comparisons, arms = "" if n == 1 else "s", "" if null_arms == 1 else "s"
-    say(f"{n} A/A comparison{comparisons} of {null_arms} null arm{arms}, R = {blocks}")
-    families = run_aa(place, request, n, null_arms, blocks, lambda family: say(f"  {_line(family)}"))
+    families = []
+    with tempfile.TemporaryDirectory(prefix="vae-study-aa-") as folder:
+        tasks = _tasks(place, request, n, null_arms, blocks, Path(folder))
+        say(f"{n} A/A comparison{comparisons} of {null_arms} null arm{arms}, R = {blocks}")
+        for family in _in_processes(tasks, place.workers):
+            say(f"  {_line(family)}")
+            families.append(family)
     shares = null_shares([family.verdicts for family in families])
     say(
         f"families with a false verdict: {_share(shares.families)}; of those judged: {_share(shares.families_judged)}"
@@ -101,41 +106,24 @@ def null_techniques(n: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def run_aa(
-    place: Place,
-    request: Request,
-    n: int,
-    null_arms: int,
-    blocks: int,
-    on_result: Callable[[Family], None],
-) -> list[Family]:
-    """n end-to-end A/A comparisons at R = blocks, one a process on each of the place's workers.
+def _tasks(
+    place: Place, request: Request, n: int, null_arms: int, blocks: int, folder: Path
+) -> list[tuple[Place, Request]]:
+    """n end-to-end A/A comparisons at R = blocks, to be run one a process.
 
-    Each has a database of its own in a temporary folder, and a seed of its own: another split, another calibration,
-    other tuning points, other trainings. Returns the outcomes by seed. Raises UserError."""
+    Each has a database of its own in the folder, and a seed of its own: another split, another calibration, other
+    tuning points, other trainings. Raises UserError."""
     techniques = null_techniques(null_arms)
     request = request.having(
         blocks=blocks, arms=[*techniques], techniques=techniques, stop_at_target=True, combine=False
     )
     first = int(request.values.get("seed") or 0)
-    with tempfile.TemporaryDirectory(prefix="vae-study-aa-") as folder:
-        places = [
-            replace(
-                place,
-                storage=f"sqlite:///{folder}/{i}.db",
-                artifacts=Path(folder) / str(i),
-                workers=1,
-                threads=1,
-            )
-            for i in range(n)
-        ]
-        check(places[0], request)
-        tasks = [(places[i], request.having(seed=first + i)) for i in range(n)]
-        results = []
-        for result in _in_processes(tasks, place.workers):
-            on_result(result)
-            results.append(result)
-    return sorted(results, key=lambda result: result.seed)
+    places = [
+        replace(place, storage=f"sqlite:///{folder}/{i}.db", artifacts=folder / str(i), workers=1, threads=1)
+        for i in range(n)
+    ]
+    check(places[0], request)
+    return [(own, request.having(seed=first + i)) for i, own in enumerate(places)]
 
 
 def _in_processes(tasks: list[tuple[Place, Request]], workers: int) -> Iterator[Family]:

@@ -53,8 +53,10 @@ def test_no_blocks_and_bad_values_are_refused_before_anything_runs(tmp_path: Pat
     """A number of blocks that is none is no 1, and nothing is written."""
     place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", tmp_path / "artifacts", None, "cpu", 1)
     request = Request({"data": fake_training.pixels(tmp_path), "name": "aa", "recipe": {"batch_size": 8}})
+    said: list[str] = []
     with pytest.raises(UserError, match="blocks = 0"):
-        measure(place, request, 1, 1, 0, lambda _: None)
+        measure(place, request, 1, 1, 0, said.append)
+    assert said == []
     assert [path.name for path in tmp_path.iterdir()] == ["pixels.npy"]
 
 
