@@ -14,8 +14,8 @@ class FailureError(UserError):
     """The input was fine and the work could not be done: a full disk, a lost server. Exits with 1."""
 
 
-def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The way out after an unknown word: the nearest known one, or all of them where none is near."""
     names = list(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(word, names, n=1)
     return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names)}."

@@ -379,7 +379,9 @@ def explain(error: ValidationError, source: str) -> str:
             if kind == "recipe" and not where:
                 return f"{source}: {unknown_field(name)}"
             return f"{source}: {where or f'a {kind}'} has no '{name}'. {way_out}"
-        shown = f"{where} = {_short(item['input'])}: " if where else ""
+        # What a whole table breaks is told by its rule, which names the field.
+        value = "" if isinstance(item["input"], Mapping | BaseModel) else f" = {_short(item['input'])}"
+        shown = f"{where}{value}: " if where else ""
         # A field of several kinds has one error a kind: its value is told once, its rules in a row.
         rule = item["msg"].removeprefix("Value error, ").replace("Input should", "must")
         rules.setdefault((where, shown), []).append(rule)

@@ -158,4 +158,4 @@ def find(name: str, known: dict[str, Technique]) -> Technique:
     """The technique of that name. Raises UserError with the nearest name."""
     if name in known:
         return known[name]
-    raise UserError(f"Unknown arm '{name}'. {did_you_mean(name, known, cutoff=0.5)}")
+    raise UserError(f"Unknown arm '{name}'. {did_you_mean(name, known)}")
