@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fake_training
 import numpy as np
 import pytest
 from fake_training import TECHNIQUES, Finished, finish
+from rich.console import Console
 
 from study.analysis.answer import sentences
 from study.analysis.arm import find
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence, read
 from study.analysis.notes import notes
+from study.cli.tables import print_plan
 from study.dashboard.plots import figures
+from study.design.build import Request
 from study.figures.panel import Figure
 from study.figures.theme import plain
 from study.figures.tuning import response
+from study.place import Place
 from study.protocol.combine import combined_choice
 from study.protocol.guided import Guided
 from study.protocol.verdicts import combined_family
 from study.report.sections import sections
+from study.session import calibrated_spread, check
+from study.statistics.family import effect_in_reach
 from study.statistics.verdicts import Verdict
 from study.terms import REFERENCE_ARMS
 
@@ -50,6 +59,37 @@ def comparison(finished: Finished) -> Comparison:
         found = read(store, "fake").comparison
     assert found is not None
     return found
+
+
+def test_the_plan_says_what_it_can_find(finished: Finished) -> None:
+    """At a typical spread between seeds before anything has run, then at that of the calibration seeds; more seeds find
+    a smaller speed-up, one finds none."""
+    url = f"sqlite:///{finished.folder / 'optuna.db'}"
+    place = Place(url, finished.folder / "artifacts", None, "cpu", 1)
+    request = Request(
+        {"data": fake_training.pixels(finished.folder), "name": "fake", "recipe": {"batch_size": 8}}
+        | finished.values
+    )
+    experiment, data = check(place, request)
+    spread = calibrated_spread(place, "fake")
+    assert spread is not None
+    assert calibrated_spread(place, "another") is None
+
+    def line(seeds: int, spread: float | None) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        plan = experiment.model_copy(update={"seeds": seeds})
+        print_plan(console, plan, data, place, 10.0, Counter(), spread)
+        assert isinstance(console.file, io.StringIO)
+        return next(line for line in console.file.getvalue().splitlines() if "80 % power" in line)
+
+    assert line(12, None) == (
+        f"A true speed-up of {effect_in_reach(12, 1, 5):.2f}x or more is found with 80 % power, at a spread between "
+        "seeds of 20%; more --seeds find smaller ones."
+    )
+    measured = line(12, spread)
+    assert f"a true speed-up of {effect_in_reach(12, 1, 5, spread=spread):.2f}x or more" in measured.lower()
+    assert f"at the calibration seeds' spread of {spread:.0%};" in measured
+    assert line(1, spread).startswith("No speed-up can be found")
 
 
 def test_what_is_true_is_in_the_interval(comparison: Comparison) -> None:
