@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks import by_hand, load, overhead, study, throughput, verdicts
+from benchmarks import by_hand, conv, load, overhead, replay, study, throughput, verdicts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 app.command("load")(load.main)
 app.command("overhead")(overhead.main)
 app.command("study")(study.main)
 app.command("by-hand")(by_hand.main)
+app.command("conv")(conv.main)
+app.command("replay")(replay.main)
 app.command("throughput")(throughput.main)
 app.command("verdicts")(verdicts.main)
 
