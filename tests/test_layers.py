@@ -249,9 +249,9 @@ def test_a_file_says_what_it_is_for(path: str) -> None:
 
 @pytest.mark.parametrize("path", OURS)
 def test_optuna_suggests_and_reports_in_its_rooms(path: str) -> None:
-    """`trial.suggest_*` is in study/design/space.py, reports in study/workers/trial.py, `optimizer.step()` in vae."""
+    """`trial.suggest_*` is in study/design/suggest.py, reports in study/workers/trial.py, `optimizer.step()` in vae."""
     text = OURS[path]
-    assert ".suggest_" not in text or path == "study/design/space.py"
+    assert ".suggest_" not in text or path == "study/design/suggest.py"
     assert "trial.report(" not in text
     assert "claim.report(" not in text or path == "study/workers/trial.py"
     assert "optimizer.step()" not in text or path.startswith("vae/")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from study.analysis.frames import changes
@@ -112,9 +111,7 @@ def rate_distortion(curves: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 
 def axis_kind(space: Space, field: str) -> str:
     """ "log", "linear" or "category": how a search field's axis is drawn."""
-    dimension = space[field].distribution(field) if field in space else None
-    if isinstance(dimension, CategoricalDistribution):
+    dimension = space.get(field)
+    if dimension is not None and dimension.choices is not None:
         return "category"
-    if isinstance(dimension, FloatDistribution | IntDistribution) and dimension.log:
-        return "log"
-    return "linear"
+    return "log" if dimension is not None and dimension.log else "linear"

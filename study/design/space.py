@@ -1,4 +1,5 @@
-"""Search spaces: ranges of recipe fields, as Optuna distributions and as Sobol points."""
+"""Search spaces: ranges of recipe fields, and Sobol points in them. No Optuna in here (see `suggest.py`): a list of the
+techniques does without it."""
 
 from __future__ import annotations
 
@@ -7,13 +8,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Self
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from pydantic import Field, model_validator
 
 from study.design.workload import is_small
@@ -74,20 +68,15 @@ class Dimension(Table):
         ends = isinstance(self.low, int) and isinstance(self.high, int)
         return self.choices is None and (field in INTEGER_FIELDS or ("." in field and ends))
 
-    def distribution(self, field: str) -> BaseDistribution:
-        """The Optuna distribution of this dimension for a recipe field."""
-        if self.choices is not None:
-            return CategoricalDistribution([_encode(choice) for choice in self.choices])
-        assert self.low is not None
-        assert self.high is not None
-        if self.whole(field):
-            return IntDistribution(round(self.low), round(self.high), log=self.log)
-        return FloatDistribution(self.low, self.high, log=self.log)
+    @property
+    def stored_choices(self) -> list[Any]:
+        """The choices in Optuna's stored form; none of a range."""
+        return [_encode(choice) for choice in self.choices or ()]
 
     def at(self, field: str, unit: float) -> Any:
         """The value at `unit` in [0, 1) of the dimension; Optuna's stored form of it."""
         if self.choices is not None:
-            return _encode(self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)])
+            return self.stored_choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
         assert self.low is not None
         assert self.high is not None
         if self.log:
@@ -234,27 +223,6 @@ def sobol_points(shared: Space, own: Space, n: int, seed: int) -> list[dict[str,
         }
         for row in units
     ]
-
-
-def suggest(trial: optuna.Trial, space: Space, base: Recipe) -> Recipe:
-    """The base recipe with each field of the space suggested by the trial. Raises UserError.
-
-    `horizon` is asked for last, and only where the schedule has one."""
-    changes: dict[str, Any] = {}
-    for field, dimension in sorted(space.items(), key=lambda item: item[0] == "horizon"):
-        if field == "horizon" and changes.get("lr_schedule", base.lr_schedule) == "constant":
-            continue
-        changes[field] = _decode(field, _ask(trial, field, dimension.distribution(field)))
-    return base.replace(**changes)
-
-
-def _ask(trial: optuna.Trial, field: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(field, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(field, distribution.low, distribution.high, log=distribution.log)
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(field, distribution.low, distribution.high, log=distribution.log)
 
 
 def resolve(params: dict[str, Any], base: Recipe) -> Recipe:

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from study.design.experiment import Experiment
 from study.design.own import require_sources
-from study.design.space import suggest
+from study.design.suggest import suggest
 from study.protocol.assignment import EXAMPLES_TO_TARGET, Assignment, tuning_hit
 from study.statistics.curves import Curve, examples_to_target, tuning_score
 from study.stopping.capping import Capping, CappingPruner

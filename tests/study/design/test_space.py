@@ -24,8 +24,8 @@ from study.design.space import (
     resolve,
     search_space,
     sobol_points,
-    suggest,
 )
+from study.design.suggest import distribution, suggest
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -49,7 +49,7 @@ def test_points_lie_in_their_range(dimension: Dimension, unit: float) -> None:
     assert dimension.low is not None
     assert dimension.high is not None
     assert dimension.low <= value <= dimension.high
-    assert dimension.distribution("lr")._contains(value)
+    assert distribution("lr", dimension)._contains(value)
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.booleans(), st.floats(0, 1, exclude_max=True))
@@ -59,7 +59,7 @@ def test_whole_numbers_stay_whole(low: int, more: int, log: bool, unit: float) -
     for at in (unit, 0.0, math.nextafter(1.0, 0)):
         value = dimension.at("latent_size", at)
         assert type(value) is int
-        assert dimension.distribution("latent_size")._contains(value)
+        assert distribution("latent_size", dimension)._contains(value)
     assert dimension.at("latent_size", 0.0) == low
     assert dimension.at("latent_size", math.nextafter(1.0, 0)) == low + more
 
@@ -80,9 +80,11 @@ def test_choices_get_equal_shares(choices: list[int]) -> None:
 
 def test_distributions_follow_the_field() -> None:
     """A range is a float distribution, of a counting field an integer one, choices a categorical one."""
-    assert LR.distribution("lr") == FloatDistribution(1e-4, 1e-2, log=True)
-    assert Dimension(low=4, high=32, log=True).distribution("latent_size") == IntDistribution(4, 32, log=True)
-    choices = Dimension(choices=[[64], [64, 32]]).distribution("hidden")
+    assert distribution("lr", LR) == FloatDistribution(1e-4, 1e-2, log=True)
+    assert distribution("latent_size", Dimension(low=4, high=32, log=True)) == IntDistribution(
+        4, 32, log=True
+    )
+    choices = distribution("hidden", Dimension(choices=[[64], [64, 32]]))
     assert choices == CategoricalDistribution(["[64]", "[64, 32]"])
 
 
