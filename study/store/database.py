@@ -95,34 +95,49 @@ class Database:
 
         `connections` to a server are all that it opens at a time; None: as many as there are threads that ask."""
         with self.explained():
-            if self.path is None:
-                options = _lively(self.url, "-c default_transaction_read_only=on" if read_only else "")
-                pool: dict[str, Any] = (
-                    {} if connections is None else {"pool_size": connections, "max_overflow": 0}
-                )
-                return _storage(self.url, pool_pre_ping=True, connect_args=options, **pool)
-            path = self.path
-            storage = _storage(self.url, creator=lambda: sqlite.connect(path, read_only))
-            sqlite.begin_with(
-                storage.engine, "BEGIN" if read_only else "BEGIN IMMEDIATE", self._require_same_file
-            )
+            storage = _storage(self.url, **self._engine_options(read_only, connections))
+            self._begin_with(storage.engine, read_only)
             return storage
 
-    def check(self, create: bool) -> bool:
+    def reader(self, connections: int | None = None) -> Engine:
+        """What reads our tables and Optuna's without Optuna, whose models of its tables take longer to make than a
+        command to read them; otherwise as `storage`."""
+        with self.explained():
+            engine = _engine(self.url, **self._engine_options(True, connections))
+            self._begin_with(engine, True)
+            return engine
+
+    def _engine_options(self, read_only: bool, connections: int | None) -> dict[str, Any]:
+        if self.path is not None:
+            path = self.path
+            return {"creator": lambda: sqlite.connect(path, read_only)}
+        options = _lively(self.url, "-c default_transaction_read_only=on" if read_only else "")
+        pool = {} if connections is None else {"pool_size": connections, "max_overflow": 0}
+        return {"pool_pre_ping": True, "connect_args": options, **pool}
+
+    def _begin_with(self, engine: Engine, read_only: bool) -> None:
+        if self.path is not None:
+            begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+            sqlite.begin_with(engine, begin, self._require_same_file)
+
+    def check(self, create: bool, read_only: bool = False) -> bool:
         """Whether everything is there; False where `create` may put it there. Changes nothing.
+
+        A reader of Optuna's tables as we know them doesn't ask whether the installed Optuna would use them too.
 
         Raises UserError or FailureError for a database that is missing, empty, foreign, damaged, newer than
         this program, or out of reach. A server that is full is waited for.
         """
-        return patiently(lambda: self._check(create), waits_for=Full)
+        return patiently(lambda: self._check(create, read_only), waits_for=Full)
 
-    def _check(self, create: bool) -> bool:
+    def _check(self, create: bool, read_only: bool) -> bool:
         if self.path is not None and not self._file_is_there(self.path, create):
             return False
         with self.explained(), self._probe() as connection:
             tables = set(inspect(connection).get_table_names())
             version = schema.stored_version(connection)
             optuna_complete = {"studies", "trials", "alembic_version"} <= tables
+            readable = optuna_complete and schema.knows_optunas_tables(connection)
             installed = version is not None and schema.has_triggers(connection)
             if self.path is not None and create:
                 damage = connection.execute(text("PRAGMA quick_check(1)")).scalar()
@@ -146,7 +161,7 @@ class Database:
             raise UserError(
                 f"{self.name} holds no study of this program. Give another --storage, or begin with run."
             )
-        if optuna_complete:
+        if optuna_complete and not (read_only and readable):
             self._check_optuna()
         return installed and optuna_complete
 
@@ -261,7 +276,7 @@ class Database:
     @contextmanager
     def _probe(self) -> Iterator[Connection]:
         if self.path is None:
-            engine = _postgresql_engine(self.url)
+            engine = _engine(self.url, connect_args=_lively(self.url, ""))
         else:
             path = self.path
             engine = sqlalchemy.create_engine("sqlite://", creator=lambda: sqlite.connect(path, True))
@@ -351,7 +366,7 @@ class Database:
 
     @contextmanager
     def _postgresql_lock(self) -> Iterator[Connection]:
-        engine = _postgresql_engine(self.url)
+        engine = _engine(self.url, connect_args=_lively(self.url, ""))
         try:
             with engine.connect() as connection:
                 connection.execute(text(f"SELECT pg_advisory_lock({_CREATION_LOCK})"))
@@ -375,9 +390,9 @@ def _storage(url: URL, *, create_tables: bool = False, **engine_options: Any) ->
         raise _no_driver() from None
 
 
-def _postgresql_engine(url: URL) -> Engine:
+def _engine(url: URL, **options: Any) -> Engine:
     try:
-        return sqlalchemy.create_engine(url, connect_args=_lively(url, ""))
+        return sqlalchemy.create_engine(url, **options)
     except ImportError:
         raise _no_driver() from None
 

@@ -179,7 +179,11 @@ _POSTGRESQL_RULES = (
 )
 
 # Optuna's tables, as far as we read them. They are written through Optuna's storage only.
+#: Optuna's own name of the version of its tables that the ones below are of.
+OPTUNA_REVISION = "v3.2.0.a"
+
 _optuna = MetaData()
+alembic_version = Table("alembic_version", _optuna, Column("version_num", String))
 studies = Table(
     "studies", _optuna, Column("study_id", Integer, primary_key=True), Column("study_name", String)
 )
@@ -259,6 +263,11 @@ def stored_version(connection: Connection) -> int | None:
     if not inspect(connection).has_table(study_schema.name):
         return None
     return connection.execute(select(func.max(study_schema.c.version))).scalar()
+
+
+def knows_optunas_tables(connection: Connection) -> bool:
+    """Whether Optuna's tables, which must be there, are those that we read."""
+    return list(connection.execute(select(alembic_version.c.version_num)).scalars()) == [OPTUNA_REVISION]
 
 
 def has_triggers(connection: Connection) -> bool:

@@ -39,11 +39,13 @@ def _of_one_split(stored: dict[str, Any]) -> dict[str, Any]:
 class Store:
     """One open database. `optuna` is the storage to give to Optuna; `engine` serves our tables."""
 
-    def __init__(self, database: Database, optuna_storage: RDBStorage, lease: float) -> None:
+    def __init__(
+        self, database: Database, engine: Engine, optuna_storage: RDBStorage | None, lease: float
+    ) -> None:
         self.database = database
         self.url = database.url.render_as_string(hide_password=False)
-        self.optuna = optuna_storage
-        self.engine: Engine = optuna_storage.engine
+        self.engine = engine
+        self._optuna = optuna_storage
         self.lease = lease
 
     @classmethod
@@ -64,14 +66,25 @@ class Store:
         FailureError for one that is damaged, read-only, locked or out of reach. Nothing is changed then.
         """
         database = Database.parse(url)
-        complete = database.check(create)
+        complete = database.check(create, read_only)
         if complete and not read_only:
             database.check_writable()
         if create and not complete:
             database.create()
-        if not read_only:
-            database = database.opened()
-        return cls(database, database.storage(read_only, connections), lease)
+        if read_only:
+            return cls(database, database.reader(connections), None, lease)
+        database = database.opened()
+        storage = database.storage(read_only, connections)
+        return cls(database, storage.engine, storage, lease)
+
+    @property
+    def optuna(self) -> RDBStorage:
+        """The storage to give to Optuna. A reader's is opened when it is first asked for: few readers do, and it takes
+        a third of a second. Raises UserError for tables that the installed Optuna can't use."""
+        if self._optuna is None:
+            self.database.check(create=False)
+            self._optuna = self.database.storage(read_only=True)
+        return self._optuna
 
     def close(self) -> None:
         """Close every connection."""
@@ -79,7 +92,9 @@ class Store:
 
     def disconnect(self) -> None:
         """Let go of every connection, one that was cut in a transaction too; the next use makes new ones."""
-        self.optuna.remove_session()
+        if self._optuna is not None:
+            self._optuna.remove_session()
+            self._optuna.engine.dispose()
         self.engine.dispose()
 
     def ride_out(self, work: Callable[[], T]) -> T:
