@@ -268,7 +268,8 @@ def _said(
 ) -> Answer:
     import pandas as pd
 
-    from study.analysis.arm import sorted_arms, to_frame
+    from study.analysis.arm import sorted_arms
+    from study.analysis.columns import to_frame
     from study.analysis.words import ratio_of
 
     clock = comparison.terms.clock

@@ -151,14 +151,14 @@ def _one(place: Place, request: Request) -> Family:
     import optuna
     import torch
 
-    from study.analysis.evidence import read
+    from study.analysis.standing import Standing
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
     session = Session.prepare(place, request)
     with session.store:
         session.run_here()
-        comparison = read(session.store, session.experiment.name).comparison
+        comparison = Standing.read(session.store, session.experiment.name).comparison
     assert comparison is not None
     measures = [arm.examples for arm in comparison.techniques if arm.examples is not None]
     said = (Said(m.ratio, math.nan if m.p_adjusted is None else m.p_adjusted, m.verdict) for m in measures)

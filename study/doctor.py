@@ -17,7 +17,7 @@ from statistics import median
 from optuna.trial import TrialState
 
 from study.analysis.answer import offers
-from study.analysis.evidence import read
+from study.analysis.standing import Standing
 from study.protocol.stored import stored
 from study.store import checks, records
 from study.store.artifacts import Artifacts
@@ -304,7 +304,7 @@ def _files(store: Store, name: str, facts: Sequence[TrialFacts], root: Path) -> 
 
 def _models(store: Store, name: str, files: Artifacts) -> Iterator[Finding]:
     missing = []
-    for offer in offers(read(store, name)):
+    for offer in offers(Standing.read(store, name)):
         run = offer.run
         if run is not None and run.recipe is not None and not files.model(run.study, run.number).exists():
             missing.append(f"{offer.arm}, {offer.use.words} ({files.model(run.study, run.number)})")

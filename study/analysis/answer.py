@@ -10,9 +10,9 @@ from enum import StrEnum
 
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, find
 from study.analysis.comparison import Comparison
-from study.analysis.evidence import Evidence
 from study.analysis.findings import Findings
-from study.analysis.words import ratio, ratio_of, speed_up_of
+from study.analysis.standing import Standing
+from study.analysis.words import changes, ratio, ratio_of, speed_up_of
 from study.protocol.history import Run
 from study.statistics.family import if_anything
 from study.statistics.verdicts import Verdict
@@ -118,14 +118,14 @@ class Offer:
     because: str
 
 
-def offers(evidence: Evidence) -> list[Offer]:
+def offers(standing: Standing) -> list[Offer]:
     """What may be used: the fastest confirmed recipe, the one with the lowest loss, the tuned baseline.
 
     The lowest loss is that of an arm over its confirmation runs; where there are none, or all ended at the
     target, the search's best trial stands in for it."""
-    comparison = evidence.comparison
+    comparison = standing.comparison
     found = [] if comparison is None else [_fastest_offer(comparison)]
-    found.append(_best_offer(evidence))
+    found.append(_best_offer(standing))
     if comparison is not None:
         baseline = find(comparison.arms, BASELINE)
         if baseline is not None and baseline.recipe is not None:
@@ -149,9 +149,9 @@ def _fastest_offer(comparison: Comparison) -> Offer | None:
     return Offer(Use.FASTEST, arm.arm, arm.recipe, arm.best_run, because)
 
 
-def _best_offer(evidence: Evidence) -> Offer | None:
-    comparison = evidence.comparison
-    arms = [] if comparison is None or not evidence.experiment.run_to_tau else comparison.arms
+def _best_offer(standing: Standing) -> Offer | None:
+    comparison = standing.comparison
+    arms = [] if comparison is None or not standing.experiment.run_to_tau else comparison.arms
     to_tau = [
         (arm.final_loss, arm)
         for arm in arms
@@ -164,10 +164,10 @@ def _best_offer(evidence: Evidence) -> Offer | None:
         if arm.recipe is None:
             return None
         because = (
-            f"{loss:.2f} nats, the mean of {min(arm.seeds, evidence.experiment.run_to_tau)} confirmation runs"
+            f"{loss:.2f} nats, the mean of {min(arm.seeds, standing.experiment.run_to_tau)} confirmation runs"
         )
         return Offer(Use.BEST, arm.arm, arm.recipe, arm.best_run, because)
-    best = evidence.best_search
+    best = standing.best_search
     if best is None or best.recipe is None:
         return None
     because = f"{best.best_loss:.2f} nats, once: no other seed has confirmed it"
@@ -185,41 +185,41 @@ class Advice:
 # In sentences.
 
 
-def first_screen(evidence: Evidence) -> list[str]:
+def first_screen(standing: Standing) -> list[str]:
     """The sentences of the first screen."""
-    comparison = evidence.comparison
+    comparison = standing.comparison
     if comparison is not None and comparison.target is not None:
         return sentences(comparison)
     said = []
     if comparison is not None:
         said.append(no_target(comparison) or "Nothing has been compared yet: the target is not calibrated.")
-    best = evidence.best_search
+    best = standing.best_search
     if best is not None:
-        changed = evidence.search.set_index("number")["changes"][best.number]
+        changed = changes(best.recipe, standing.experiment.recipe)
         said.append(
-            f"The best of {len(evidence.search)} search trials is trial {best.number}: a validation loss of "
+            f"The best of {len(standing.searched)} search trials is trial {best.number}: a validation loss of "
             f"{best.best_loss:.2f} nats per example ({changed})."
         )
-    elif evidence.experiment.search.trials:
-        said.append(_no_best(evidence))
+    elif standing.experiment.search.trials:
+        said.append(_no_best(standing))
     return said or ["No trial has been run yet."]
 
 
-def advice(evidence: Evidence) -> Advice | None:
+def advice(standing: Standing) -> Advice | None:
     """What to use, with the commands to copy; None before there is a recipe to offer."""
-    offered = offers(evidence)
+    offered = offers(standing)
     if not offered:
         return None
     first, *others = offered
     rest = "".join(f"; {offer.use.words}: {offer.arm} ({offer.because})" for offer in others)
-    recipe = f"export/{evidence.name}-{first.use}.toml"
-    data = " ".join(evidence.experiment.data.split())  # a command is one line
-    experiment = evidence.experiment
+    recipe = f"export/{standing.name}-{first.use}.toml"
+    data = " ".join(standing.experiment.data.split())  # a command is one line
+    experiment = standing.experiment
     seed = f" --seed {experiment.seed}" if experiment.seed else ""
     return Advice(
         f"Use {first.arm}, {first.use.words} ({first.because}){rest}. The recipes and how to train one:",
         (
-            f"python -m study export --name {shlex.quote(evidence.name)}",
+            f"python -m study export --name {shlex.quote(standing.name)}",
             f"python -m vae train --data {shlex.quote(data)} --budget {experiment.budget:g}{seed} "
             f"--recipe {shlex.quote(recipe)} --out model.safetensors",
         ),
@@ -231,25 +231,25 @@ def no_target(comparison: Comparison) -> str | None:
     return None if comparison.no_target is None else f"Nothing can be compared: {comparison.no_target}."
 
 
-def _no_best(evidence: Evidence) -> str:
-    found = evidence.search
-    if found.empty:
+def _no_best(standing: Standing) -> str:
+    found = standing.searched
+    if not found:
         return "No search trial has ended yet."
-    counted = ", ".join(f"{n} {outcome}" for outcome, n in found["outcome"].value_counts(sort=False).items())
+    counted = ", ".join(f"{n} {outcome}" for outcome, n in Counter(run.outcome for run in found).items())
     return f"No search trial has completed ({counted})."
 
 
-def missing(evidence: Evidence) -> list[str]:
+def missing(standing: Standing) -> list[str]:
     """What was planned and has not been run."""
     said = [
         f"{done} of {planned} {PHASES[Phase(phase)]} have ended."
-        for phase, (done, planned) in evidence.planned.items()
+        for phase, (done, planned) in standing.planned.items()
         if done < planned
     ]
-    comparison = evidence.comparison
+    comparison = standing.comparison
     if said and comparison is not None and comparison.target is None:
         said.append("The target is not calibrated yet, so no arm can be tuned or compared.")
-    if comparison is not None and comparison.target is not None and not evidence.speeds:
+    if comparison is not None and comparison.target is not None and not standing.speeds:
         said.append("No arm has been timed yet, so there is nothing in seconds.")
     if said:
         said.append("The command at the end of this page goes on where it stopped.")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from study.analysis.arm import (
     UNMEASURED,
@@ -22,7 +21,6 @@ from study.analysis.arm import (
     measured,
 )
 from study.analysis.findings import Findings, Terms, as_measure, beside, counted, said
-from study.analysis.frames import share_used
 from study.design.experiment import Experiment
 from study.design.workload import Workload
 from study.protocol.guided import Guided
@@ -45,6 +43,7 @@ from study.statistics.speed_up import (
     with_throughput,
 )
 from study.statistics.verdicts import Hits, holm, unreliable_hits, verdict
+from study.store.records import Timing
 from study.terms import ARTICLE, BASELINE, COMBINED, REFERENCE_ARMS, Outcome, Phase
 
 
@@ -69,10 +68,8 @@ class Comparison(Findings):
     """Shares of training examples saved: `capping` in tuning, `pruning` and patience in search."""
 
 
-def compare(state: State, timings: pd.DataFrame) -> Comparison:
-    """Estimate every arm of an experiment against its baseline, METHOD step 5, from what has been run.
-
-    `timings` are the rows of `records.throughput`."""
+def compare(state: State, timings: Sequence[Timing]) -> Comparison:
+    """Estimate every arm of an experiment against its baseline, METHOD step 5, from what has been run."""
     state.curves([run for run in state.runs if run.phase == Phase.CONFIRM and run.outcome is not None])
     arms = _arms(state, timings)
     combined, addition = _combined(state)
@@ -92,7 +89,7 @@ def compare(state: State, timings: pd.DataFrame) -> Comparison:
     )
 
 
-def _arms(state: State, timings: pd.DataFrame) -> list[ArmResult]:
+def _arms(state: State, timings: Sequence[Timing]) -> list[ArmResult]:
     experiment = state.experiment
     if not experiment.arms:
         return []
@@ -157,7 +154,7 @@ def _adjusted(family: Sequence[Measure | None]) -> list[Measure | None]:
 
 
 def _result(
-    state: State, arm: str, own: Confirmed, baseline: Confirmed, timings: pd.DataFrame, family: int
+    state: State, arm: str, own: Confirmed, baseline: Confirmed, timings: Sequence[Timing], family: int
 ) -> ArmResult:
     """One arm: counts, speed-ups with intervals and verdicts, and what they rest on."""
     experiment, tau = state.experiment, state.workload.tau
@@ -188,11 +185,16 @@ def _result(
         result = replace(result, epochs=result.mean_examples / (tau / experiment.budget))
     if arm == BASELINE:
         return result
-    return _beside(result, state, own, baseline, timings[timings["arm"] == arm], family)
+    return _beside(result, state, own, baseline, [timing for timing in timings if timing.arm == arm], family)
 
 
 def _beside(
-    result: ArmResult, state: State, own: Confirmed, baseline: Confirmed, timing: pd.DataFrame, family: int
+    result: ArmResult,
+    state: State,
+    own: Confirmed,
+    baseline: Confirmed,
+    timings: Sequence[Timing],
+    family: int,
 ) -> ArmResult:
     """The arm's result with all that sets it beside the baseline, on the seeds that both have finished."""
     a, b = joint(own, baseline)
@@ -215,12 +217,13 @@ def _beside(
         seconds=UNMEASURED,
         test=paired_difference(b.test, a.test),
     )
-    if timing.empty:
+    if not timings:
         return result
-    own_speed = timing["examples_per_second"].to_numpy(dtype=float)
-    base_speed = timing["baseline_examples_per_second"].to_numpy(dtype=float)
+    own_speed = np.array([timing.examples_per_second for timing in timings])
+    base_speed = np.array([timing.baseline_examples_per_second for timing in timings])
     r = throughput_factor(own_speed, base_speed)
-    cold_start = float(timing["cold_start_seconds"].median())
+    cold_starts = [timing.cold_start_seconds for timing in timings if timing.cold_start_seconds is not None]
+    cold_start = float(np.median(cold_starts)) if cold_starts else math.nan
     cold = None
     if not censored:
         cold = with_cold_start(units(b.E, at), units(a.E, at), base_speed, own_speed, 0.0, cold_start)
@@ -384,3 +387,9 @@ def _savings(state: State) -> dict[str, float]:
         if runs:
             savings[key] = 1.0 - share_used(state, runs)
     return savings
+
+
+def share_used(state: State, runs: Sequence[Run]) -> float:
+    """Which share of the examples that these runs would have taken to tau they took."""
+    spent = float(np.nansum([run.examples for run in runs]))
+    return min(1.0, spent / (state.workload.tau * len(runs)))

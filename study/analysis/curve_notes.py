@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from study.analysis.from_curves import FromCurves
 from study.analysis.notes import COARSE
 from study.statistics.verdicts import Verdict
 from study.terms import Outcome
+
+if TYPE_CHECKING:
+    from study.analysis.from_curves import FromCurves  # pandas, which notes do without
 
 
 def curve_notes(found: FromCurves) -> list[str]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
@@ -18,16 +18,16 @@ from study.analysis.answer import first_screen, verdict_sentences
 from study.analysis.arm import ArmResult, sorted_arms
 from study.analysis.arm import Measure as Measured
 from study.analysis.curve_notes import curve_notes
-from study.analysis.evidence import Evidence
 from study.analysis.findings import Findings, Terms
-from study.analysis.from_curves import FromCurves
 from study.analysis.notes import notes
-from study.analysis.replayed import Replayed
-from study.analysis.replayed import notes as replay_notes
-from study.analysis.replayed import sentences as replay_sentences
+from study.analysis.standing import Standing
 from study.curves.recorded import described
-from study.replay.score import Score
 from study.store.url import shown
+
+if TYPE_CHECKING:  # who makes a document of these has loaded them: pandas, scipy.stats
+    from study.analysis.from_curves import FromCurves
+    from study.analysis.replayed import Replayed
+    from study.replay.score import Score
 
 SCHEMA = Path(__file__).with_name("schema.json")
 
@@ -188,19 +188,19 @@ class Document(RootModel[Annotated[Comparison | Replay | Experiments, Field(disc
     """Any of them, told apart by `kind`."""
 
 
-def of_evidence(evidence: Evidence) -> Comparison:
+def of_standing(standing: Standing) -> Comparison:
     """The document of an experiment of ours."""
-    comparison, experiment = evidence.comparison, evidence.experiment
+    comparison, experiment = standing.comparison, standing.experiment
     terms = Terms.of(experiment)
     return Comparison(
-        name=evidence.name,
-        workload=_workload(terms, evidence.workload.tau),
+        name=standing.name,
+        workload=_workload(terms, standing.workload.tau),
         target=None if comparison is None else comparison.target,
         arms=[] if comparison is None else _arms(comparison),
-        sentences=first_screen(evidence),
-        notes=[] if comparison is None else list(notes(comparison, evidence.state)),
+        sentences=first_screen(standing),
+        notes=[] if comparison is None else list(notes(comparison, standing.state)),
         provenance=Provenance(
-            version=_version(), sources=[shown(evidence.store.url)], versions=evidence.state.versions()
+            version=_version(), sources=[shown(standing.store.url)], versions=standing.state.versions()
         ),
     )
 
@@ -220,6 +220,9 @@ def of_curves(found: FromCurves) -> Comparison:
 
 def of_replay(found: Replayed) -> Replay:
     """The document of a replay."""
+    from study.analysis.replayed import notes as replay_notes
+    from study.analysis.replayed import sentences as replay_sentences
+
     tapes = found.tapes
     finals = sorted(tapes.finals.tolist())
     return Replay(

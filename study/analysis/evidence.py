@@ -1,9 +1,9 @@
-"""One experiment's evidence: read once a command, computed once, and only what is asked for."""
+"""One experiment's evidence: its standing and the frames behind the figures, read and computed once, and only what is
+asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,69 +12,19 @@ import pandas as pd
 
 from study.analysis import frames
 from study.analysis import search as searches
-from study.analysis.arm import family_of, sorted_arms
-from study.analysis.comparison import Comparison, compare
+from study.analysis.standing import Standing, is_own
 from study.design.experiment import Experiment
-from study.design.workload import Workload
 from study.protocol.history import Run
-from study.protocol.plan import describe_plan
-from study.protocol.selection import State
-from study.protocol.stored import stored
 from study.statistics.curves import Curve
 from study.store import records
 from study.store.store import Store
-from study.terms import BASELINE, COMBINED, REFERENCE_ARMS, SEARCH, WITHOUT, Phase, StudyName
+from study.terms import BASELINE, REFERENCE_ARMS, StudyName
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the terminal, the report, the dashboard and the export share. The estimates are there; a frame is read
-    and computed when it is first asked for, so the database stays open as long. Frames are empty where there is
-    nothing yet; none but `table` has a row of a study that is not the experiment's own."""
-
-    store: Store = field(repr=False)
-    name: str
-    experiment: Experiment
-    fingerprint: str
-    kept_artifacts: Mapping[str, Any] | None
-    """Which folder of files is the experiment's own, as its spec says."""
-    state: State = field(repr=False)
-    throughput: pd.DataFrame = field(repr=False)
-    """The timings, as `records.throughput` gives them."""
-    comparison: Comparison | None
-    """None where no comparison was asked for."""
-
-    @property
-    def workload(self) -> Workload:
-        """What every arm shares."""
-        return self.state.workload
-
-    @property
-    def arms(self) -> list[str]:
-        """The comparison's arms in the order of the forest plot, the baseline first."""
-        return [] if self.comparison is None else [arm.arm for arm in sorted_arms(self.comparison.arms)]
-
-    def family(self, arm: str) -> str:
-        """The arm's family; "baseline" or "reference" for what is no technique."""
-        return family_of(self.experiment, arm)
-
-    @property
-    def planned(self) -> dict[str, tuple[int, int]]:
-        """phase -> (trials finished, trials planned), phases that are planned only."""
-        done = self.trials[self.trials["outcome"].notna()].groupby("phase").size()
-        plan = describe_plan(self.experiment)
-        planned = {phase: (int(done.get(phase, 0)), n) for phase, n in plan.items() if n}
-        return planned | ({Phase.FINAL: self.state.reruns} if Phase.FINAL in planned else {})
-
-    @property
-    def complete(self) -> bool:
-        """Everything that was planned has been run."""
-        return all(done >= n for done, n in self.planned.values())
-
-    @property
-    def best_search(self) -> Run | None:
-        """The joint search's best trial so far; None before one has ended well."""
-        return self.state.search_best
+class Evidence(Standing):
+    """What the report, the dashboard and the export share. The estimates are there; a frame is read and computed when
+    it is first asked for, so the database stays open as long. Frames are empty where there is nothing yet; none but
+    `table` has a row of a study that is not the experiment's own."""
 
     # The trials and what became of them.
 
@@ -121,11 +71,6 @@ class Evidence:
         """arm -> its finished confirmation runs, for arms that have some, in the order of `arms`."""
         found = {arm: frames.confirmed(self.state, arm) for arm in self.arms}
         return {arm: runs for arm, runs in found.items() if runs}
-
-    @cached_property
-    def speeds(self) -> dict[str, float]:
-        """Examples per second of the arms that were timed."""
-        return frames.speeds(self.throughput)
 
     @cached_property
     def bands(self) -> pd.DataFrame:
@@ -206,20 +151,8 @@ class Evidence:
 
 
 def read(store: Store, name: str) -> Evidence:
-    """Read an experiment and estimate its arms; nothing is written or trained. Raises UserError without one."""
-    spec = stored(store, name)
-    state = State(store, spec.experiment, spec.workload)
-    throughput = records.throughput(store, name)
-    return Evidence(
-        store=store,
-        name=name,
-        experiment=spec.experiment,
-        fingerprint=spec.fingerprint,
-        kept_artifacts=spec.artifacts,
-        state=state,
-        throughput=throughput,
-        comparison=compare(state, throughput) if spec.experiment.arms else None,
-    )
+    """The evidence of an experiment, as `Standing.read`."""
+    return Evidence.read(store, name)
 
 
 def own_trials(trials: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
@@ -228,8 +161,7 @@ def own_trials(trials: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     # An empty frame has no strings to tell that these columns hold some.
     trials = trials.astype({"study_name": str, "state": str})
     arm = trials["study_name"].map(_arm_of).astype(str)
-    known = {BASELINE, SEARCH, COMBINED, *REFERENCE_ARMS, *experiment.arms}
-    ours = arm.isin(known) | arm.str.startswith(WITHOUT)
+    ours = arm.map(lambda name: is_own(experiment, name)).astype(bool)
     started = trials["owner"].notna() | trials["outcome"].notna()
     ours &= started | trials["state"].isin(["WAITING", "RUNNING"])
     return trials[ours].assign(arm=arm[ours]).reset_index(drop=True)

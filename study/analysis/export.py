@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from study.analysis.answer import Use, offers
-from study.analysis.arm import article_frame, combined_frame, to_frame
+from study.analysis.columns import article_frame, combined_frame, to_frame
 from study.analysis.evidence import Evidence
+from study.analysis.standing import Standing
 from study.store.artifacts import Artifacts
 from vae.errors import FailureError, UserError
 from vae.files import write_bytes, write_whole
@@ -21,7 +23,11 @@ FORMATS = ("csv", "parquet")
 
 def tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     """Every table of an experiment by name; empty ones are left out."""
-    found = {"trials": evidence.table, "curves": evidence.curve_rows, "throughput": evidence.throughput}
+    found = {
+        "trials": evidence.table,
+        "curves": evidence.curve_rows,
+        "throughput": pd.DataFrame([asdict(timing) for timing in evidence.timings]),
+    }
     comparison = evidence.comparison
     if comparison is not None:
         found |= {
@@ -62,13 +68,13 @@ def export_tables(evidence: Evidence, folder: Path, format: str) -> list[Path]:
     return written
 
 
-def keep_models(evidence: Evidence, files: Artifacts, say: Callable[[str], None]) -> dict[Use, Path]:
+def keep_models(standing: Standing, files: Artifacts, say: Callable[[str], None]) -> dict[Use, Path]:
     """Copy the model behind every recipe on offer, with its recipe, to fastest.safetensors, best, baseline among the
     experiment's files; the paths. `say` is told of a model that is gone.
 
     Raises FailureError where they can't be written."""
     kept = {}
-    for offer in offers(evidence):
+    for offer in offers(standing):
         if offer.run is None or offer.run.recipe is None:
             continue
         model = files.model(offer.run.study, offer.run.number)

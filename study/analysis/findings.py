@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Protocol
 
 from study.analysis.arm import UNMEASURED, ArmResult, Measure
 from study.design.experiment import Experiment
@@ -18,6 +16,9 @@ from study.statistics.speed_up import conditional_ratio, rmst_ratio, unpaired_sp
 from study.statistics.survival import ert, par2
 from study.statistics.verdicts import Hits as Count
 from study.statistics.verdicts import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd  # of those who make frames
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from study.analysis.comparison import share_used
+from study.analysis.words import changes
 from study.design.space import Dimension, Space
 from study.protocol.guided import Guided
 from study.protocol.history import Run
@@ -21,7 +23,6 @@ from study.statistics.response import SOFT, Response
 from study.statistics.speed_up import speed_up_by_target
 from study.statistics.survival import kaplan_meier
 from study.terms import BASELINE, Phase
-from vae.recipe import Recipe
 
 Curves = Mapping[int, Curve]
 
@@ -32,34 +33,6 @@ TARGETS = 25
 def confirmed(state: State, arm: str) -> list[Run]:
     """The arm's finished confirmation runs, by seed index."""
     return [run for run in state.of(arm, Phase.CONFIRM) if run.outcome is not None]
-
-
-def changes(recipe: Recipe | None, base: Recipe) -> str:
-    """What a recipe sets differently from the experiment's baseline recipe: "lr 0.0041, optimizer muon"."""
-    if recipe is None:
-        return ""
-    found = [f"{key} {brief(value)}" for key, value in recipe.changes(base).items() if key != "seed"]
-    return ", ".join(found) or "as the baseline before tuning"
-
-
-def brief(value: object) -> str:
-    """A recipe's value in few characters."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list | tuple):
-        return "-".join(str(part) for part in value)
-    return str(value)
-
-
-def speeds(throughput: pd.DataFrame) -> dict[str, float]:
-    """Examples per second of each arm that was timed, on one scale: the baseline's median speed over all timings
-    times the arm's ratio to the baseline that ran beside it. Empty without timings."""
-    if throughput.empty:
-        return {}
-    baseline = float(throughput["baseline_examples_per_second"].median())
-    ratio = throughput["examples_per_second"] / throughput["baseline_examples_per_second"]
-    factors = np.exp(ratio.map(math.log).groupby(throughput["arm"]).mean())
-    return {"baseline": baseline} | {str(arm): baseline * float(factor) for arm, factor in factors.items()}
 
 
 def bands(recorded: Mapping[str, Sequence[Curve]], speed: Mapping[str, float]) -> pd.DataFrame:
@@ -355,12 +328,6 @@ def savings(state: State) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=["part", "rule", "trials", "stopped", "used", "saved"])
-
-
-def share_used(state: State, runs: Sequence[Run]) -> float:
-    """Which share of the examples that these runs would have taken to tau they took."""
-    spent = float(np.nansum([run.examples for run in runs]))
-    return min(1.0, spent / (state.workload.tau * len(runs)))
 
 
 def outcomes(trials: pd.DataFrame) -> pd.DataFrame:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from study.analysis.arm import UNMEASURED, ArmResult, Kind, find
 from study.analysis.comparison import Comparison, with_judgement
 from study.analysis.curve_refusals import refuse_cut, require_baseline, require_shapes
-from study.analysis.evidence import Evidence
 from study.analysis.findings import Findings, Terms, beside, counted, said
 from study.analysis.from_curves import FromCurves, Reached, block_labels
 from study.analysis.question import Question
+from study.analysis.standing import Standing
 from study.curves.recorded import Curves, Ended, Recorded
 from study.protocol.history import confirmed, joint
 from study.protocol.verdicts import pair as own_pair
@@ -26,57 +26,57 @@ from study.terms import BASELINE, REFERENCE_ARMS, Outcome, Phase
 from vae.errors import UserError
 
 
-def analyse(curves: Curves, question: Question, name: str, evidence: Evidence | None = None) -> FromCurves:
-    """Judge every arm of the curves against the baseline. With the `evidence` of our own database that the curves were
+def analyse(curves: Curves, question: Question, name: str, standing: Standing | None = None) -> FromCurves:
+    """Judge every arm of the curves against the baseline. With the `standing` of our own database that the curves were
     read from, the luck of tuning, the seconds and the looks that it knows of are in the answer.
 
     Raises UserError for curves that can't say it: an arm that isn't there, a run that was stopped early, no seed in
     common, fewer than three evaluations."""
     # By the method before there is no tuning variance: its curves are as those from elsewhere.
-    own = evidence.comparison if evidence is not None and evidence.experiment.guided else None
-    if evidence is not None:
-        curves = _on_one_scale(curves, evidence)
+    own = standing.comparison if standing is not None and standing.experiment.guided else None
+    if standing is not None:
+        curves = _on_one_scale(curves, standing)
     baseline = require_baseline(question.baseline, curves.arms)
     others = [arm for arm in curves.arms if arm != baseline]
     if not others:
         raise UserError(f"There is but one arm, {baseline}: nothing to compare it with.")
-    if evidence is not None and baseline != BASELINE:
+    if standing is not None and baseline != BASELINE:
         raise UserError(f"--baseline {baseline}: an experiment's arms were tuned against its own baseline.")
-    if evidence is None:
+    if standing is None:
         require_shapes(curves)
-    tau = _budget(curves, question, evidence)
-    of_database = None if evidence is None or evidence.comparison is None else evidence.comparison.target
+    tau = _budget(curves, question, standing)
+    of_database = None if standing is None or standing.comparison is None else standing.comparison.target
     target = _target(curves, question, baseline, tau, of_database)
     reached = {arm: _reached(curves.of(arm), target, tau, question, curves) for arm in (baseline, *others)}
     refuse_cut(reached, tau, curves)
     paired = curves.paired and not question.unpaired
     family = [arm for arm in others if own is None or arm not in REFERENCE_ARMS]
     pairs = {arm: _partners(reached[baseline], reached[arm], arm, baseline, paired) for arm in others}
-    if evidence is not None and own is not None:
-        arms = _judged_own(evidence, own, reached, question, tau)
+    if standing is not None and own is not None:
+        arms = _judged_own(standing, own, reached, question, tau)
     else:
         arms = _judged(reached, pairs, baseline, family, paired, question.margin, tau)
-    guided = evidence is not None and evidence.experiment.guided
+    guided = standing is not None and standing.experiment.guided
     return FromCurves(
         name=name,
         curves=curves,
         question=question,
         comparison=Findings(
-            _terms(curves, question, name, baseline, paired, evidence), curves.shown(target), arms
+            _terms(curves, question, name, baseline, paired, standing), curves.shown(target), arms
         ),
         tau=tau,
         baseline=baseline,
         paired=paired,
         reached=reached,
         pairs=pairs,
-        of_database=None if evidence is None else evidence.speeds,
+        of_database=None if standing is None else standing.speeds,
         tuned=guided,
     )
 
 
-def _on_one_scale(curves: Curves, evidence: Evidence) -> Curves:
+def _on_one_scale(curves: Curves, standing: Standing) -> Curves:
     """Every block's curves beside the first's, without what its split of the data is harder: one target for all."""
-    above = {run.block: evidence.state.above_first(run.block) for run in curves}
+    above = {run.block: standing.state.above_first(run.block) for run in curves}
     if not any(above.values()):
         return curves
     runs = [replace(run, value=run.value - above[run.block]) for run in curves]
@@ -84,11 +84,11 @@ def _on_one_scale(curves: Curves, evidence: Evidence) -> Curves:
     return replace(curves, runs=runs, notes=[*curves.notes, words])
 
 
-def _budget(curves: Curves, question: Question, evidence: Evidence | None) -> float:
+def _budget(curves: Curves, question: Question, standing: Standing | None) -> float:
     if question.censored_at is not None:
         return question.censored_at
-    if evidence is not None:
-        return float(evidence.workload.tau)
+    if standing is not None:
+        return float(standing.workload.tau)
     return max(run.end for run in curves)
 
 
@@ -175,11 +175,11 @@ def _judged(
 
 
 def _judged_own(
-    evidence: Evidence, own: Comparison, reached: Mapping[str, Reached], question: Question, tau: float
+    standing: Standing, own: Comparison, reached: Mapping[str, Reached], question: Question, tau: float
 ) -> list[ArmResult]:
     """Curves of our own database: with the luck of tuning, the looks and the throughput that it knows."""
-    state = evidence.state
-    family = evidence.experiment.arms
+    state = standing.state
+    family = standing.experiment.arms
     found: dict[str, Pair | None] = {}
     for arm in reached:
         result = find(own.arms, arm)
@@ -202,7 +202,7 @@ def _judged_own(
         return judge_family(
             [found.get(arm) for arm in members],
             baseline_variance=variance(state, BASELINE),
-            looks=[*evidence.experiment.looks, evidence.experiment.seeds],
+            looks=[*standing.experiment.looks, standing.experiment.seeds],
             margin=question.margin,
         )
 
@@ -218,7 +218,7 @@ def _judged_own(
         result = _counted_as(bare, reached[known.arm], tau)
         if result.mean_examples is not None:
             result = replace(
-                result, epochs=result.mean_examples / (evidence.workload.tau / evidence.experiment.budget)
+                result, epochs=result.mean_examples / (standing.workload.tau / standing.experiment.budget)
             )
         pair = found.get(known.arm)
         if known.is_baseline:
@@ -285,13 +285,13 @@ def _terms(
     name: str,
     baseline: str,
     paired: bool,
-    evidence: Evidence | None,
+    standing: Standing | None,
 ) -> Terms:
-    if evidence is not None:
+    if standing is not None:
         margin = f"margin {question.margin:.0%}"
-        luck = "the luck of tuning included, " if evidence.experiment.guided else ""
+        luck = "the luck of tuning included, " if standing.experiment.guided else ""
         return replace(
-            Terms.of(evidence.experiment),
+            Terms.of(standing.experiment),
             margin=question.margin,
             guided=True,
             intervals=f"simultaneous 95 % intervals, {luck}{margin}",

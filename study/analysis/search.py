@@ -7,7 +7,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from study.analysis.frames import changes
+from study.analysis.words import changes
 from study.design.space import Space
 from study.store.store import Store
 from vae.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Numbers as text, one way everywhere: the terminal, the report, the dashboard's notes."""
+"""Numbers and recipes as text, one way everywhere: the terminal, the report, the dashboard's notes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 from study.analysis.arm import Measure
 from study.statistics.speed_up import Estimate
+from vae.recipe import Recipe
 
 #: Stands where there is no number.
 DASH = "–"
@@ -39,3 +40,20 @@ def speed_up_of(measure: Measure | None) -> str:
 def ratio_of(estimate: Estimate | None) -> str:
     """An estimate's ratio with its interval; a dash without an estimate."""
     return DASH if estimate is None else ratio(estimate.ratio, estimate.low, estimate.high)
+
+
+def changes(recipe: Recipe | None, base: Recipe) -> str:
+    """What a recipe sets differently from the experiment's baseline recipe: "lr 0.0041, optimizer muon"."""
+    if recipe is None:
+        return ""
+    found = [f"{key} {brief(value)}" for key, value in recipe.changes(base).items() if key != "seed"]
+    return ", ".join(found) or "as the baseline before tuning"
+
+
+def brief(value: object) -> str:
+    """A recipe's value in few characters."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        return "-".join(str(part) for part in value)
+    return str(value)

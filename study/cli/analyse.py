@@ -214,8 +214,8 @@ def analyse(
     """Judge learning curves from anywhere as compare judges its own: time to target, intervals, verdicts, a page."""
     from contextlib import ExitStack
 
-    from study.analysis.evidence import read as read_evidence
     from study.analysis.judge_curves import analyse as judge
+    from study.analysis.standing import Standing
     from study.cli.tables import print_curves
     from study.curves.read import called
     from study.curves.recorded import described
@@ -233,14 +233,14 @@ def analyse(
         of_database={"--name": name is not None},
     )
     with ExitStack() as open_ones:
-        evidence = None
+        standing = None
         if name is not None:
             quiet()
             store = open_ones.enter_context(Store.open(storage, read_only=True))
-            evidence = read_evidence(store, store.pick_name(name))
-            question = asked.question(BASELINE, evidence.experiment.margin)
-            curves = read_stored(store, evidence.name)
-            title = stem = evidence.name
+            standing = Standing.read(store, store.pick_name(name))
+            question = asked.question(BASELINE, standing.experiment.margin)
+            curves = read_stored(store, standing.name)
+            title = stem = standing.name
         else:
             question = asked.question()
             curves = columns.read(sources)
@@ -251,7 +251,7 @@ def analyse(
         with beside(json):
             for line in described(curves):
                 out.print(line, soft_wrap=True)
-            found = judge(curves, question, title, evidence)
+            found = judge(curves, question, title, standing)
             print_curves(out, found)
             out.print(f"Report: {write_curves_report(found, path)}", soft_wrap=True)
     if json:

@@ -87,11 +87,11 @@ def _of_files(columns: ColumnOptions, sources: list[str], asked: QuestionOptions
 
 def _of_database(name: str | None, storage: str) -> Findings:
     quiet()
-    from study.analysis.evidence import read
+    from study.analysis.standing import Standing
     from study.store.store import Store
 
     with Store.open(storage, read_only=True) as store:
-        evidence = read(store, store.pick_name(name))
-    if evidence.comparison is None:
-        raise UserError(f"'{evidence.name}' is a search alone: there is nothing to compare in it.")
-    return evidence.comparison
+        standing = Standing.read(store, store.pick_name(name))
+    if standing.comparison is None:
+        raise UserError(f"'{standing.name}' is a search alone: there is nothing to compare in it.")
+    return standing.comparison

@@ -34,7 +34,7 @@ def show(
 ) -> None:
     """The tables of an experiment, or the list of experiments, in the terminal."""
     quiet()
-    from study.analysis.evidence import read
+    from study.analysis.standing import Standing
     from study.cli.tables import print_comparison, print_experiments, print_search
     from study.store.store import Store
 
@@ -47,14 +47,14 @@ def show(
                 return
             print_experiments(out, store)
             return
-        evidence = read(store, store.pick_name(name))
+        standing = Standing.read(store, store.pick_name(name))
         if json:
-            from study.analysis.document import of_evidence
+            from study.analysis.document import of_standing
 
-            print_document(of_evidence(evidence))
+            print_document(of_standing(standing))
             return
-        print_comparison(out, evidence)
-        print_search(out, evidence)
+        print_comparison(out, standing)
+        print_search(out, standing)
 
 
 @grouped

@@ -15,10 +15,9 @@ from study.analysis.answer import advice, no_target, sentences, verdict_sentence
 from study.analysis.arm import Measure, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.curve_notes import curve_notes
-from study.analysis.evidence import Evidence
 from study.analysis.findings import Findings
-from study.analysis.from_curves import FromCurves
 from study.analysis.notes import notes
+from study.analysis.standing import Standing
 from study.analysis.words import DASH, number, p_value, speed_up_of
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
@@ -31,10 +30,11 @@ from study.store.records import counts
 from study.store.store import Store
 from study.terms import Outcome, Phase
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # pandas, scipy.stats and torch, which tables do without
+    from study.analysis.from_curves import FromCurves
     from study.analysis.replayed import Replayed
     from study.place import Place
-    from vae.data.dataset import Dataset  # torch, which tables do without
+    from vae.data.dataset import Dataset
 
 #: Verdicts for a terminal of 80 columns.
 _SHORT = {
@@ -126,36 +126,34 @@ def print_experiments(console: Console, store: Store) -> None:
     console.print(table)
 
 
-def print_search(console: Console, evidence: Evidence) -> None:
+def print_search(console: Console, standing: Standing) -> None:
     """The search's outcomes, its best trials, and how to use the best one where nothing is compared."""
-    trials = evidence.trials
-    searched = trials[trials["phase"] == Phase.SEARCH]
-    if searched.empty:
+    searched = [run for run in standing.begun if run.phase == Phase.SEARCH]
+    if not searched:
         return
-    counts = searched["outcome"].fillna("unfinished").value_counts()
+    outcomes = Counter(run.outcome or "unfinished" for run in searched).most_common()
     console.print(
-        f"\nSearch: {plural(len(searched), 'trial')} ({', '.join(f'{n} {word}' for word, n in counts.items())})"
+        f"\nSearch: {plural(len(searched), 'trial')} ({', '.join(f'{n} {word}' for word, n in outcomes)})"
     )
-    for reason, n in (
-        searched.loc[searched["outcome"] == Outcome.FAILED, "reason"].dropna().value_counts().head(3).items()
-    ):
+    reasons = Counter(run.reason for run in searched if run.outcome == Outcome.FAILED and run.reason)
+    for reason, n in reasons.most_common(3):
         console.print(f"{n} failed: {reason}")
-    best = searched[searched["state"] == "COMPLETE"].nsmallest(5, "best_valid_loss")
-    if best.empty:
+    best = standing.state.search_ranked[:5]
+    if not best:
         return
-    params = [column for column in searched.columns if column.startswith("params_")]
+    fields = dict.fromkeys(field for run in searched for field in run.params)
     table = Table("trial", "valid loss", "parameters", box=box.SIMPLE_HEAD)
-    for row in best.to_dict("records"):
-        shown = (f"{c.removeprefix('params_')} {_cell(row[c])}" for c in params if _cell(row[c]) != DASH)
-        table.add_row(str(row["number"]), f"{row['best_valid_loss']:.3f}", ", ".join(shown))
+    for run in best:
+        shown = (f"{field} {_cell(run.params[field])}" for field in fields if field in run.params)
+        table.add_row(str(run.number), f"{run.best_loss:.3f}", ", ".join(shown))
     console.print(table)
-    if evidence.comparison is None:
-        print_use(console, evidence)
+    if standing.comparison is None:
+        print_use(console, standing)
 
 
-def print_use(console: Console, evidence: Evidence) -> None:
+def print_use(console: Console, standing: Standing) -> None:
     """What to use, with the commands to copy: a command is one line, however wide the terminal is."""
-    advised = advice(evidence)
+    advised = advice(standing)
     if advised is None:
         return
     console.print(advised.sentence)
@@ -163,20 +161,20 @@ def print_use(console: Console, evidence: Evidence) -> None:
         console.print(f"  {command}", soft_wrap=True)
 
 
-def print_comparison(console: Console, evidence: Evidence) -> None:
+def print_comparison(console: Console, standing: Standing) -> None:
     """The answer in sentences and what to use, then the forest table and the validity notes."""
-    comparison = evidence.comparison
+    comparison = standing.comparison
     if comparison is None:
         return
     if comparison.target is None:
         said = no_target(comparison) or "The target isn't calibrated yet: nothing to compare."
         console.print(f"\n{said}", markup=False)
-        print_failures(console, evidence)
+        print_failures(console, standing)
         return
     console.print()
     for sentence in sentences(comparison):
         console.print(sentence)
-    print_use(console, evidence)
+    print_use(console, standing)
     console.print(
         f"\nTime to a validation loss of {comparison.target:.2f} nats, against the tuned baseline "
         f"({comparison.terms.intervals}):"
@@ -187,7 +185,7 @@ def print_comparison(console: Console, evidence: Evidence) -> None:
     for key, words in (("capping", "Adaptive capping"), ("pruning", "Pruning in the search")):
         if key in comparison.savings:
             console.print(f"{words} saved {comparison.savings[key]:.0%} of its training examples.")
-    print_notes(console, notes(comparison, evidence.state))
+    print_notes(console, notes(comparison, standing.state))
 
 
 def print_notes(console: Console, doubts: Sequence[str]) -> None:
@@ -227,12 +225,12 @@ def print_curves(console: Console, found: FromCurves) -> None:
     print_notes(console, curve_notes(found))
 
 
-def print_failures(console: Console, evidence: Evidence) -> None:
+def print_failures(console: Console, standing: Standing) -> None:
     """Which trials went wrong, why, and how often."""
-    failures = evidence.failures[["arm", "phase", "outcome", "reason"]].fillna("").to_numpy().tolist()
     reasons: dict[tuple[str, str, str], Counter[str]] = {}
-    for arm, phase, outcome, reason in failures:
-        reasons.setdefault((arm, phase, outcome), Counter())[reason] += 1
+    for run in standing.went_wrong:
+        key = (run.arm, run.phase, run.outcome or Outcome.FAILED)
+        reasons.setdefault(key, Counter())[run.reason or ""] += 1
     for (arm, phase, outcome), counted in reasons.items():
         # Trials fail for few reasons; each that diverges or collapses has numbers of its own.
         shown = counted.most_common(None if outcome == Outcome.FAILED else 1)

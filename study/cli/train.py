@@ -202,9 +202,9 @@ def _execute(command: str, options: PlaceOptions, request: Request, dry_run: boo
     with beside(json):
         evidence = _carry_out(command, options, request, dry_run)
     if json and evidence is not None:
-        from study.analysis.document import of_evidence
+        from study.analysis.document import of_standing
 
-        print_document(of_evidence(evidence))
+        print_document(of_standing(evidence))
 
 
 def _carry_out(command: str, options: PlaceOptions, request: Request, dry_run: bool) -> Evidence | None:

@@ -112,12 +112,12 @@ class History:
         """The recorded curves of finished runs, in their order; read once."""
         missing = [run.trial_id for run in runs if run.trial_id not in self._curves]
         if missing:
-            table = records.curves(self._store, self.experiment.name, missing)
-            ids, examples, losses = (table[c].to_numpy() for c in ("trial_id", "examples", "valid_loss"))
+            found = records.points(self._store, self.experiment.name, missing)
             for run in runs:
-                rows = ids == run.trial_id
-                diverged = run.outcome == Outcome.DIVERGED
-                self._curves.setdefault(run.trial_id, Curve(examples[rows], losses[rows], diverged))
+                if run.trial_id not in self._curves:
+                    examples, losses = found.get(run.trial_id, records.Points([], []))
+                    diverged = run.outcome == Outcome.DIVERGED
+                    self._curves[run.trial_id] = Curve(np.array(examples), np.array(losses), diverged)
         return [self._curves[run.trial_id] for run in runs]
 
 

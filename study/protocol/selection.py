@@ -244,12 +244,17 @@ class State(History):
         return np.where(failed, np.nan, scores)
 
     @cached_property
-    def search_best(self) -> Run | None:
-        """The joint search's best trial so far: the lowest loss of those that weren't cut, the first of equals."""
+    def search_ranked(self) -> list[Run]:
+        """The joint search's trials that weren't cut, by their lowest loss, the first of equals first."""
         lasted = (Outcome.COMPLETED, Outcome.COLLAPSED, Outcome.STOPPED)
         runs = self.of(SEARCH, Phase.SEARCH)
         done = [run for run in runs if run.outcome in lasted and np.isfinite(run.best_loss)]
-        return min(done, key=lambda run: run.best_loss, default=None)
+        return sorted(done, key=lambda run: run.best_loss)
+
+    @property
+    def search_best(self) -> Run | None:
+        """The best of them so far; None before one has ended."""
+        return self.search_ranked[0] if self.search_ranked else None
 
     @property
     def search_winner(self) -> Run | None:

@@ -12,7 +12,7 @@ import tomli_w
 from study.analysis.answer import offers
 from study.analysis.arm import ArmResult
 from study.analysis.evidence import Evidence
-from study.analysis.frames import brief, changes
+from study.analysis.words import brief, changes
 from study.design.phases import FINALISTS
 from study.report.blocks import Cell, Table
 from study.terms import ARTICLE, SEARCH_BEST

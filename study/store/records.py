@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import TrialState
@@ -37,7 +38,7 @@ from study.store.store import Store
 from vae.errors import FailureError
 
 if TYPE_CHECKING:
-    import pandas as pd  # imported where tables are made: a worker starts faster without it
+    import pandas as pd  # imported where tables are made: workers and the terminal's tables start faster without it
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,25 @@ class Count:
     waiting: int
     evaluations: int
     best_loss: float | None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """An arm and the baseline timed side by side, in examples per second."""
+
+    arm: str
+    pair: int
+    examples_per_second: float
+    baseline_examples_per_second: float
+    cold_start_seconds: float | None
+
+
+class Points(NamedTuple):
+    """A trial's evaluations, in their order."""
+
+    examples: list[float]
+    valid_loss: list[float]
+    """Nats per example; NaN where it has none."""
 
 
 def study_ids(store: Store, name: str) -> dict[str, int]:
@@ -104,6 +124,23 @@ def curves(store: Store, name: str, trial_ids: Sequence[int] | None = None) -> p
         return _frame(connection, query).drop(columns="experiment")
 
 
+def points(store: Store, name: str, trial_ids: Sequence[int]) -> dict[int, Points]:
+    """Trial id -> its learning curve, of those trials of NAME that have an evaluation."""
+    row = learning_curve.c
+    query = (
+        select(row.trial_id, row.examples, row.valid_loss)
+        .where(row.experiment == name, row.trial_id.in_(trial_ids))
+        .order_by(row.trial_id, row.number)
+    )
+    found: dict[int, Points] = {}
+    with store.read() as connection:
+        for trial_id, examples, loss in connection.execute(query):
+            of_trial = found.setdefault(trial_id, Points([], []))
+            of_trial.examples.append(_number(row.examples.name, examples))
+            of_trial.valid_loss.append(_number(row.valid_loss.name, loss))
+    return found
+
+
 def versions(store: Store, name: str) -> list[dict[str, Any]]:
     """What the trials of NAME recorded of their versions and machine, each once; without what others wrote there."""
     query = select(trial_run.c.versions).where(trial_run.c.experiment == name).distinct()
@@ -116,12 +153,22 @@ def versions(store: Store, name: str) -> list[dict[str, Any]]:
     return [told for told in found if isinstance(told, dict)]
 
 
-def throughput(store: Store, name: str) -> pd.DataFrame:
-    """The timings of NAME by arm and pair, in examples per second."""
-    table = schema.throughput
-    query = select(table).where(table.c.experiment == name).order_by(table.c.arm, table.c.pair)
+def throughput(store: Store, name: str) -> list[Timing]:
+    """The timings of NAME by arm and pair."""
+    row = schema.throughput.c
+    speeds = (row.examples_per_second, row.baseline_examples_per_second, row.cold_start_seconds)
+    query = select(row.arm, row.pair, *speeds).where(row.experiment == name).order_by(row.arm, row.pair)
     with store.read() as connection:
-        return _frame(connection, query).drop(columns="experiment")
+        return [
+            Timing(
+                arm,
+                int(pair),
+                _number(row.examples_per_second.name, own),
+                _number(row.baseline_examples_per_second.name, baseline),
+                None if cold is None else _number(row.cold_start_seconds.name, cold),
+            )
+            for arm, pair, own, baseline, cold in connection.execute(query)
+        ]
 
 
 def add_throughput(
@@ -291,8 +338,20 @@ def _frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
             try:
                 frame[column.name] = frame[column.name].astype(dtype)
             except (ValueError, TypeError, OverflowError) as error:
-                raise FailureError(
-                    f"Column {column.name} of the database's own tables holds what is no {words} "
-                    f"({error}): another program has written there. Set it right, or take a copy of before."
-                ) from None
+                raise _mistyped(column.name, words, error) from None
     return frame
+
+
+def _number(column: str, value: Any) -> float:
+    """A number of a column; NaN where there is none. Raises FailureError as `_frame`."""
+    try:
+        return math.nan if value is None else float(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _mistyped(column, "number", error) from None
+
+
+def _mistyped(column: str, words: str, error: Exception) -> FailureError:
+    return FailureError(
+        f"Column {column} of the database's own tables holds what is no {words} ({error}): another program has "
+        "written there. Set it right, or take a copy of before."
+    )

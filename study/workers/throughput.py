@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -44,7 +45,7 @@ def time_arms(
         say("no arm is timed: the baseline has no confirmation run that could be trained")
         return
     timed = records.throughput(store, name)
-    done = {arm for arm, part in timed.groupby("arm") if len(part) >= PAIRS}
+    done = {arm for arm, pairs in Counter(timing.arm for timing in timed).items() if pairs >= PAIRS}
     for arm, recipe in recipes.items():
         if arm == BASELINE or arm in done:
             continue

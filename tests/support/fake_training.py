@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from study.analysis.arm import to_frame
+from study.analysis.columns import to_frame
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import read
 from study.design.build import Request

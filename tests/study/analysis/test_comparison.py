@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from fake_training import FakeTraining, Finished, Scores, arms_table, estimated, loss_at, share_to
 
-from study.analysis.arm import article_frame
+from study.analysis.columns import article_frame
 from study.analysis.comparison import Comparison, _edges
 from study.analysis.evidence import read
 from study.analysis.notes import notes

@@ -12,7 +12,8 @@ import pytest
 from fake_training import Finished, finish
 from scipy import stats
 
-from study.analysis.arm import find, to_frame
+from study.analysis.arm import find
+from study.analysis.columns import to_frame
 from study.analysis.curve_notes import curve_notes
 from study.analysis.evidence import Evidence, read
 from study.analysis.from_curves import FromCurves

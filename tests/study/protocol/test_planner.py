@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from fake_training import Finished, arms_table, estimated, of, recipes, rerun, share_to
 
-from study.analysis.arm import combined_frame
+from study.analysis.columns import combined_frame
 from study.design.space import Dimension, sobol_points
 from study.protocol.plan import ARTICLE_RECIPE, describe_plan
 from study.protocol.planner import Planner

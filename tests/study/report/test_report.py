@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from report_data import (
@@ -21,6 +20,7 @@ from report_data import (
 from study.analysis import frames as tables
 from study.analysis.arm import UNMEASURED, ArmResult, CombinedArm, Kind, Measure, find
 from study.analysis.evidence import Evidence, read
+from study.analysis.standing import speeds
 from study.design.build import read_toml
 from study.design.experiment import Experiment
 from study.design.space import Dimension
@@ -34,6 +34,7 @@ from study.report.sections import sections
 from study.report.tables import arms_table, explained_table, failures_table
 from study.statistics.speed_up import Estimate
 from study.statistics.verdicts import Verdict
+from study.store.records import Timing
 from study.store.store import Store
 
 pytest_plugins = ["tiny_study", "report_fixtures"]
@@ -115,10 +116,13 @@ class TestNumbers:
 
     def test_seconds_are_examples_over_measured_throughput(self) -> None:
         """All arms are on the baseline's clock: its median speed times the arm's ratio to the baseline beside it."""
-        timing = {"arm": ["a"] * 2 + ["b"] * 2, "examples_per_second": [50.0, 60.0, 10.0, 20.0]}
-        timing |= {"baseline_examples_per_second": [100.0, 120.0, 100.0, 200.0]}
-        speed = tables.speeds(pd.DataFrame(timing))
-        assert speed == pytest.approx({"baseline": 110.0, "a": 55.0, "b": 11.0})
+        timings = [
+            Timing("a", 0, 50.0, 100.0, None),
+            Timing("a", 1, 60.0, 120.0, None),
+            Timing("b", 0, 10.0, 100.0, None),
+            Timing("b", 1, 20.0, 200.0, None),
+        ]
+        assert speeds(timings) == pytest.approx({"baseline": 110.0, "a": 55.0, "b": 11.0})
 
     def test_bands_hold_the_target_where_seeds_reach_it(self, made_up: Evidence) -> None:
         """The median crosses the target within the seeds' examples to target."""

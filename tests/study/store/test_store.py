@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from study.store import records
 from study.store.claims import Claim, LeaseLost
 from study.store.owner import new_owner
+from study.store.records import Timing
 from study.store.schema import setup_lease, unix_now
 from study.store.setup import setup_lock
 from study.store.store import Store
@@ -137,12 +138,11 @@ def test_throughput_is_replaced_by_pair(store: Store) -> None:
     records.add_throughput(store, "digits", "bf16", 0, examples_per_second=1.0, **speeds)
     records.add_throughput(store, "digits", "bf16", 1, examples_per_second=2.0, **speeds)
     records.add_throughput(store, "digits", "bf16", 0, examples_per_second=3.0, **speeds)
-    frame = records.throughput(store, "digits")
-    assert frame[["arm", "pair", "examples_per_second"]].values.tolist() == [
-        ["bf16", 0, 3.0],
-        ["bf16", 1, 2.0],
+    assert records.throughput(store, "digits") == [
+        Timing("bf16", 0, 3.0, 10.0, None),
+        Timing("bf16", 1, 2.0, 10.0, None),
     ]
-    assert records.throughput(store, "fashion").empty
+    assert records.throughput(store, "fashion") == []
 
 
 def test_a_reader_reads_and_cannot_write(store: Store, owners: list[str]) -> None:
@@ -229,7 +229,7 @@ def test_a_deletion_takes_our_rows_along(store: Store, owners: list[str], delete
     delete(store, "digits/cosine")
     assert set(records.trials(store, "digits")["arm"]) == {"search", "cosine2"}
     assert set(records.curves(store, "digits")["arm"]) == {"search", "cosine2"}
-    assert list(records.throughput(store, "digits")["arm"]) == ["cosine2", "search"]
+    assert [timing.arm for timing in records.throughput(store, "digits")] == ["cosine2", "search"]
     assert store.load_experiment("digits") == {"data": "digits"}
     assert scalar(store, "SELECT count(*) FROM curve") == 8
 
