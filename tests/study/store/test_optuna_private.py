@@ -20,9 +20,10 @@ from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.trial import TrialState
 
 import study
-from study.store import optuna_private
+from study.store import optuna_private, records
 from study.store.enqueue import enqueue
 from study.store.optuna_private import REMEMBERED_SECONDS, DraftStudy, RememberingStudy
+from study.store.schema import OPTUNA_REVISION
 from study.store.store import Store
 
 #: Attributes of Optuna's own that begin with one underscore, and the two modules, as the source names them.
@@ -74,6 +75,18 @@ def test_optunas_private_parts_live_in_one_file() -> None:
         else:
             assert not names & TOUCHES, path
             assert not modules, path
+
+
+def test_the_tables_that_are_read_are_those_of_the_installed_optuna(prepared_sqlite_url: str) -> None:
+    """`OPTUNA_REVISION`: what a reader takes Optuna's tables for is what Optuna makes them, and it reads them without
+    Optuna's storage, which there is when it is asked for."""
+    with Store.open(prepared_sqlite_url) as store:
+        assert store.optuna.get_head_version() == OPTUNA_REVISION
+        optuna.create_study(study_name="digits/a", storage=store.optuna)
+    with Store.open(prepared_sqlite_url, read_only=True) as reader:
+        assert list(records.study_ids(reader, "digits")) == ["digits/a"]
+        assert reader.optuna is reader.optuna
+        assert optuna.load_study(study_name="digits/a", storage=reader.optuna).trials == []
 
 
 def test_a_trial_knows_its_id_and_its_reports(store: Store) -> None:
