@@ -33,6 +33,7 @@ from study.session import Session
 from study.store import records
 from study.store.claims import Claim
 from study.store.database import WORKER_CONNECTIONS
+from study.store.locations import Local
 from study.store.owner import new_owner
 from study.store.schema import curve, trial_run
 from study.store.store import Store
@@ -206,7 +207,7 @@ def _simulate(alone: float, flat_out: Pass) -> None:
 
 def _large(url: str, folder: Path, trials: int) -> None:
     """A finished search of so many trials, made up: what the commands that read it take, and how large it is."""
-    place = Place(url, folder / "artifacts", None, "cpu", 1)
+    place = Place(url, Local(folder / "artifacts"), None, "cpu", 1)
     values = {"data": "digits", "name": "large", "search": {"trials": trials}}
     with Session.prepare(place, Request(values, source="benchmark")).store as store:
         study = optuna.create_study(study_name="large/search", storage=store.optuna, load_if_exists=True)

@@ -26,6 +26,7 @@ from study.place import Place
 from study.session import Session
 from study.store import records
 from study.store.claims import Claim
+from study.store.locations import Local
 from study.store.owner import new_owner
 from study.workers.splits import Splits
 from study.workers.trial import Objective, Trainer
@@ -49,7 +50,7 @@ def main(
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(storage or f"sqlite:///{folder}/optuna.db", Path(folder), None, "cpu", 1)
+        place = Place(storage or f"sqlite:///{folder}/optuna.db", Local(Path(folder)), None, "cpu", 1)
         for pruner in ("none", "median"):
             values = {"data": data, "name": f"overhead-{pruner}-{os.getpid()}", "budget": budget}
             values["search"] = {"trials": trials, "pruner": pruner}

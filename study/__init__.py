@@ -148,12 +148,15 @@ def run(
     from study.place import Place, default_threads, default_workers
     from study.protocol.plan import describe_plan
     from study.session import Session
+    from study.store.locations import locate
     from study.store.records import counts
     from study.workers.launch import Ended
 
     workers = workers or default_workers(device)
     folder = None if data_dir is None else Path(data_dir)
-    place = Place(storage, Path(artifacts), folder, device, workers, threads or default_threads(workers))
+    place = Place(
+        storage, locate(str(artifacts)), folder, device, workers, threads or default_threads(workers)
+    )
     session = Session.prepare(place, Request(values, fixed or {}, RUN_DEFAULTS, "study.run"))
     planned = sum(describe_plan(session.experiment).values())
     told = 0.0

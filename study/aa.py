@@ -22,6 +22,7 @@ from study.place import Place
 from study.session import Session, check
 from study.statistics.nulls import null_shares
 from study.statistics.verdicts import Rate, Verdict
+from study.store.locations import Local
 from study.workers.signals import end_with_parent
 from vae.errors import UserError
 
@@ -119,7 +120,13 @@ def _tasks(
     )
     first = int(request.values.get("seed") or 0)
     places = [
-        replace(place, storage=f"sqlite:///{folder}/{i}.db", artifacts=folder / str(i), workers=1, threads=1)
+        replace(
+            place,
+            storage=f"sqlite:///{folder}/{i}.db",
+            artifacts=Local(folder / str(i)),
+            workers=1,
+            threads=1,
+        )
         for i in range(n)
     ]
     check(places[0], request)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 
 from optuna.trial import TrialState
@@ -23,6 +22,7 @@ from study.store import checks, records
 from study.store.artifacts import Artifacts
 from study.store.checks import TrialFacts
 from study.store.claims import UNFINISHED
+from study.store.locations import Local, Location
 from study.store.owner import is_gone
 from study.store.store import LEASE, Store
 from vae.errors import FailureError, UserError
@@ -62,7 +62,7 @@ class Finding:
     """Worth knowing, and nothing is wrong."""
 
 
-def examine(store: Store, artifacts: Path) -> list[Finding]:
+def examine(store: Store, artifacts: Location) -> list[Finding]:
     """Everything that is found in a database and in its experiments' folders under `artifacts`.
 
     Where the database can't be read to the end, what was found until then and that it can't."""
@@ -99,7 +99,7 @@ def repair(store: Store, findings: Sequence[Finding]) -> str:
     return copy
 
 
-def _look(store: Store, artifacts: Path) -> Iterator[Finding]:
+def _look(store: Store, artifacts: Location) -> Iterator[Finding]:
     yield from _integrity(store)
     if not checks.has_triggers(store):
         yield Finding(
@@ -173,7 +173,7 @@ def _files_of_database(store: Store) -> Iterator[Finding]:
     if path is None:
         return
     left = [*path.parent.glob(f".{path.name}.*.new*"), *path.parent.glob(f".{path.name}.lock")]
-    yield from _remove(left, "of a database that was being made")
+    yield from _remove([Local(file) for file in left], "of a database that was being made")
 
 
 def _trials(facts: Sequence[TrialFacts]) -> Iterator[Finding]:
@@ -266,14 +266,15 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _files(store: Store, name: str, facts: Sequence[TrialFacts], root: Path) -> Iterator[Finding]:
+def _files(store: Store, name: str, facts: Sequence[TrialFacts], root: Location) -> Iterator[Finding]:
     try:
         kept = stored(store, name)
         files = kept.files(root)
     except UserError as error:
         yield Finding(Check.EXPERIMENTS, str(error), "Restore a copy of before.")
         return
-    if not files.path.is_dir():
+    there = list(files.path.files())
+    if not there:
         if any(trial.outcome is not None for trial in facts):
             yield Finding(
                 Check.ARTIFACTS,
@@ -289,16 +290,14 @@ def _files(store: Store, name: str, facts: Sequence[TrialFacts], root: Path) -> 
         )
         return
     yield from _models(store, name, files)
-    done = {(trial.study_name, trial.number): trial.outcome is not None for trial in facts}
+    left = [file for file in there if _UNFINISHED_FILE.fullmatch(file.name)]
+    done = {files.state(trial.study_name, trial.number): trial.outcome is not None for trial in facts}
     studies = {trial.study_name for trial in facts}
-    left = [
-        path for path in files.path.rglob(".*") if path.is_file() and _UNFINISHED_FILE.fullmatch(path.name)
-    ]
-    for study_name in sorted(studies):
-        for path in files.state(study_name, 0).parent.glob("trial-*.pt"):
-            found = _STATE.fullmatch(path.name)
-            if found is not None and done.get((study_name, int(found[1])), True):
-                left.append(path)
+    for file in there:
+        number = _STATE.fullmatch(file.name)
+        is_state = number and file in {files.state(study, int(number[1])) for study in studies}
+        if is_state and done.get(file, True):
+            left.append(file)
     yield from _remove(left, "of trainings that have ended or were killed")
 
 
@@ -316,10 +315,10 @@ def _models(store: Store, name: str, files: Artifacts) -> Iterator[Finding]:
         )
 
 
-def _remove(left: Sequence[Path], whose: str) -> Iterator[Finding]:
+def _remove(left: Sequence[Location], whose: str) -> Iterator[Finding]:
     def unlink(_: Store) -> None:
-        for path in left:
-            path.unlink(missing_ok=True)
+        for file in left:
+            file.delete()
 
     if left:
         yield Finding(

@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vae.errors import FailureError
-from vae.files import try_folder
+from study.store.locations import Local, Location
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,7 @@ class Place:
     """Where a command works: not part of what is trained."""
 
     storage: str
-    artifacts: Path
+    artifacts: Location
     data_dir: Path | None
     device: str
     workers: int
@@ -66,7 +65,4 @@ def require_writable(folder: Path, what: str) -> None:
     """Raises FailureError where no file can be written to a folder, which is there or would be made; leaves nothing.
 
     `what` is how the message begins: "The folder of the report"."""
-    try:
-        try_folder(folder)
-    except OSError as error:
-        raise FailureError(f"{what} can't be written to: {folder}: {error.strerror}.") from None
+    Local(folder).require_writable(what)

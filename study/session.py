@@ -15,7 +15,7 @@ from study.design.experiment import Experiment
 from study.design.fits import require_batches, require_evaluation
 from study.design.own import require_sources, to_try, with_sources
 from study.design.workload import SMALL_DATA
-from study.place import Place, require_writable
+from study.place import Place
 from study.protocol.planner import Planner
 from study.protocol.selection import State, winning_recipes
 from study.protocol.stored import Stored, find_stored, stored
@@ -156,7 +156,7 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
 
     What is stored under the name stands in for what the command leaves out. Raises UserError."""
     pick_device(place.device)
-    require_writable(place.artifacts, "--artifacts")
+    place.artifacts.require_writable("--artifacts")
     name, source = request.name, request.source
     kept = _peek(place.storage, name)
     before = None if kept is None else kept.experiment

@@ -15,6 +15,7 @@ from study.analysis.columns import article_frame, combined_frame, to_frame
 from study.analysis.evidence import Evidence
 from study.analysis.standing import Standing
 from study.store.artifacts import Artifacts
+from study.store.locations import Location
 from vae.errors import FailureError, UserError
 from vae.files import write_bytes, write_whole
 
@@ -68,9 +69,9 @@ def export_tables(evidence: Evidence, folder: Path, format: str) -> list[Path]:
     return written
 
 
-def keep_models(standing: Standing, files: Artifacts, say: Callable[[str], None]) -> dict[Use, Path]:
+def keep_models(standing: Standing, files: Artifacts, say: Callable[[str], None]) -> dict[Use, Location]:
     """Copy the model behind every recipe on offer, with its recipe, to fastest.safetensors, best, baseline among the
-    experiment's files; the paths. `say` is told of a model that is gone.
+    experiment's files; where they lie. `say` is told of a model that is gone.
 
     Raises FailureError where they can't be written."""
     kept = {}
@@ -85,8 +86,9 @@ def keep_models(standing: Standing, files: Artifacts, say: Callable[[str], None]
                 "`python -m vae train --recipe` trains it anew from the recipe that `python -m study export` writes."
             )
             continue
-        path = files.path / f"{offer.use}.safetensors"
-        write_whole(path, partial(shutil.copyfile, model))
-        write_bytes(path.with_suffix(".toml"), offer.run.recipe.to_toml().encode())
-        kept[offer.use] = path
+        kept[offer.use] = files.path / f"{offer.use}.safetensors"
+        with model.local() as file:
+            kept[offer.use].save(partial(write_whole, write=partial(shutil.copyfile, file)))
+        recipe = offer.run.recipe.to_toml().encode()
+        (files.path / f"{offer.use}.toml").save(partial(write_bytes, content=recipe))
     return kept

@@ -27,10 +27,12 @@ def doctor(
     """Check a database and its files; exit code 1 where something is wrong that isn't mended."""
     quiet()
     from study import doctor
+    from study.store.locations import locate
     from study.store.store import Store
 
+    place = locate(artifacts)
     with Store.open(storage, read_only=True) as store:
-        findings = doctor.examine(store, artifacts)
+        findings = doctor.examine(store, place)
         _print(findings, f"{store.database.name}: {', '.join(store.experiments()) or 'no experiment'}")
     wrong = [finding for finding in findings if not finding.is_note]
     mendable = [finding for finding in wrong if finding.mend is not None]
@@ -43,7 +45,7 @@ def doctor(
     if mendable:
         with Store.open(storage) as store:
             out.print(f"Copy of before: {doctor.repair(store, mendable)}", soft_wrap=True)
-            findings = doctor.examine(store, artifacts)
+            findings = doctor.examine(store, place)
         _print(findings, "After the repair:")
     raise SystemExit(any(not finding.is_note for finding in findings))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,9 +49,11 @@ def slurm(
     quiet()
     from study.place import Place
     from study.store.database import Database
+    from study.store.locations import locate
     from study.workers.slurm import script, submit
 
-    place = Place(storage, artifacts.absolute(), data_dir and data_dir.absolute(), device, workers, threads)
+    folder = locate(artifacts).absolute()
+    place = Place(storage, folder, data_dir and data_dir.absolute(), device, workers, threads)
     text = script(place, name, time=time, gpus=gpus, options=sbatch or ())
     if dry_run:
         sys.stdout.write(text)
@@ -72,12 +73,14 @@ def kubernetes(
     image: Annotated[str, typer.Option("--image", help="Container image with this program in it.")],
     claim: Annotated[
         str | None,
-        typer.Option("--claim", help="Persistent volume claim that is mounted at --artifacts."),
+        typer.Option(
+            "--claim", help="Persistent volume claim that is mounted at --artifacts, where that is a folder."
+        ),
     ] = None,
     secret: Annotated[
         str, typer.Option("--secret", metavar="NAME/KEY", help="Secret with the database's URL.")
     ] = "vae-study/storage",
-    artifacts: Artifacts = Path("/artifacts"),
+    artifacts: Artifacts = "/artifacts",
     data_dir: DataDir = None,
     device: Device = "auto",
     workers: Workers = 4,
@@ -86,9 +89,10 @@ def kubernetes(
 ) -> None:
     """Print the manifest of a Job of workers, for kubectl apply -f -."""
     from study.place import Place
+    from study.store.locations import locate
     from study.workers.kubernetes import manifest
 
-    place = Place("", artifacts, data_dir, device, workers, threads)
+    place = Place("", locate(artifacts), data_dir, device, workers, threads)
     sys.stdout.write(manifest(place, name, image=image, secret=secret, claim=claim, gpus=gpus))
 
 

@@ -34,7 +34,14 @@ Storage = Annotated[
         help="sqlite:/// or postgresql+psycopg:// URL.",
     ),
 ]
-Artifacts = Annotated[Path, typer.Option("--artifacts", help="Folder for models, states and images.")]
+Artifacts = Annotated[
+    str,
+    typer.Option(
+        "--artifacts",
+        metavar="FOLDER|URL",
+        help="Where models, states and images lie; a URL as s3://bucket/folder.",
+    ),
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder that is searched for data first.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and stop.")]
@@ -43,7 +50,7 @@ Json = Annotated[
 ]
 
 DEFAULT_STORAGE = "sqlite:///optuna.db"
-DEFAULT_ARTIFACTS = Path("artifacts")
+DEFAULT_ARTIFACTS = "artifacts"
 REPORTS = Path("reports")
 
 
@@ -228,15 +235,17 @@ class PlaceOptions:
     def place(self, cluster: RayEngine | None = None) -> Place:
         """The place meant. Raises UserError for a device that isn't there."""
         from study.place import Place, default_threads, default_workers
+        from study.store.locations import locate
 
+        artifacts = locate(self.artifacts)
         if cluster is not None:
             workers, threads = self.workers or cluster.room(), self.threads or 1
             return Place(
-                self.storage, self.artifacts, self.data_dir, self.device, workers, threads, is_cluster=True
+                self.storage, artifacts, self.data_dir, self.device, workers, threads, is_cluster=True
             )
         workers = 0 if self.engine == "none" else self.workers or default_workers(self.device)
         threads = self.threads or default_threads(workers)
-        return Place(self.storage, self.artifacts, self.data_dir, self.device, workers, threads)
+        return Place(self.storage, artifacts, self.data_dir, self.device, workers, threads)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

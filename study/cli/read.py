@@ -104,6 +104,7 @@ def report(
     from study.report import markdown
     from study.report.files import write_figures
     from study.report.page import write_report
+    from study.store.locations import locate
     from study.store.store import Store
 
     if path is not None and path.is_dir():
@@ -112,16 +113,17 @@ def report(
         require_writable(REPORTS if path is None else path.parent, "The folder of the report")
     if figures is not None:
         require_writable(figures, "--figures")
+    place = locate(artifacts)
     with Store.open(storage, read_only=True) as store:
         evidence = read(store, store.pick_name(name))
         if format == "md":
             print(markdown.render(evidence), end="")
         else:
             path = path or REPORTS / f"{evidence.name}.html"
-            written = write_report(evidence, path, artifacts, data_dir)
+            written = write_report(evidence, path, place, data_dir)
             out.print(f"Report: {written}", soft_wrap=True)
         if figures is not None:
-            for file in write_figures(evidence, figures, artifacts, data_dir):
+            for file in write_figures(evidence, figures, place, data_dir):
                 err.print(f"{file}", soft_wrap=True)
 
 
@@ -136,10 +138,11 @@ def dashboard(
     """Serve the Optuna dashboard with this study's notes, plots and images."""
     quiet()
     from study.dashboard.server import listen
+    from study.store.locations import locate
 
     # A shell starts what stands before its & with Ctrl-C ignored, and this ends by nothing else.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with listen(storage, artifacts, host, port, say) as dashboard:
+    with listen(storage, locate(artifacts), host, port, say) as dashboard:
         if not dashboard.local:
             say(
                 f"Warning: {host} can be reached from other machines, and the dashboard has no login: "

@@ -182,8 +182,9 @@ def worker(
     quiet()
     from study.place import Place
     from study.session import Session
+    from study.store.locations import locate
 
-    session = Session.join(Place(storage, artifacts, data_dir, device, 1, threads), name)
+    session = Session.join(Place(storage, locate(artifacts), data_dir, device, 1, threads), name)
     # A launched worker leaves the planning to its launcher and is ended by it; one started by hand plans too,
     # so it carries an experiment to its end alone if it must.
     launched = PARENT_VARIABLE in os.environ

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna_dashboard
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, Text, bindparam, select
 
+from study.store.locations import Location
 from study.store.optuna_private import DraftStudy
 from study.store.schema import studies
 from study.store.store import Store
@@ -62,7 +62,7 @@ class Image:
         return f"dashboard:artifacts:{self.trial_id}:{self.artifact_id}", value
 
 
-def images_folder(artifacts: Path) -> Path:
+def images_folder(artifacts: Location) -> Location:
     """Where the images that the dashboard shows are kept."""
     return artifacts / "dashboard"
 

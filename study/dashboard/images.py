@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from pathlib import Path
 
 from study.analysis.evidence import Evidence
 from study.dashboard.board import Image, images_folder
 from study.protocol.history import Run
 from study.store.artifacts import Artifacts
+from study.store.locations import Location
 from vae.errors import UserError
 from vae.files import write_bytes
 from vae.recipe import Recipe
@@ -22,7 +24,7 @@ _NAMESPACE = uuid.UUID("5f0f4c0e-7c5f-4c0b-9a43-0d1d5d8f2a11")
 
 
 def images(
-    evidence: Evidence, study_id: int, artifacts: Path, data_dir: Path | None
+    evidence: Evidence, study_id: int, artifacts: Location, data_dir: Path | None
 ) -> tuple[list[Image], str]:
     """The pictures of the search's best trial, drawn unless they are there, and in words why some are not: no model
     under `artifacts`, another experiment's, no data. Nothing before there is a best trial.
@@ -47,7 +49,8 @@ def images(
     if not (files.are_ours() and path.exists()):
         return [], f"the model of trial {best.number} is not in {artifacts}"
     try:
-        drawn = gallery(path, evidence.experiment, evidence.fingerprint, data_dir)
+        with path.local() as file:
+            drawn = gallery(file, evidence.experiment, evidence.fingerprint, data_dir)
     except UserError as error:
         return [], str(error)
     if Recipe.from_json(drawn.recipe_json) != best.recipe:
@@ -68,7 +71,7 @@ def _image(best: Run, started: float, study_id: int, filename: str) -> Image:
     return Image(TITLES[filename], study_id, best.trial_id, artifact_id, filename)
 
 
-def _store(folder: Path, artifact_id: str, png: bytes) -> None:
+def _store(folder: Location, artifact_id: str, png: bytes) -> None:
     """As Optuna's FileSystemArtifactStore writes it, but whole or not at all: its presence is the mark that it
     has been drawn."""
-    write_bytes(folder / artifact_id, png)
+    (folder / artifact_id).save(partial(write_bytes, content=png))

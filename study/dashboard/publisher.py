@@ -16,6 +16,7 @@ from study.dashboard.images import images
 from study.dashboard.notes import arm_note, comparison_note, search_note
 from study.dashboard.plots import figures
 from study.store import records
+from study.store.locations import Location
 from study.store.store import Store
 from study.terms import BASELINE, SEARCH, StudyName
 from vae.errors import UserError
@@ -26,7 +27,7 @@ INTERVAL = 30.0
 SHARE = 0.05
 
 
-def publish(store: Store, name: str, artifacts: Path, data_dir: Path | None) -> None:
+def publish(store: Store, name: str, artifacts: Location, data_dir: Path | None) -> None:
     """Write the notes, plots and images of experiment NAME as far as it has got; again is no change.
 
     Images need the search's best model under `artifacts`, reconstructions also the data: what isn't there is
@@ -67,7 +68,7 @@ class Publisher:
     """
 
     def __init__(
-        self, store: Store, name: str, artifacts: Path, data_dir: Path | None, say: Callable[[str], None]
+        self, store: Store, name: str, artifacts: Location, data_dir: Path | None, say: Callable[[str], None]
     ) -> None:
         self._store = store
         self._name = name

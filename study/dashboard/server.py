@@ -16,18 +16,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import optuna_dashboard
 from bottle import HTTPError  # type: ignore[import-untyped]
-from optuna.artifacts import FileSystemArtifactStore
-from optuna.artifacts.exceptions import ArtifactNotFound
 from waitress.server import create_server
 
 from study.dashboard.board import images_folder
+from study.store.locations import Location
+from study.store.names import require_name
 from study.store.store import Store
 from vae.errors import FailureError, UserError
+from vae.files import write_bytes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -67,7 +68,7 @@ class Listening:
 
 @contextmanager
 def listen(
-    storage: str, artifacts: Path, host: str, port: int, say: Callable[[str], None]
+    storage: str, artifacts: Location, host: str, port: int, say: Callable[[str], None]
 ) -> Iterator[Listening]:
     """The dashboard of the database at `storage`, listening on `host`; port 0 is any that is free. `say` gets a line
     when a button can't do what it should. Ctrl-C within the block ends it quietly.
@@ -104,7 +105,7 @@ class Dashboard:
     machine. Elsewhere it shows and changes nothing.
     """
 
-    def __init__(self, store: Store, artifacts: Path, *, local: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, artifacts: Location, *, local: bool, say: Callable[[str], None]) -> None:
         self._store = store
         self._files = _Files(images_folder(artifacts))
         self._local = local
@@ -185,28 +186,28 @@ class Dashboard:
             return self._writer
 
 
-class _Files(FileSystemArtifactStore):
-    """The folder of images, which needn't be there; a file that is missing is no error of the server."""
+class _Files:
+    """The folder of images as an artifact store of Optuna's: it needn't be there, and a file that is missing is no
+    error of the server."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Location) -> None:
         self._folder = folder
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        try:
-            return super().open_reader(artifact_id)
-        except ArtifactNotFound:
-            raise HTTPError(404, f"No file {artifact_id} in {self._folder}: is --artifacts right?") from None
+        image = self._folder / require_name(artifact_id, "a file")
+        if not image.exists():
+            raise HTTPError(404, f"No file {artifact_id} in {self._folder}: is --artifacts right?")
+        with image.local() as path:
+            return BytesIO(path.read_bytes())
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        super().write(artifact_id, content_body)
+        content = content_body.read()
+        image = self._folder / require_name(artifact_id, "a file")
+        image.save(lambda path: write_bytes(path, content))
 
     def remove(self, artifact_id: str) -> None:
-        try:
-            super().remove(artifact_id)
-        except ArtifactNotFound:
-            return  # gone already: the study that it belonged to can be deleted all the same
+        # Where it is gone already, the study that it belonged to can be deleted all the same.
+        (self._folder / require_name(artifact_id, "a file")).delete()
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, str]:

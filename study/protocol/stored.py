@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from study.design.experiment import Experiment
 from study.design.workload import Workload
 from study.store.artifacts import Artifacts
+from study.store.locations import Location
 from study.store.store import Store
 from vae.errors import UserError, did_you_mean
 
@@ -25,7 +25,7 @@ class Stored:
     artifacts: Mapping[str, Any] | None = None
     """Which folder of files is its own; None for one of before."""
 
-    def files(self, root: Path) -> Artifacts:
+    def files(self, root: Location) -> Artifacts:
         """Its folder of files under `root`."""
         return Artifacts.of(root, self.experiment.name, self.artifacts)
 

@@ -11,6 +11,7 @@ from study.figures.compose import composite
 from study.figures.panel import Figure
 from study.report.blocks import Picture
 from study.report.sections import answer, sections
+from study.store.locations import Location
 from vae.errors import FailureError, UserError
 from vae.files import write_bytes
 
@@ -19,7 +20,7 @@ FORMATS = ("png", "svg")
 SCALE = 2
 
 
-def write_figures(evidence: Evidence, folder: Path, artifacts: Path, data_dir: Path | None) -> list[Path]:
+def write_figures(evidence: Evidence, folder: Path, artifacts: Location, data_dir: Path | None) -> list[Path]:
     """Write every figure of an experiment's report to `folder`, each as PNG and SVG; the paths written.
 
     Raises UserError without kaleido or a browser; FailureError where the browser or the folder fails."""

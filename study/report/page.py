@@ -22,6 +22,7 @@ from study.figures.theme import COLOUR_NAMES, DARK, FAMILIES, TEMPLATE
 from study.report import words
 from study.report.blocks import Picture, Section
 from study.report.sections import answer, sections
+from study.store.locations import Location
 from vae.files import write_bytes
 
 _HERE = Path(__file__).parent
@@ -29,7 +30,7 @@ _HERE = Path(__file__).parent
 _RATIO = re.compile(r"\d+(?:\.\d+)?x(?: \[[^\]]*\])?")
 
 
-def write_report(evidence: Evidence, path: Path, artifacts: Path, data_dir: Path | None) -> Path:
+def write_report(evidence: Evidence, path: Path, artifacts: Location, data_dir: Path | None) -> Path:
     """Write an experiment's HTML report to `path`, whole or not at all. Nothing is trained or fetched.
 
     The best model's pictures are made where its file lies under `artifacts` and the data is found (first in
@@ -37,7 +38,7 @@ def write_report(evidence: Evidence, path: Path, artifacts: Path, data_dir: Path
     return write_bytes(path, render(evidence, artifacts, data_dir).encode())
 
 
-def render(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> str:
+def render(evidence: Evidence, artifacts: Location, data_dir: Path | None) -> str:
     """The page's HTML; the same for the same evidence and files."""
     return assemble(
         name=evidence.name,

@@ -16,6 +16,7 @@ from study.figures import tuning as figures_tuning
 from study.figures.panel import Figure, Panel, single
 from study.report import sections_search, tables, words
 from study.report.blocks import Block, Notes, Section, Text
+from study.store.locations import Location
 
 
 def answer(evidence: Evidence) -> Section:
@@ -56,7 +57,7 @@ def forest(comparison: Findings, unit: figures_forest.Unit) -> Panel:
 
 
 def sections(
-    evidence: Evidence, artifacts: Path | None = None, data_dir: Path | None = None
+    evidence: Evidence, artifacts: Location | None = None, data_dir: Path | None = None
 ) -> list[Section]:
     """The parts after the first screen, in order; a part without anything to show says what is missing.
 

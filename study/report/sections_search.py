@@ -14,6 +14,7 @@ from study.figures.panel import Figure, single
 from study.report import tables, words
 from study.report.blocks import Block, Picture, Section, Text
 from study.store.artifacts import Artifacts
+from study.store.locations import Location
 from study.terms import Phase
 from vae.errors import UserError
 from vae.recipe import Recipe
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from study.report.model import Gallery
 
 
-def sections(evidence: Evidence, artifacts: Path | None, data_dir: Path | None) -> list[Section]:
+def sections(evidence: Evidence, artifacts: Location | None, data_dir: Path | None) -> list[Section]:
     """These parts in order; that of the best model only with a folder of artifacts."""
     search = [_search(evidence)] if evidence.experiment.search.trials else []
     model = [_model(evidence, artifacts, data_dir)] if artifacts is not None else []
@@ -110,7 +111,7 @@ def _stopping(evidence: Evidence) -> Section:
     return Section("stopping", title, lead, [figure, tables.savings_table(evidence)])
 
 
-def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Section:
+def _model(evidence: Evidence, artifacts: Location, data_dir: Path | None) -> Section:
     title = "The best model"
     if not offers(evidence):
         return Section("model", title, missing="No trial whose model is kept has ended yet.")
@@ -123,7 +124,8 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
 
     whose, recipe, path = found
     try:
-        pictures = gallery(path, evidence.experiment, evidence.fingerprint, data_dir)
+        with path.local() as file:
+            pictures = gallery(file, evidence.experiment, evidence.fingerprint, data_dir)
     except UserError as error:
         # A report is passed on: where the folder lies on this machine is nobody's business.
         return Section("model", title, missing=str(error).replace(str(path), path.name))
@@ -143,7 +145,7 @@ def _model(evidence: Evidence, artifacts: Path, data_dir: Path | None) -> Sectio
     return Section("model", title, lead, _pictures(pictures), missing)
 
 
-def _best_model(evidence: Evidence, files: Artifacts) -> tuple[str, Recipe, Path] | None:
+def _best_model(evidence: Evidence, files: Artifacts) -> tuple[str, Recipe, Location] | None:
     """(whose it is, its recipe, its file) of the model with the lowest loss on offer, or else of the search's best,
     as a worker keeps it or as a command copies it; None where there is no such trial, or no file of it."""
     if not files.are_ours():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
+from study.store.locations import Location
 from study.store.names import require_name
 from study.terms import StudyName
 from vae.errors import FailureError, UserError
@@ -24,12 +24,12 @@ class Artifacts:
     stored in the experiment's spec and in the folder. An experiment of before has no identity, and its name's folder.
     """
 
-    root: Path
+    root: Location
     folder: str
     identity: str | None = None
 
     @classmethod
-    def of(cls, root: Path, name: str, kept: Mapping[str, Any] | None) -> Self:
+    def of(cls, root: Location, name: str, kept: Mapping[str, Any] | None) -> Self:
         """Those of the experiment NAME under `root`; `kept` is what its spec holds, None for one of before.
 
         Raises UserError for a name that leads out of the root."""
@@ -39,7 +39,7 @@ class Artifacts:
         )
 
     @classmethod
-    def make(cls, root: Path, name: str) -> Self:
+    def make(cls, root: Location, name: str) -> Self:
         """A new folder for a new experiment: NAME, or NAME and a part of its identity where that one is another's.
 
         Raises FailureError where it can't be made."""
@@ -51,12 +51,12 @@ class Artifacts:
         raise FailureError(f"--artifacts {root}: no folder '{name}' can be made there.")
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         """The folder."""
         return self.root / self.folder
 
     @property
-    def best(self) -> Path:
+    def best(self) -> Location:
         """The copy of the search's best model that `run` and `search` leave."""
         return self.path / "best.safetensors"
 
@@ -77,20 +77,21 @@ class Artifacts:
         """Whether the folder is this experiment's."""
         if self.identity is None:
             return True
-        try:
-            return (self.path / _MARK).read_text(encoding="utf-8") == self.identity
-        except (OSError, UnicodeDecodeError):
-            return False
+        with (self.path / _MARK).local() as mark:
+            try:
+                return mark.read_text(encoding="utf-8") == self.identity
+            except (OSError, UnicodeDecodeError):
+                return False
 
-    def model(self, study_name: str, number: int) -> Path:
+    def model(self, study_name: str, number: int) -> Location:
         """Where a search trial's model is kept if it was the best when it ended."""
         return self._of_study(study_name) / "models" / f"trial-{number}.safetensors"
 
-    def state(self, study_name: str, number: int) -> Path:
+    def state(self, study_name: str, number: int) -> Location:
         """Where a running trial's state is saved."""
         return self._of_study(study_name) / "state" / f"trial-{number}.pt"
 
-    def _of_study(self, study_name: str) -> Path:
+    def _of_study(self, study_name: str) -> Location:
         """The folder of one of the experiment's studies, whose name somebody else may have written."""
         name = StudyName.parse(study_name)
         if name is None:
@@ -100,15 +101,8 @@ class Artifacts:
 
     def _take(self) -> bool:
         """Make the folder ours, if nobody has anything in it."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            if self.path.is_dir() and not any(self.path.iterdir()):
-                self.path.rmdir()
-            self.path.mkdir()  # which only one of two does
-        except FileExistsError:
+        assert self.identity is not None
+        if any(True for _ in self.path.files()):
             return False
-        except OSError as error:
-            raise FailureError(f"--artifacts {self.path} can't be written to: {error.strerror}.") from None
-        if self.identity is not None:
-            (self.path / _MARK).write_text(self.identity, encoding="utf-8")
-        return True
+        # Only one of two that come together makes the mark; where a protocol can't tell, the last one's is in it.
+        return (self.path / _MARK).create(self.identity.encode()) and self.are_ours()

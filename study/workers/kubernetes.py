@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from study.place import Place
+from study.store.locations import Local, Location
 from study.terms import STORAGE_VARIABLE
 from study.workers.signals import GRACE
 from vae.errors import UserError
@@ -23,20 +24,14 @@ def manifest(
     """A Job of `place.workers` pods, each a worker of NAME, as YAML.
 
     `image` has this program as `vae-study`. The database's URL stays in the Secret "NAME/KEY" named by `secret`; the
-    persistent volume `claim` is mounted at `place.artifacts`. Raises UserError for what can't be."""
+    persistent volume `claim` is mounted at `place.artifacts` where that is a folder. Raises UserError for what can't
+    be."""
     holder, _, key = secret.partition("/")
     if not _NAME.fullmatch(holder) or not _KEY.fullmatch(key):
         raise UserError(
             f"--secret {secret}: write NAME/KEY, the Secret and its key, as in vae-study/storage."
         )
-    if claim is None:
-        raise UserError(
-            "--claim: name the persistent volume claim for states and models, which are lost with their pod otherwise."
-        )
-    if not _NAME.fullmatch(claim):
-        raise UserError(f"--claim {claim} is no name of a persistent volume claim.")
-    if not place.artifacts.is_absolute():
-        raise UserError(f"--artifacts {place.artifacts}: where the claim is mounted must begin with '/'.")
+    mounted = _volume(place.artifacts, claim)
     if place.workers < 1:
         raise UserError("--workers 0: a Job needs at least one.")
     label = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40].strip("-") or "experiment"
@@ -55,7 +50,7 @@ def manifest(
             "requests": {"cpu": str(place.threads)},
             **({"limits": limits} if limits else {}),
         },
-        "volumeMounts": [{"name": "artifacts", "mountPath": str(place.artifacts)}],
+        **({"volumeMounts": [{"name": "artifacts", "mountPath": str(place.artifacts)}]} if mounted else {}),
     }
     labels = {"app.kubernetes.io/name": "vae-study", "app.kubernetes.io/instance": label}
     job = {
@@ -74,9 +69,26 @@ def manifest(
                     # SIGTERM makes a worker save its trial and give it back.
                     "terminationGracePeriodSeconds": int(GRACE),
                     "containers": [worker],
-                    "volumes": [{"name": "artifacts", "persistentVolumeClaim": {"claimName": claim}}],
+                    **({"volumes": [{"name": "artifacts", **mounted}]} if mounted else {}),
                 },
             },
         },
     }
     return str(yaml.safe_dump(job, sort_keys=False))
+
+
+def _volume(artifacts: Location, claim: str | None) -> dict[str, Any]:
+    """What a folder for states and models is mounted from; nothing for a URL, which needs none. Raises UserError."""
+    if not isinstance(artifacts, Local):
+        if claim is not None:
+            raise UserError(f"--claim {claim} goes with a folder: --artifacts {artifacts} needs no volume.")
+        return {}
+    if claim is None:
+        raise UserError(
+            "--claim: name the persistent volume claim for states and models, which are lost with their pod otherwise."
+        )
+    if not _NAME.fullmatch(claim):
+        raise UserError(f"--claim {claim} is no name of a persistent volume claim.")
+    if not artifacts.path.is_absolute():
+        raise UserError(f"--artifacts {artifacts}: where the claim is mounted must begin with '/'.")
+    return {"persistentVolumeClaim": {"claimName": claim}}

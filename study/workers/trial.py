@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from study.stopping.rules import CUT, REPORT_EVERY, Patience, Progress, Pruning,
 from study.store import records
 from study.store.artifacts import Artifacts
 from study.store.claims import Claim
+from study.store.locations import Location
 from study.store.optuna_private import RememberingStudy
 from study.store.store import Store
 from study.terms import SEARCH, Outcome, Phase, StudyName
@@ -344,7 +344,7 @@ class Objective:
             reason=why or None,
             **scored,
         )
-        self._state_path(claim).unlink(missing_ok=True)
+        self._state(claim).delete()
 
     def _why(self, training: Training, data: Dataset, curve: _Curve, outcome: Outcome) -> str:
         """What went wrong, in a line; "" where nothing did."""
@@ -367,29 +367,31 @@ class Objective:
         self, claim: Claim, told: Assignment, training: Training, data: Dataset, curve: _Curve, value: float
     ) -> None:
         if curve.weights is not None and value <= self._to_beat(told):
-            path = self.artifacts.model(claim.study_name, claim.number)
             best = min(curve.rows, key=lambda row: row["valid_loss"])
             metrics = {
                 key: best[key] for key in ("examples", "valid_loss", "rate", "distortion", "active_units")
             }
-            save_model(path, training, data, curve.weights, metrics)
+            self.artifacts.model(claim.study_name, claim.number).save(
+                lambda path: save_model(path, training, data, curve.weights, metrics)
+            )
 
-    def _state_path(self, claim: Claim) -> Path:
+    def _state(self, claim: Claim) -> Location:
         return self.artifacts.state(claim.study_name, claim.number)
 
     def _save(self, claim: Claim, training: Training, curve: _Curve) -> None:
         # Rows first: a state must never be ahead of the record it continues.
         claim.record()
         extra = {"evaluations": len(curve.rows), "test_loss": curve.test_loss, "weights": curve.weights}
-        save_state(self._state_path(claim), training, **extra)
+        self._state(claim).save(lambda path: save_state(path, training, **extra))
 
     def _resume(self, claim: Claim, training: Training) -> _Curve:
         """Continue a trial that another worker left, from its saved state; else start it again."""
         if claim.attempt == 1:
             return _Curve()
-        path = self._state_path(claim)
+        saved = self._state(claim)
         try:
-            state = load_state(path)
+            with saved.local() as path:
+                state = load_state(path)
             if state is not None:
                 number, extra = state["training"].get("number"), state["extra"]
                 require_like(number, 0, "number")
@@ -401,11 +403,13 @@ class Objective:
                 training.load_state_dict(state["training"])  # the whole of it, or nothing
                 claim.truncate(number)
                 return _Curve(rows, extra["test_loss"], extra["weights"])
+        except FailureError:
+            raise  # the state may be well
         except (UserError, ValueError):
             # A damaged state, or one that doesn't fit: the trial runs again from its start, to the same curve.
-            path.unlink(missing_ok=True)
+            saved.delete()
         _log.warning(
-            "trial %d of %s starts again: no state of it in %s", claim.number, claim.study_name, path.parent
+            "trial %d of %s starts again: no state of it at %s", claim.number, claim.study_name, saved
         )
         claim.truncate(-1)
         return _Curve()

@@ -15,6 +15,7 @@ import pytest
 from study.aa import measure
 from study.design.build import Request
 from study.place import Place
+from study.store.locations import Local
 from vae.errors import UserError
 
 PARENT = """
@@ -51,7 +52,7 @@ def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
 
 def test_no_blocks_and_bad_values_are_refused_before_anything_runs(tmp_path: Path) -> None:
     """A number of blocks that is none is no 1, and nothing is written."""
-    place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", tmp_path / "artifacts", None, "cpu", 1)
+    place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", Local(tmp_path / "artifacts"), None, "cpu", 1)
     request = Request({"data": fake_training.pixels(tmp_path), "name": "aa", "recipe": {"batch_size": 8}})
     said: list[str] = []
     with pytest.raises(UserError, match="blocks = 0"):
@@ -63,7 +64,7 @@ def test_no_blocks_and_bad_values_are_refused_before_anything_runs(tmp_path: Pat
 def test_three_blocks_err_as_one_measures(tmp_path: Path) -> None:
     """A/A at R = 3: every null arm is tuned and confirmed in each of three splits, and one line a family says what was
     found, one the share of false verdicts."""
-    place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", tmp_path / "artifacts", None, "cpu", 1)
+    place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", Local(tmp_path / "artifacts"), None, "cpu", 1)
     values = {"data": fake_training.pixels(tmp_path), "name": "aa", "recipe": {"batch_size": 8}}
     values |= {"budget": 2.0, "tune_trials": 2, "seeds": 3}
     said: list[str] = []

@@ -22,6 +22,7 @@ from study.doctor import Check, Finding, at_work, examine, repair
 from study.place import Place
 from study.session import Session
 from study.store import checks, records
+from study.store.locations import Local
 from study.store.owner import host_id, new_owner
 from study.store.store import Store
 from vae.errors import FailureError
@@ -197,7 +198,7 @@ def test_what_is_damaged_is_found_and_mended(call: Call, folder: Path, name: str
     damage(folder)
     place = ("--storage", f"sqlite:///{folder / 'optuna.db'}", "--artifacts", str(folder / "artifacts"))
     with Store.open(place[1], read_only=True) as store:
-        findings = examine(store, folder / "artifacts")
+        findings = examine(store, Local(folder / "artifacts"))
     assert [
         finding.check for finding in findings if not finding.is_note and finding.check is not Check.LEFTOVERS
     ] == [check] * (check is not Check.LEFTOVERS), findings
@@ -227,8 +228,8 @@ def test_a_trial_that_waits_again_is_run_again(folder: Path, compared: Finished)
     """After the repair the same command finishes the orphan, and the answer is that of before."""
     unfinish(folder, GONE, now(30))
     with Store.open(f"sqlite:///{folder / 'optuna.db'}") as store:
-        repair(store, examine(store, folder / "artifacts"))
-        place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 1)
+        repair(store, examine(store, Local(folder / "artifacts")))
+        place = Place(f"sqlite:///{folder / 'optuna.db'}", Local(folder / "artifacts"), None, "cpu", 1)
         assert records.remaining(store, "fake") == 1
         session = Session.join(place, "fake")
         session.trainer = FAKE
@@ -310,7 +311,9 @@ def test_hosts_whose_clocks_differ_are_named(folder: Path) -> None:
     )
     with Store.open(f"sqlite:///{folder / 'optuna.db'}", read_only=True) as store:
         (note,) = (
-            finding for finding in examine(store, folder / "artifacts") if finding.check is Check.CLOCKS
+            finding
+            for finding in examine(store, Local(folder / "artifacts"))
+            if finding.check is Check.CLOCKS
         )
     assert re.search(r"early was 7,(199|200) s ahead of the database's", note.what)
     assert note.is_note
@@ -321,7 +324,9 @@ def test_versions_that_differ_are_noted(folder: Path) -> None:
     change(folder, f"""UPDATE trial_run SET versions = '{{"torch": "1.0"}}' WHERE trial_id = {ONE}""")
     with Store.open(f"sqlite:///{folder / 'optuna.db'}", read_only=True) as store:
         notes = [
-            finding for finding in examine(store, folder / "artifacts") if finding.check is Check.VERSIONS
+            finding
+            for finding in examine(store, Local(folder / "artifacts"))
+            if finding.check is Check.VERSIONS
         ]
     assert all(note.is_note for note in notes)
     assert any("several versions: torch 1.0, " in note.what for note in notes)
@@ -329,7 +334,7 @@ def test_versions_that_differ_are_noted(folder: Path) -> None:
 
 def test_on_postgresql(call: Call, prepared_postgresql_url: str, tmp_path: Path) -> None:
     """The same there: an orphan and an untold result are found and mended; the copy is a schema with every row."""
-    place = Place(prepared_postgresql_url, tmp_path / "artifacts", None, "cpu", 1)
+    place = Place(prepared_postgresql_url, Local(tmp_path / "artifacts"), None, "cpu", 1)
     values = {
         "data": pixels(tmp_path),
         "name": "fake",

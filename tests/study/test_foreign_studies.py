@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from study.store import records
+from study.store.locations import Local
 from study.store.store import Store
 from vae.errors import UserError
 
@@ -52,6 +53,6 @@ def test_two_databases_of_one_name_keep_their_files(tmp_path: Path) -> None:
     second.store.close()
     again = fake_training.prepare(tmp_path)
     again.store.close()
-    assert first.artifacts.path == tmp_path / "artifacts" / "fake"
+    assert first.artifacts.path == Local(tmp_path / "artifacts" / "fake")
     assert second.artifacts.path == again.artifacts.path != first.artifacts.path
     assert second.artifacts.root == first.artifacts.root

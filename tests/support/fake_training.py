@@ -29,6 +29,7 @@ from study.protocol.selection import State
 from study.protocol.stored import stored
 from study.session import Session
 from study.store import records
+from study.store.locations import Local
 from study.store.store import Store
 from study.workers.trial import Trainer
 from vae.evaluation import Evaluation
@@ -170,7 +171,7 @@ FAKE: Any = Trainer(train=FakeTraining, grid=FakeTraining.grid, explain=lambda *
 
 def prepare(folder: Path, trainer: Trainer | None = FAKE, **values: Any) -> Session:
     """A session of a comparison on the file, in a folder of its own."""
-    place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 1)
+    place = Place(f"sqlite:///{folder / 'optuna.db'}", Local(folder / "artifacts"), None, "cpu", 1)
     given = {"data": pixels(folder), "name": "fake", "budget": 1000.0, "techniques": TECHNIQUES}
     given |= {"recipe": {"batch_size": 8}, "tune_trials": 3, "tune_seeds": 1, "seeds": 6, "arms": ["twice"]}
     # Most tests hold what experiments begun by the first method go on with; those of the second say so.

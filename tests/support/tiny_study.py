@@ -30,6 +30,7 @@ from study.design.build import Request
 from study.place import Place
 from study.session import Session
 from study.store import records
+from study.store.locations import Local
 from study.store.store import Store
 
 
@@ -132,7 +133,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     data = tiny.folder / tiny.hostile
     with data.open("wb") as file:
         np.save(file, (digits.images / 16.0).astype(np.float32))
-    place = Place(tiny.url, tiny.artifacts, None, "cpu", 1)
+    place = Place(tiny.url, Local(tiny.artifacts), None, "cpu", 1)
     values = {
         "data": str(data),
         "name": tiny.name,
@@ -144,7 +145,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     session = Session.prepare(place, Request(values | {"search": {"trials": 3}}, source="test"))
     with session.store as store:
         while not session.planner.advance():
-            publish(store, tiny.name, tiny.artifacts, None)
+            publish(store, tiny.name, Local(tiny.artifacts), None)
             tiny.stages.append(tiny.note(store, "baseline"))
             session.work(threading.Event(), sampler_seed=0)
         # As `Session.time_arms` leaves it, without its 15 seconds.
@@ -159,7 +160,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
                     baseline_examples_per_second=1000.0 - pair,
                     cold_start_seconds=0.01,
                 )
-        publish(store, tiny.name, tiny.artifacts, None)
+        publish(store, tiny.name, Local(tiny.artifacts), None)
     return tiny
 
 
@@ -183,7 +184,7 @@ def open_dashboard(tmp_path: Path) -> Iterator[Open]:
 
     def open_dashboard(url: str, artifacts: Path = tmp_path / "artifacts", local: bool = True) -> Client:
         store = Store.open(url, read_only=True)
-        dashboard = Dashboard(store, artifacts, local=local, say=print)
+        dashboard = Dashboard(store, Local(artifacts), local=local, say=print)
         opened.extend([dashboard, store])
         return Client(dashboard)
 

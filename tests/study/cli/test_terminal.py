@@ -17,6 +17,7 @@ from study.cli.tables import forest_table, print_plan
 from study.design.build import Request
 from study.place import Place
 from study.session import check, finished_trials
+from study.store.locations import Local
 from study.store.records import Count
 from study.store.store import Store
 
@@ -77,7 +78,7 @@ def test_a_plan_counts_what_is_done(tmp_path: Path, finished: fake_training.Fini
     """A dry run of a top-up tells how many of its trials an earlier run has done, and changes nothing."""
     folder = finished.copy(tmp_path / "again")
     before = (folder / "optuna.db").read_bytes()
-    place = Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 1)
+    place = Place(f"sqlite:///{folder / 'optuna.db'}", Local(folder / "artifacts"), None, "cpu", 1)
     experiment, data = check(
         place, Request({"data": fake_training.pixels(folder), "name": "fake", "seeds": 8})
     )

@@ -20,6 +20,7 @@ from study.analysis.words import speed_up_of
 from study.dashboard.board import Image, plot_pieces, write
 from study.dashboard.publisher import publish
 from study.report.markdown import markdown_text
+from study.store.locations import Local
 from study.store.store import Store
 from vae.errors import UserError
 
@@ -128,7 +129,7 @@ def test_every_phase_of_an_experiment_can_be_published(finished_study: Tiny) -> 
 def test_publishing_again_changes_nothing(tiny: Tiny, tiny_store: Store) -> None:
     """The same experiment published twice is the same rows and files: no second image, no new version."""
     rows, files = attributes(tiny_store), tiny.images()
-    publish(tiny_store, tiny.name, tiny.artifacts, None)
+    publish(tiny_store, tiny.name, Local(tiny.artifacts), None)
     assert attributes(tiny_store) == rows
     assert tiny.images() == files
 
@@ -207,7 +208,7 @@ def test_a_model_of_another_database_is_not_shown(tiny: Tiny, tiny_store: Store)
         connection.exec_driver_sql(
             "UPDATE trial_run SET recipe = replace(recipe, '\"seed\":', '\"seed\":1') WHERE phase = 'search'"
         )
-    publish(tiny_store, tiny.name, tiny.artifacts, None)
+    publish(tiny_store, tiny.name, Local(tiny.artifacts), None)
     note = tiny.note(tiny_store, "search")
     assert "![" not in note
     assert "of another experiment" in note
@@ -219,7 +220,7 @@ def test_samples_are_shown_without_the_data(finished_study: Tiny, tiny: Tiny, ti
     with tiny_store.write() as connection:
         moved = [str(finished_study.folder), str(tiny.folder)]
         connection.exec_driver_sql("UPDATE experiment SET spec = replace(spec, ?, ?)", tuple(moved))
-    publish(tiny_store, tiny.name, tiny.artifacts, None)
+    publish(tiny_store, tiny.name, Local(tiny.artifacts), None)
     note = tiny.note(tiny_store, "search")
     assert note.count("![") == 1
     assert "the data is not here" in note
@@ -228,7 +229,7 @@ def test_samples_are_shown_without_the_data(finished_study: Tiny, tiny: Tiny, ti
 def test_an_unknown_experiment_is_a_users_error(tiny: Tiny, tiny_store: Store) -> None:
     """A wrong name is one line that says so."""
     with pytest.raises(UserError, match="No experiment 'nope'"):
-        publish(tiny_store, "nope", tiny.artifacts, None)
+        publish(tiny_store, "nope", Local(tiny.artifacts), None)
 
 
 def test_what_one_filters_by_is_readable(finished_study: Tiny, open_dashboard: Open) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from study.dashboard import publisher as dashboard_publish
 from study.dashboard.publisher import Publisher
+from study.store.locations import Local
 from study.store.store import Store
 from vae.errors import FailureError
 
@@ -48,7 +49,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Published:
 
 
 def publisher_of(tiny: Tiny, store: Store, said: list[str]) -> Publisher:
-    return Publisher(store, tiny.name, tiny.artifacts, None, said.append)
+    return Publisher(store, tiny.name, Local(tiny.artifacts), None, said.append)
 
 
 def begin_a_trial(store: Store) -> None:

@@ -16,6 +16,7 @@ import pytest
 from study.dashboard.publisher import publish
 from study.dashboard.server import Listening, listen
 from study.store import records
+from study.store.locations import Local
 from study.store.store import Store
 from vae.errors import FailureError, UserError
 
@@ -39,7 +40,7 @@ def test_reading_changes_nothing_and_foreign_studies_are_shown(tiny: Tiny, open_
         failed = optuna.create_study(study_name=f"{tiny.name}/not-ours/2/x", storage=store.optuna)
         failed.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
         optuna.create_study(study_name="", storage=store.optuna)
-        publish(store, tiny.name, tiny.artifacts, None)
+        publish(store, tiny.name, Local(tiny.artifacts), None)
     path = tiny.folder / "optuna.db"
     before = hashlib.sha256(path.read_bytes()).hexdigest()
     client = open_dashboard(tiny.url)
@@ -71,7 +72,7 @@ def test_own_words_written_in_the_dashboard_stay(tiny: Tiny, tiny_store: Store, 
         baseline_examples_per_second=1000.0,
         cold_start_seconds=None,
     )
-    publish(tiny_store, tiny.name, tiny.artifacts, None)
+    publish(tiny_store, tiny.name, Local(tiny.artifacts), None)
     after = client.study(f"{tiny.name}/baseline")["note"]["body"]
     assert after.endswith("Checked by hand.")
     assert after != edited["body"]
@@ -242,7 +243,7 @@ def test_a_read_only_place_is_served_and_its_buttons_say_why_not(
 
 def test_it_is_known_where_it_listens(tiny: Tiny) -> None:
     """Any free port is had and named, and requests to it are answered in turn, Ctrl-C or not."""
-    with listen(tiny.url, tiny.artifacts, "127.0.0.1", 0, print) as dashboard:
+    with listen(tiny.url, Local(tiny.artifacts), "127.0.0.1", 0, print) as dashboard:
         assert dashboard.local
         assert dashboard.url == f"http://127.0.0.1:{dashboard.port}/"
         threading.Thread(target=dashboard.serve, daemon=True).start()
@@ -252,23 +253,23 @@ def test_it_is_known_where_it_listens(tiny: Tiny) -> None:
 
 def test_it_is_known_where_others_reach_it(tiny: Tiny) -> None:
     """Off loopback the command is told, for its warning; an IPv6 address makes an address that browsers read."""
-    with listen(tiny.url, tiny.artifacts, "0.0.0.0", 0, print) as dashboard:
+    with listen(tiny.url, Local(tiny.artifacts), "0.0.0.0", 0, print) as dashboard:
         assert not dashboard.local
     assert Listening("optuna.db", "::1", 8080, True, print).url == "http://[::1]:8080/"
 
 
 def test_a_port_in_use_is_named_with_the_way_out(tiny: Tiny) -> None:
     """Two dashboards on one port: the second says which port, and how to choose another."""
-    with listen(tiny.url, tiny.artifacts, "127.0.0.1", 0, print) as first:
+    with listen(tiny.url, Local(tiny.artifacts), "127.0.0.1", 0, print) as first:
         port = first.port
         way_out = rf"Port {port} of 127\.0\.0\.1 is in use.*--port {port + 1}"
         with (
             pytest.raises(UserError, match=way_out) as caught,
-            listen(tiny.url, tiny.artifacts, "127.0.0.1", port, print),
+            listen(tiny.url, Local(tiny.artifacts), "127.0.0.1", port, print),
         ):
             pass
     assert "\n" not in str(caught.value)
-    with listen(tiny.url, tiny.artifacts, "127.0.0.1", port, print) as again:
+    with listen(tiny.url, Local(tiny.artifacts), "127.0.0.1", port, print) as again:
         assert again.port == port
 
 
@@ -279,7 +280,7 @@ def test_a_host_of_no_use_is_one_line(tiny: Tiny, host: str, words: str) -> None
     """A host that isn't this machine is refused with the way out."""
     with (
         pytest.raises(UserError, match=f"--host {re.escape(host)} {words}.*--host 127.0.0.1"),
-        listen(tiny.url, tiny.artifacts, host, 0, print),
+        listen(tiny.url, Local(tiny.artifacts), host, 0, print),
     ):
         pass
 

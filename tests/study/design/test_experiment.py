@@ -20,6 +20,7 @@ from study.design.phases import CALIBRATION_SEEDS, INDEPENDENT_SEEDS, MAX_TUNE_S
 from study.design.techniques import BUILT_IN
 from study.place import Place
 from study.session import check
+from study.store.locations import Local
 from study.terms import Phase
 from vae.data.dataset import load
 from vae.errors import UserError
@@ -240,7 +241,7 @@ def test_densities_have_negative_targets(likelihood: str) -> None:
 
 
 def place(folder: Path) -> Place:
-    return Place(f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 1)
+    return Place(f"sqlite:///{folder / 'optuna.db'}", Local(folder / "artifacts"), None, "cpu", 1)
 
 
 def test_a_target_below_the_entropy_of_the_pixels_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from study.design.fits import require_batches
 from study.place import Place
 from study.protocol.plan import article_recipe, cut_to_fit
 from study.session import Session, check
+from study.store.locations import Local
 from vae.errors import UserError
 
 N_TRAIN = 96
@@ -21,7 +22,7 @@ N_TRAIN = 96
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return Place(f"sqlite:///{tmp_path / 'optuna.db'}", tmp_path / "artifacts", None, "cpu", 1)
+    return Place(f"sqlite:///{tmp_path / 'optuna.db'}", Local(tmp_path / "artifacts"), None, "cpu", 1)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from study.figures.theme import DARK, INK, PAPER
 from study.report.files import _draw
 from study.report.page import write_report
 from study.report.sections import answer, sections
+from study.store.locations import Local
 from study.store.store import Store
 
 pytest_plugins = ["tiny_study", "report_fixtures"]
@@ -106,7 +107,7 @@ def real_file(finished_study: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     """The page of an experiment that was really run, with its model's pictures; its data's path is a payload."""
     with Store.open(finished_study.url, read_only=True) as store:
         path = tmp_path_factory.mktemp("real") / "page.html"
-        return write_report(read(store, finished_study.name), path, finished_study.artifacts, None)
+        return write_report(read(store, finished_study.name), path, Local(finished_study.artifacts), None)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ from study.report import markdown
 from study.report.page import embedded, render, write_report
 from study.report.sections import answer, sections
 from study.store import records
+from study.store.locations import Local
 from study.store.store import Store
 from vae.errors import FailureError
 
@@ -50,7 +51,7 @@ class TestPage:
         for i in range(2):
             with Store.open(tiny.url, read_only=True) as store:
                 path = write_report(
-                    read(store, tiny.name), tmp_path / f"{i}" / "page.html", tiny.artifacts, None
+                    read(store, tiny.name), tmp_path / f"{i}" / "page.html", Local(tiny.artifacts), None
                 )
             pages.append(path.read_bytes())
         assert pages[0] == pages[1]

@@ -18,6 +18,7 @@ from report_data import (
 
 from study.analysis.evidence import read
 from study.report.page import render
+from study.store.locations import Local
 from study.store.store import Store
 
 pytest_plugins = ["tiny_study", "report_fixtures"]
@@ -122,10 +123,10 @@ class TestStates:
         """Without the data the best model still shows samples; without the model's file there is a sentence."""
         with Store.open(tiny.url, read_only=True) as store:
             evidence = read(store, tiny.name)
-            whole = render(evidence, tiny.artifacts, None)
+            whole = render(evidence, Local(tiny.artifacts), None)
             Path(evidence.experiment.data).rename(tmp_path / "moved.npy")
             try:
-                without = render(evidence, tiny.artifacts, None)
+                without = render(evidence, Local(tiny.artifacts), None)
             finally:
                 (tmp_path / "moved.npy").rename(evidence.experiment.data)
             nothing = render(evidence, tmp_path / "elsewhere", None)
@@ -141,5 +142,5 @@ class TestStates:
         for path in (tiny.artifacts / tiny.name).rglob("*.safetensors"):
             path.write_bytes(b"not a model")
         with Store.open(tiny.url, read_only=True) as store:
-            html = render(read(store, tiny.name), tiny.artifacts, None)
+            html = render(read(store, tiny.name), Local(tiny.artifacts), None)
         assert re.search(r" trial-\d+\.safetensors is no model written by this project", text_of(html))

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from study.store.artifacts import Artifacts
+from study.store.locations import Local
 from vae.errors import UserError
 
 
 def test_two_experiments_of_one_name_have_two_folders(tmp_path: Path) -> None:
     """The second, of another database, gets a folder of its own, and each is found again by what is stored."""
-    first, second = Artifacts.make(tmp_path, "digits"), Artifacts.make(tmp_path, "digits")
-    assert first.path == tmp_path / "digits"
+    first, second = Artifacts.make(Local(tmp_path), "digits"), Artifacts.make(Local(tmp_path), "digits")
+    assert first.path == Local(tmp_path / "digits")
     assert second.path.name.startswith("digits-")
     for made in (first, second):
-        found = Artifacts.of(tmp_path, "digits", made.to_store)
+        found = Artifacts.of(Local(tmp_path), "digits", made.to_store)
         assert found == made
         assert found.are_ours()
 
@@ -27,32 +28,32 @@ def test_a_folder_with_somebodys_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "best.safetensors").write_bytes(b"mine")
     (tmp_path / "empty").mkdir()
-    assert Artifacts.make(tmp_path, "digits").path != tmp_path / "digits"
-    assert Artifacts.make(tmp_path, "empty").path == tmp_path / "empty"
+    assert Artifacts.make(Local(tmp_path), "digits").path != Local(tmp_path / "digits")
+    assert Artifacts.make(Local(tmp_path), "empty").path == Local(tmp_path / "empty")
     assert (tmp_path / "digits" / "best.safetensors").read_bytes() == b"mine"
 
 
 def test_experiments_of_before_keep_their_paths(tmp_path: Path) -> None:
     """A spec without a folder means NAME, whatever lies there."""
-    old = Artifacts.of(tmp_path, "digits", None)
+    old = Artifacts.of(Local(tmp_path), "digits", None)
     old.require()
     assert old.are_ours()
-    assert old.model("digits/search", 3) == tmp_path / "digits/search/models/trial-3.safetensors"
-    assert old.state("digits/cosine/2", 3) == tmp_path / "digits/cosine/2/state/trial-3.pt"
-    assert old.best == tmp_path / "digits/best.safetensors"
+    assert old.model("digits/search", 3) == Local(tmp_path / "digits/search/models/trial-3.safetensors")
+    assert old.state("digits/cosine/2", 3) == Local(tmp_path / "digits/cosine/2/state/trial-3.pt")
+    assert old.best == Local(tmp_path / "digits/best.safetensors")
 
 
 def test_another_place_is_taken_or_refused(tmp_path: Path) -> None:
     """With other --artifacts, as on another machine, the folder is made; where another experiment has it, one line says
     so and nothing is written."""
-    here = Artifacts.make(tmp_path / "here", "digits")
-    there = Artifacts.of(tmp_path / "there", "digits", here.to_store)
+    here = Artifacts.make(Local(tmp_path / "here"), "digits")
+    there = Artifacts.of(Local(tmp_path / "there"), "digits", here.to_store)
     assert not there.are_ours()
     there.require()
     assert there.are_ours()
-    Artifacts.make(tmp_path / "taken", "digits")
+    Artifacts.make(Local(tmp_path / "taken"), "digits")
     with pytest.raises(UserError, match="'digits' holds the files of another experiment"):
-        Artifacts.of(tmp_path / "taken", "digits", here.to_store).require()
+        Artifacts.of(Local(tmp_path / "taken"), "digits", here.to_store).require()
 
 
 @pytest.mark.parametrize(
@@ -60,8 +61,8 @@ def test_another_place_is_taken_or_refused(tmp_path: Path) -> None:
 )
 def test_no_study_name_leads_out_of_the_folder(tmp_path: Path, study_name: str) -> None:
     """Names of Optuna's studies come from the database, which may come from anybody."""
-    files = Artifacts.make(tmp_path, "digits")
+    files = Artifacts.make(Local(tmp_path), "digits")
     with pytest.raises(UserError):
         files.state(study_name, 0)
     with pytest.raises(UserError):
-        Artifacts.of(tmp_path, "digits", {"folder": "../x", "identity": "y"})
+        Artifacts.of(Local(tmp_path), "digits", {"folder": "../x", "identity": "y"})

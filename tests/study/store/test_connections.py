@@ -20,6 +20,7 @@ from study.place import Place
 from study.session import Session
 from study.store import records
 from study.store.database import WORKER_CONNECTIONS
+from study.store.locations import Local
 from study.store.outage import Full
 from study.store.store import Store
 
@@ -50,7 +51,7 @@ def watched(url: str, counts: set[int]) -> Iterator[None]:
 
 def test_a_worker_has_at_most_two_connections(prepared_postgresql_url: str, tmp_path: Path) -> None:
     """By the server's own count, while it plans, trains, renews its lease all the time, and ends."""
-    place = Place(prepared_postgresql_url, tmp_path / "artifacts", None, "cpu", 1)
+    place = Place(prepared_postgresql_url, Local(tmp_path / "artifacts"), None, "cpu", 1)
     values = {
         "data": pixels(tmp_path),
         "name": "fake",

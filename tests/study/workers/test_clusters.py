@@ -22,6 +22,7 @@ from study.design.build import Request
 from study.place import Place
 from study.session import Session
 from study.store import records
+from study.store.locations import Local
 from study.store.store import Store
 from study.terms import STORAGE_VARIABLE
 from study.workers.kubernetes import manifest
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def place(workers: int = 3, threads: int = 2) -> Place:
-    return Place("", Path("/shared/my files"), None, "auto", workers, threads)
+    return Place("", Local(Path("/shared/my files")), None, "auto", workers, threads)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -103,7 +104,7 @@ def test_what_sbatch_is_given(
     url = prepared_postgresql_url
     assert call("launch", "slurm", "--name", "digits", "--storage", url).code == 2
     values = {"data": "digits", "name": "digits", "search": {"trials": 1}}
-    with Session.prepare(Place(url, tmp_path / "artifacts", None, "cpu", 1), Request(values)).store:
+    with Session.prepare(Place(url, Local(tmp_path / "artifacts"), None, "cpu", 1), Request(values)).store:
         pass
     arguments = ("launch", "slurm", "--name", "digits", "--storage", url, "--workers", "2")
     monkeypatch.setenv("PATH", "")
@@ -124,7 +125,7 @@ def test_a_file_is_no_database_for_a_cluster(call: Call, tmp_path: Path) -> None
     """Refused with the way out."""
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
     values = {"data": "digits", "name": "digits", "search": {"trials": 1}}
-    with Session.prepare(Place(url, tmp_path / "artifacts", None, "cpu", 1), Request(values)).store:
+    with Session.prepare(Place(url, Local(tmp_path / "artifacts"), None, "cpu", 1), Request(values)).store:
         pass
     done = call("launch", "slurm", "--name", "digits", "--storage", url)
     assert done.code == 2
@@ -233,7 +234,7 @@ def test_a_real_slurm_runs_an_experiment_and_ends_workers_at_their_limit(
     its worker ends with code 0, and the next job's goes on with that state."""
     values = {"data": "digits", "name": "long", "search": {"trials": 1}, "budget": 100_000.0}
     artifacts = tmp_path / "artifacts"
-    here = Place(postgresql_url, artifacts, None, "cpu", 1)
+    here = Place(postgresql_url, Local(artifacts), None, "cpu", 1)
     environment = slurm | {"PYTHONPATH": str(ROOT), STORAGE_VARIABLE: postgresql_url}
 
     def submit(name: str, *options: str) -> str:

@@ -28,6 +28,7 @@ from study.design.build import Request
 from study.place import Place
 from study.session import Session
 from study.store import records
+from study.store.locations import Local
 from study.store.store import Store
 from study.terms import STORAGE_VARIABLE
 from study.workers.processes import this_program
@@ -166,7 +167,7 @@ def test_a_host_that_is_cut_off_for_a_minute_changes_no_figure(network: Network,
     every trial ran, and every figure and curve is what one process alone finds."""
     alone = f"sqlite:///{tmp_path / 'alone.db'}"
     for url, run in ((alone, True), (network.local_url, False)):
-        place = Place(url, tmp_path / f"artifacts-{run}", None, "cpu", 1)
+        place = Place(url, Local(tmp_path / f"artifacts-{run}"), None, "cpu", 1)
         session = Session.prepare(place, Request(COMPARE, source="test"))
         with session.store, one_thread():
             session.planner.advance()

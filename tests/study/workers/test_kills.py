@@ -31,6 +31,7 @@ from study.session import Session
 from study.store import optuna_private, records
 from study.store import store as storage
 from study.store.claims import MAX_DEATHS, Claim
+from study.store.locations import Local
 from study.store.store import Store
 from study.workers import trial as objective
 from study.workers import worker as working
@@ -226,7 +227,7 @@ def real(folder: Path, url: str | None = None, **values: Any) -> Iterator[Sessio
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
-    place = Place(url or f"sqlite:///{folder / 'optuna.db'}", folder / "artifacts", None, "cpu", 2)
+    place = Place(url or f"sqlite:///{folder / 'optuna.db'}", Local(folder / "artifacts"), None, "cpu", 2)
     session = Session.prepare(place, Request(REAL | values, source="test"))
     with session.store:
         yield session

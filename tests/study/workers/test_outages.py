@@ -26,6 +26,7 @@ from study.place import Place
 from study.session import Session
 from study.store import records
 from study.store.claims import next_claim
+from study.store.locations import Local
 from study.store.outage import Outage, is_outage, is_passing, patiently
 from study.store.owner import new_owner
 from study.store.store import Store
@@ -37,7 +38,7 @@ COMPARE |= {"target": 40.0, "recipe": {"hidden": [16], "latent_size": 3}}
 
 def compare(url: str, folder: Path, disturbed: AbstractContextManager[object]) -> None:
     """A comparison of real trainings, planned and run in this process to its end, in the context `disturbed`."""
-    place = Place(url, folder / "artifacts", None, "cpu", 1)
+    place = Place(url, Local(folder / "artifacts"), None, "cpu", 1)
     session = Session.prepare(place, Request(COMPARE, source="test"))
     with session.store, disturbed:
         session.run_here()

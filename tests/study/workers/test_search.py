@@ -110,7 +110,7 @@ def test_the_best_model_can_be_used(searched: Session) -> None:
     are those of its best evaluation, not of its last."""
     trials = records.trials(searched.store, "fake")
     best = trials.loc[trials["value"].astype(float).idxmin()]
-    path = keep_models(read(searched.store, "fake"), searched.artifacts, pytest.fail)[Use.BEST]
+    path = keep_models(read(searched.store, "fake"), searched.artifacts, pytest.fail)[Use.BEST].path
     recipe = Recipe.from_json(best["recipe"])
     assert load_model(path).recipe == recipe
     assert Recipe.load(path.with_suffix(".toml")) == recipe
@@ -123,8 +123,8 @@ def test_the_best_model_can_be_used(searched: Session) -> None:
 def test_a_lost_model_is_said(tmp_path: Path) -> None:
     """Where the best trial's model was deleted, that is told with its path, and nothing is kept."""
     session = search(tmp_path, 1, pruner="none")
-    (kept,) = session.place.artifacts.rglob("trial-*.safetensors")
-    kept.unlink()
+    (kept,) = (file for file in session.place.artifacts.files() if file.name.startswith("trial-"))
+    kept.delete()
     said: list[str] = []
     assert keep_models(read(session.store, "fake"), session.artifacts, said.append) == {}
     assert str(kept) in said[0]
@@ -138,7 +138,7 @@ def test_an_overfitted_end_is_not_kept(tmp_path: Path) -> None:
     session = search(tmp_path, 1, pruner="none", space=space, budget=3.0)
     (row,) = records.trials(session.store, "fake").to_dict("records")
     assert row["valid_loss"] > row["value"]
-    path = keep_models(read(session.store, "fake"), session.artifacts, pytest.fail)[Use.BEST]
+    path = keep_models(read(session.store, "fake"), session.artifacts, pytest.fail)[Use.BEST].path
     assert evaluated(session, path) == pytest.approx(row["value"], rel=1e-6)
     session.store.close()
 
@@ -154,15 +154,15 @@ def test_a_comparison_keeps_the_models_that_it_offers(tmp_path: Path) -> None:
         offered = {offer.use: offer for offer in offers(evidence)}
         kept = keep_models(evidence, session.artifacts, pytest.fail)
         assert set(kept) == set(offered) == set(Use)
-        for use, path in kept.items():
+        for use, path in ((use, file.path) for use, file in kept.items()):
             run = offered[use].run
             assert run is not None
             assert run.phase == "confirm"
             assert run.best_loss == min(other.best_loss for other in evidence.confirmed[run.arm])
             assert load_model(path).recipe == run.recipe == Recipe.load(path.with_suffix(".toml"))
             assert evaluated(session, path) == pytest.approx(run.best_loss, rel=1e-6)
-        for path in (session.artifacts.path / "baseline").rglob("*.safetensors"):
-            path.unlink()
+        for path in (session.artifacts.path / "baseline").files():
+            path.delete()
         kept = keep_models(evidence, session.artifacts, said.append)
     lost = {use for use, offer in offered.items() if offer.arm == "baseline"}
     assert set(kept) == set(Use) - lost
