@@ -182,7 +182,8 @@ class Remote:
         with self._explained("be read"):
             fs, path = self._reach()
             found = fs.find(path)
-        return (self / file.removeprefix(f"{path}/") for file in found)
+        below = (file.removeprefix(f"{path}/").split("/") for file in found)
+        return (Remote(self.url, (*self.parts, *parts)) for parts in below)
 
     @contextmanager
     def local(self) -> Iterator[Path]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import kubernetes_validate
@@ -22,7 +23,7 @@ from study.design.build import Request
 from study.place import Place
 from study.session import Session
 from study.store import records
-from study.store.locations import Local
+from study.store.locations import Local, locate
 from study.store.store import Store
 from study.terms import STORAGE_VARIABLE
 from study.workers.kubernetes import manifest
@@ -151,6 +152,11 @@ def test_the_manifest_is_a_job_of_the_schema(name: str, gpus: int) -> None:
     assert variable["name"] == STORAGE_VARIABLE
     assert variable["valueFrom"]["secretKeyRef"] == {"name": "vae-study", "key": "url"}
     assert worker["resources"].get("limits") == ({"nvidia.com/gpu": 2} if gpus else None)
+    elsewhere = replace(place(), artifacts=locate("memory://bucket/x"))
+    without = yaml.safe_load(manifest(elsewhere, name, image="i", secret="vae-study/url", claim=None))
+    kubernetes_validate.validate(without, "1.31", strict=True)
+    assert "memory://bucket/x" in str(without)
+    assert "olume" not in str(without)
     broken = yaml.safe_load(text)
     broken["spec"]["parallelism"] = "many"
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -164,6 +170,10 @@ def test_the_manifest_is_a_job_of_the_schema(name: str, gpus: int) -> None:
         (("--claim", "A b"), "--claim A b is no name"),
         (("--claim", "a", "--secret", "plain"), "--secret plain: write NAME/KEY"),
         (("--claim", "a", "--artifacts", "here"), "--artifacts here: where the claim is mounted"),
+        (
+            ("--claim", "a", "--artifacts", "memory://b"),
+            "--claim a goes with a folder: --artifacts memory://b needs",
+        ),
         (("--claim", "a", "--workers", "0"), "--workers"),
     ],
 )

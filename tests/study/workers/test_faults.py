@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -20,6 +22,7 @@ import optuna
 import pytest
 import sqlalchemy
 from fake_study import (
+    PROGRAM,
     Launcher,
     alive,
     check_complete,
@@ -235,6 +238,103 @@ def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
         second = Launcher(url, tmp_path, *options)
         assert "done" in second.output()
         check_complete(store, "digits", 12, 20)
+    assert max(Counter(number for _, number, _ in events(tmp_path, "end")).values()) == 1
+
+
+@pytest.mark.faults
+def test_a_database_moved_aside_loses_nothing(sqlite_url: str, tmp_path: Path) -> None:
+    """The file alone is moved in the middle of a run, its log stays: the command ends with one line, and so does one
+    that is run meanwhile, without making a new file; with the file back, the same command finishes everything."""
+    path, aside = tmp_path / "optuna.db", tmp_path / "aside.db"
+    options = ("--trials", "12", "--workers", "2", "--rows", "20", "--delay", "0.02")
+    first = Launcher(sqlite_url, tmp_path, *options)
+    first.begun(4)
+    path.rename(aside)
+    output = first.output()
+    assert first.process.returncode == 1
+    assert "done" not in output
+    assert "Bring the file back" in first.errors
+    assert "Traceback" not in first.errors
+    wait_for(lambda: not any(alive(pid) for pid in first.owners()), 60)
+    meanwhile = Launcher(sqlite_url, tmp_path, *options)
+    meanwhile.output()
+    assert meanwhile.process.returncode == 1
+    assert len(meanwhile.errors.strip().splitlines()) == 1
+    assert "optuna.db is gone but optuna.db-wal is still there. Bring the file back" in meanwhile.errors
+    assert not path.exists()
+    aside.rename(path)
+    ended = {int(number) for _, number, _ in events(tmp_path, "end")}
+    with Store.open(sqlite_url) as store:
+        trials = records.trials(store, "digits")
+        assert ended <= set(trials[trials["state"] == "COMPLETE"]["number"])
+        assert 0 < len(ended) < 12
+        assert "done" in Launcher(sqlite_url, tmp_path, *options).output()
+        check_complete(store, "digits", 12, 20)
+    assert max(Counter(number for _, number, _ in events(tmp_path, "end")).values()) == 1
+
+
+#: Put before the C library, it sets the clock of a process back an hour once there is a file called $SET_BACK.
+_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static int back(void) { return access(getenv("SET_BACK"), F_OK) == 0 ? 3600 : 0; }
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int answer = real(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec -= back();
+    return answer;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    int (*real)(struct timeval *, void *) = dlsym(RTLD_NEXT, "gettimeofday");
+    int answer = real(now, zone);
+    now->tv_sec -= back();
+    return answer;
+}
+"""
+
+
+@pytest.mark.faults
+def test_a_clock_set_back_an_hour_takes_no_trial_from_anyone(database_url: str, tmp_path: Path) -> None:
+    """The clock of the workers goes back in the middle of their trials, a server's stays: every trial is run once, by
+    who began it. One killed afterwards is taken over."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    library, back = tmp_path / "clock.so", tmp_path / "back"
+    compile_it = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), "-ldl"]
+    subprocess.run(compile_it, input=_CLOCK, text=True, check=True)
+    options = ["worker", "--storage", database_url, "--name", "digits", "--folder", str(tmp_path)]
+    command = [*PROGRAM, *options, "--rows", "40", "--delay", "0.05"]
+    environment = os.environ | {"LD_PRELOAD": str(library), "SET_BACK": str(back)}
+    (tmp_path / "events").touch()
+
+    def holds(worker: subprocess.Popen[bytes]) -> bool:
+        begun, ended = (
+            [e for e in events(tmp_path, kind) if f":{worker.pid}:" in e[0]] for kind in ("begin", "end")
+        )
+        return len(begun) > len(ended)
+
+    with Store.open(database_url, create=True) as store, ExitStack() as stack:
+        plan(store, "digits/search", 16)
+        workers = [subprocess.Popen(command, env=environment) for _ in range(2)]
+        for worker in workers:
+            stack.enter_context(worker)
+            stack.callback(worker.kill)
+        wait_for(lambda: all(map(holds, workers)), 120)
+        back.touch()
+        wait_for(lambda: len(events(tmp_path, "end")) >= 4, 120)
+        victim, heir = workers
+        wait_for(lambda: holds(victim))
+        victim.kill()
+        wait_for(lambda: records.remaining(store, "digits") == 0, 120)
+        heir.terminate()
+        assert heir.wait(60) == 0
+        check_complete(store, "digits", 16, 40)
+        assert sum(records.trials(store, "digits")["attempt"] - 1) == 1
     assert max(Counter(number for _, number, _ in events(tmp_path, "end")).values()) == 1
 
 

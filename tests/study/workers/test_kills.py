@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fake_training
+import fsspec
 import numpy as np
 import optuna
 import pandas as pd
@@ -24,6 +25,7 @@ import pytest
 import torch
 from fake_study import expire, scalar
 from fake_training import FakeTraining
+from fsspec.implementations.memory import MemoryFileSystem
 
 from study.design.build import Request
 from study.place import Place
@@ -31,12 +33,13 @@ from study.session import Session
 from study.store import optuna_private, records
 from study.store import store as storage
 from study.store.claims import MAX_DEATHS, Claim
-from study.store.locations import Local
+from study.store.locations import Local, Location, Remote, locate
 from study.store.store import Store
 from study.workers import trial as objective
 from study.workers import worker as working
 from study.workers.signals import stop_on_signals
 from study.workers.trial import Trainer
+from vae.errors import FailureError
 from vae.grid import evaluation_grid
 
 #: Columns that follow from the losses alone; the others are clocks, places, and ids in order of planning.
@@ -222,12 +225,15 @@ REAL |= {"seeds": 2, "recipe": {"hidden": [16], "latent_size": 3, "ema_decay": 0
 
 
 @contextmanager
-def real(folder: Path, url: str | None = None, **values: Any) -> Iterator[Session]:
+def real(
+    folder: Path, url: str | None = None, artifacts: Location | None = None, **values: Any
+) -> Iterator[Session]:
     """A comparison of real trainings of the digits, at one thread in this process as in its workers."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
-    place = Place(url or f"sqlite:///{folder / 'optuna.db'}", Local(folder / "artifacts"), None, "cpu", 2)
+    artifacts = artifacts or Local(folder / "artifacts")
+    place = Place(url or f"sqlite:///{folder / 'optuna.db'}", artifacts, None, "cpu", 2)
     session = Session.prepare(place, Request(REAL | values, source="test"))
     with session.store:
         yield session
@@ -409,6 +415,87 @@ def join(place: Place, seed: int) -> None:
     session = Session.join(place, "digits")
     session.trainer = Trainer(save_seconds=0.2)
     session.work(stop_on_signals(), seed, session.planner.advance)
+
+
+class KillAfter(StopAfter):
+    """Ends its own process with SIGKILL at the n-th time that somebody looks."""
+
+    def is_set(self) -> bool:
+        if super().is_set():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+
+def work_and_die(place: Place, looks: int) -> None:
+    """A worker that saves at every evaluation and is killed in its first trial."""
+    torch.set_num_threads(1)
+    session = Session.join(place, "digits")
+    session.trainer = Trainer(save_seconds=0.0)
+    session.work(KillAfter(looks), sampler_seed=0)
+
+
+@pytest.mark.parametrize("how", ["stopped", pytest.param("killed", marks=pytest.mark.faults)])
+def test_a_trial_goes_on_wherever_its_state_lies(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker is stopped, or killed with SIGKILL, in a trial whose state lies at a URL: another goes on from it, bit
+    for bit to the curve of one that nothing interrupted, and no state is left."""
+    places = {"undisturbed": None, "remote": locate(f"memory://{tmp_path.name}/files")}
+    if how == "killed":
+        places |= {"file": locate(f"file://{tmp_path}/files"), "remote": Remote(f"local://{tmp_path}/remote")}
+    curves = {}
+    for name, artifacts in places.items():
+        with real(tmp_path / name, artifacts=artifacts) as session:
+            session.planner.advance()
+            if artifacts is not None and how == "killed":
+                worker = FORKED.Process(target=work_and_die, args=(session.place, 25))
+                worker.start()
+                worker.join()
+                assert worker.exitcode == -signal.SIGKILL
+            elif artifacts is not None:
+                session.work(StopAfter(25), sampler_seed=0)
+            assert states(session) == ([] if artifacts is None else ["trial-0.pt"])
+            session.work(StopAfter(10**9), sampler_seed=0)
+            assert states(session) == []
+            trials = records.trials(session.store, "digits")
+            first = trials["trial_id"].min()
+            assert trials.set_index("trial_id").loc[first, "attempt"] == (1 if artifacts is None else 2)
+            curves[name] = records.curves(session.store, "digits", [first]).drop(columns=["train_seconds"])
+            assert "starts again" not in caplog.text
+    for name, rows in curves.items():
+        pd.testing.assert_frame_equal(curves["undisturbed"], rows, check_exact=True, obj=name)
+
+
+def states(session: Session) -> list[str]:
+    """The saved states of an experiment's trials."""
+    return [file.name for file in session.place.artifacts.files() if file.name.endswith(".pt")]
+
+
+def test_a_store_out_of_reach_takes_no_state(tmp_path: Path) -> None:
+    """A state that can't be read now is not taken for damaged: the trial is put back, and goes on from it later."""
+    fsspec.register_implementation("away", Away, clobber=True)
+    with real(tmp_path, artifacts=locate("away://bucket/x")) as session:
+        session.planner.advance()
+        session.work(StopAfter(25), sampler_seed=0)
+        Away.is_away = True
+        with pytest.raises(FailureError, match=r"^away://bucket/x can't be read: no route"):
+            session.work(StopAfter(10**9), sampler_seed=0)
+        Away.is_away = False
+        assert states(session) == ["trial-0.pt"]
+        assert set(records.trials(session.store, "digits")["state"]) == {"WAITING"}
+
+
+class Away(MemoryFileSystem):  # type: ignore[misc]
+    """A store that can be out of reach."""
+
+    protocol = "away"
+    store: ClassVar[dict[str, Any]] = {}
+    is_away: ClassVar[bool] = False
+
+    def info(self, path: str, **options: Any) -> Any:
+        if self.is_away:
+            raise ConnectionError("no route")
+        return super().info(path, **options)
 
 
 def died_by_pid(store: Store) -> dict[int, int]:
