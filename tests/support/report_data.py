@@ -24,6 +24,7 @@ from study.design.space import Space
 from study.report.page import render
 from study.statistics.curves import Curve, examples_to_target, tuning_score
 from study.store import records
+from study.store.locations import Local
 from study.store.schema import curve, trial_run
 from study.store.store import Store
 from vae.grid import evaluation_grid
@@ -227,7 +228,7 @@ def query(path: Path, *statements: str) -> None:
 def report_of(path: Path, name: str = NAME) -> str:
     """The page of an experiment."""
     with Store.open(f"sqlite:///{path}", read_only=True) as store:
-        return render(read(store, name), path.parent / "artifacts", None)
+        return render(read(store, name), Local(path.parent / "artifacts"), None)
 
 
 def text_of(page: str) -> str:

@@ -32,6 +32,7 @@ from study.report.sections import sections
 from study.session import calibrated_spread, check
 from study.statistics.family import effect_in_reach
 from study.statistics.verdicts import Verdict
+from study.store.locations import Local
 from study.terms import REFERENCE_ARMS
 
 VALUES: dict[str, Any] = {
@@ -65,7 +66,7 @@ def test_the_plan_says_what_it_can_find(finished: Finished) -> None:
     """At a typical spread between seeds before anything has run, then at that of the calibration seeds; more seeds find
     a smaller speed-up, one finds none."""
     url = f"sqlite:///{finished.folder / 'optuna.db'}"
-    place = Place(url, finished.folder / "artifacts", None, "cpu", 1)
+    place = Place(url, Local(finished.folder / "artifacts"), None, "cpu", 1)
     request = Request(
         {"data": fake_training.pixels(finished.folder), "name": "fake", "recipe": {"batch_size": 8}}
         | finished.values

@@ -118,7 +118,7 @@ def guided_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     techniques = TECHNIQUES | {"neutral": {"overrides": {"clip_norm": 1e6}}}
     values: dict[str, Any] = {"method": 2, "tune_trials": 8, "stop_at_target": True, "techniques": techniques}
     with finish(folder, arms=arms, **values).open() as (store, _):
-        return write_report(read(store, "fake"), folder / "page.html", folder / "artifacts", None)
+        return write_report(read(store, "fake"), folder / "page.html", Local(folder / "artifacts"), None)
 
 
 @pytest.fixture(scope="module")
