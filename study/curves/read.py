@@ -61,6 +61,8 @@ def _read(source: str, columns: Columns, format: str | None) -> tuple[list[Rows]
             raise UserError(f"{source} with --format tensorboard: give the folder of its runs.")
         found = read_tensorboard(path, columns.value)
     elif kind == "mlflow":
+        if _kind(path) != "mlflow":  # MLflow would make a store of it
+            raise UserError(f"{source} is no store of MLflow's: give its mlruns folder or its mlflow.db.")
         found = read_mlflow(path, columns.value)
     elif kind == "optuna":
         found = read_optuna(source, columns.maximise)

@@ -37,10 +37,13 @@ def read_tensorboard(folder: Path, tag: str | None) -> list[Rows]:
         if tag in scalars:
             points = [(event.step, event.wall_time, float(event.value)) for event in events.Scalars(tag)]
         elif tag in tensors:  # as TensorFlow 2 writes a scalar
-            points = [
-                (event.step, event.wall_time, float(make_ndarray(event.tensor_proto)))
-                for event in events.Tensors(tag)
-            ]
+            try:
+                points = [
+                    (event.step, event.wall_time, float(make_ndarray(event.tensor_proto).item()))
+                    for event in events.Tensors(tag)
+                ]
+            except (TypeError, ValueError):  # an image, a histogram, a text
+                raise UserError(f"{run}: {tag!r} (--value-from) is not one number a step.") from None
         else:
             continue
         columns = _columns(points, str(tag))

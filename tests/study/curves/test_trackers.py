@@ -82,6 +82,29 @@ def test_tensorboard(tensorboard: Path) -> None:
         read([str(tensorboard)], Columns(run="{arm}/seed{seed}", value="loss/vall"))
 
 
+def test_what_tensorboard_holds_beside_numbers_is_refused(tmp_path: Path) -> None:
+    """Such as a text under the tag."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(tmp_path / "adam" / "seed0"))
+    writer.add_text("note", "words", 1)
+    writer.close()
+    columns = Columns(run="{arm}/seed{seed}", value="note/text_summary")
+    with pytest.raises(UserError, match=r"'note/text_summary' \(--value-from\) is not one number a step"):
+        read([str(tmp_path)], columns)
+
+
+def test_mlflow_makes_no_store_of_what_is_none(tmp_path: Path) -> None:
+    """A folder or a file that is named as its store by mistake stays as it is."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "other.db").touch()
+    for name in ("runs", "other.db"):
+        with pytest.raises(UserError, match="is no store of MLflow's"):
+            read([str(tmp_path / name)], Columns(value="loss"), "mlflow")
+    assert not list((tmp_path / "runs").iterdir())
+    assert (tmp_path / "other.db").read_bytes() == b""
+
+
 def test_a_tensorboard_run_that_went_back_is_refused(tmp_path: Path) -> None:
     """A second start wrote over the first one's steps: TensorBoard would drop some in silence."""
     from torch.utils.tensorboard import SummaryWriter
@@ -237,6 +260,8 @@ def test_a_missing_extra_is_named(
 ) -> None:
     """In one line with what to install."""
     monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "meta.yaml").touch()
     with pytest.raises(UserError, match=rf"pip install 'vae-study\[{kind}\]'"):
         read([str(tmp_path)], Columns(value="loss"), kind)
 
