@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +17,7 @@ from vae.data.dataset import Split
 from vae.evaluation import Evaluation
 from vae.files import write_bytes
 from vae.images import image_shape
+from vae.live import LiveDisplay
 from vae.pictures import enlarged, one_thread, reconstructions, samples
 
 #: Evaluations between two plain lines.
@@ -29,26 +28,15 @@ ROWS, HEIGHT, WIDTH = 8, 10, 72
 CURVE_SIZE, MARGIN = (640, 320), 16
 
 
-class Display:
+class Display(LiveDisplay):
     """Shows a training's evaluations: on a terminal the last of them and the curve so far, else a line for each
     tenth."""
 
     def __init__(self, console: Console, n_train: int) -> None:
+        super().__init__(console)
         self.evaluations: list[Evaluation] = []
-        self._console, self._n_train = console, n_train
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._n_train = n_train
         self._last = -EVERY
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def show(self, evaluation: Evaluation, last: bool) -> None:
         """Add an evaluation, the training's last one or not."""
@@ -92,28 +80,45 @@ class Display:
         return table
 
 
-def curve(evaluations: list[Evaluation], width: int = WIDTH, height: int = HEIGHT) -> list[str]:
-    """The validation loss over the examples seen, in characters; the axis is cut where the first evaluations would
-    press the others flat (at the median's distance from the least, twice)."""
+class Scaled(NamedTuple):
+    """A curve in the unit square, and what the square's edges are."""
+
+    points: list[tuple[float, float]]
+    """Of each evaluation with a finite loss: the share of the examples, the height between least and most."""
+    least: float
+    most: float
+    """Nats per example; the axis is cut there."""
+    examples: int
+
+
+def scaled(evaluations: list[Evaluation]) -> Scaled | None:
+    """The validation loss over the examples seen, to be drawn at any size; the axis is cut where the first evaluations
+    would press the others flat (at the median's distance from the least, twice). None for fewer than two finite
+    losses."""
     finite = [row for row in evaluations if math.isfinite(row.valid_loss)]
     if len(finite) < 2:
-        return []
-    least, most = _range(finite)
-    cells = [[" "] * width for _ in range(height)]
-    for row in finite:
-        x = round(row.examples / finite[-1].examples * (width - 1))
-        y = round((min(row.valid_loss, most) - least) / max(most - least, 1e-12) * (height - 1))
-        cells[height - 1 - y][x] = "*"
-    labels = [f"{most:9.2f}", *[" " * 9] * (height - 2), f"{least:9.2f}"]
-    lines = [f"{label} |{''.join(cell).rstrip()}" for label, cell in zip(labels, cells, strict=True)]
-    end = f"{finite[-1].examples:,} examples"
-    return [*lines, f"{'valid':>9} +{'-' * width}", f"{'':11}{end:>{width}}"]
-
-
-def _range(finite: list[Evaluation]) -> tuple[float, float]:
+        return None
     losses = sorted(row.valid_loss for row in finite)
-    least, median = losses[0], losses[len(losses) // 2]
-    return least, min(losses[-1], median + 2 * (median - least)) if median > least else losses[-1]
+    least, median, most = losses[0], losses[len(losses) // 2], losses[-1]
+    if median > least:
+        most = min(most, median + 2 * (median - least))
+    last, height = finite[-1].examples, max(most - least, 1e-12)
+    points = [(row.examples / last, (min(row.valid_loss, most) - least) / height) for row in finite]
+    return Scaled(points, least, most, last)
+
+
+def curve(evaluations: list[Evaluation], width: int = WIDTH, height: int = HEIGHT) -> list[str]:
+    """`scaled` in characters, a line each; none where there is nothing to draw."""
+    of = scaled(evaluations)
+    if of is None:
+        return []
+    cells = [[" "] * width for _ in range(height)]
+    for across, up in of.points:
+        cells[height - 1 - round(up * (height - 1))][round(across * (width - 1))] = "*"
+    labels = [f"{of.most:9.2f}", *[" " * 9] * (height - 2), f"{of.least:9.2f}"]
+    lines = [f"{label} |{''.join(cell).rstrip()}" for label, cell in zip(labels, cells, strict=True)]
+    end = f"{of.examples:,} examples"
+    return [*lines, f"{'valid':>9} +{'-' * width}", f"{'':11}{end:>{width}}"]
 
 
 def write_picture(path: Path, trained: TrainedModel, split: Split, evaluations: list[Evaluation]) -> None:
@@ -142,21 +147,16 @@ def write_picture(path: Path, trained: TrainedModel, split: Split, evaluations: 
 def _drawn_curve(evaluations: list[Evaluation]) -> Image.Image:
     """Loss over examples, with the least and the cut-off of the axis written at it."""
     picture = Image.new("RGBA", CURVE_SIZE, "white")
-    finite = [row for row in evaluations if math.isfinite(row.valid_loss)]
-    if len(finite) < 2:
+    of = scaled(evaluations)
+    if of is None:
         return picture
     draw = ImageDraw.Draw(picture)
     left, right, top, bottom = 64, CURVE_SIZE[0] - 8, 8, CURVE_SIZE[1] - 28
-    least, most = _range(finite)
-    points = []
-    for row in finite:
-        x = left + row.examples / finite[-1].examples * (right - left)
-        share = (min(row.valid_loss, most) - least) / max(most - least, 1e-12)
-        points.append((x, bottom - share * (bottom - top)))
+    points = [(left + across * (right - left), bottom - up * (bottom - top)) for across, up in of.points]
     draw.line([(left, top), (left, bottom), (right, bottom)], fill="gray")
     draw.line(points, fill="#1f77b4", width=2, joint="curve")
-    draw.text((left - 6, top), f"{most:.2f}", fill="black", anchor="rt")
-    draw.text((left - 6, bottom), f"{least:.2f}", fill="black", anchor="rb")
+    draw.text((left - 6, top), f"{of.most:.2f}", fill="black", anchor="rt")
+    draw.text((left - 6, bottom), f"{of.least:.2f}", fill="black", anchor="rb")
     draw.text((left, bottom + 8), "0", fill="black", anchor="lt")
-    draw.text((right, bottom + 8), f"{finite[-1].examples:,} examples", fill="black", anchor="rt")
+    draw.text((right, bottom + 8), f"{of.examples:,} examples", fill="black", anchor="rt")
     return picture

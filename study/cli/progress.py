@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from study.design.experiment import Experiment
 from study.protocol.plan import describe_plan
 from study.store.records import Count, counts
 from study.store.store import Store
+from vae.live import LiveDisplay
 
 #: Seconds between two plain lines.
 LINE_SECONDS = 10.0
@@ -21,32 +20,25 @@ LINE_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 
 
-class Progress:
+class Progress(LiveDisplay):
     """Shows trials, evaluations, the best loss and the time left of a running experiment; the arms that have ended
     stay in sight."""
 
     def __init__(self, console: Console, store: Store, experiment: Experiment) -> None:
-        self._console = console
+        super().__init__(console)
         self._store = store
         self._name = experiment.name
         self._planned = sum(describe_plan(experiment).values())
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._began = time.monotonic()
         self._looked = -LINE_SECONDS
         self._finished_before: int | None = None
 
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            if kind is None:
-                self._show()
-            self._live.stop()
+        if self._live is not None and kind is None:
+            self._show()
+        super().__exit__(kind, error, trace)
 
     def update(self) -> None:
         """Look at the database and draw, if it is time to."""
