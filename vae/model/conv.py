@@ -21,6 +21,8 @@ from vae.recipe import Recipe, Table, Width, explain
 NormName = Literal["none", "batch", "group"]
 #: Groups of the group normalisation, at most (Wu & He 2018 have 32 of far wider layers).
 GROUPS = 8
+#: Numbers in a group, at least, where a map of few pixels has enough channels.
+FEWEST = 4
 STRIDE, KERNEL = 2, 3
 
 
@@ -107,29 +109,31 @@ class ConvVAE(nn.Module):
         self._smallest = (widths[-1], *sizes[-1])
         n_features = math.prod(self._smallest)
 
-        def changed(layer: nn.Module, width: int) -> Convolution:
-            return Convolution(layer, _norm(options.norm, width), activation, shortcut=False)
+        def changed(layer: nn.Module, width: int, size: tuple[int, int]) -> Convolution:
+            return Convolution(layer, _norm(options.norm, width, size), activation, shortcut=False)
 
-        def further(width: int) -> list[Convolution]:
+        def further(width: int, size: tuple[int, int]) -> list[Convolution]:
             biased = is_biased or residual  # in a residual block no normalisation follows the layer
             layers = [nn.Conv2d(width, width, KERNEL, padding=1, bias=biased) for _ in range(options.blocks)]
-            return [Convolution(layer, _norm(options.norm, width), activation, residual) for layer in layers]
+            return [
+                Convolution(layer, _norm(options.norm, width, size), activation, residual) for layer in layers
+            ]
 
         is_biased = options.norm == "none"
         down: list[nn.Module] = []
-        for before, after in zip((image.channels, *widths), widths, strict=False):
+        for before, after, size in zip((image.channels, *widths), widths, sizes[1:], strict=False):
             strided = nn.Conv2d(before, after, KERNEL, STRIDE, padding=1, bias=is_biased)
-            down += [changed(strided, after), *further(after)]
+            down += [changed(strided, after, size), *further(after, size)]
         self.convolutions = nn.Sequential(*down)
         self.encoder = Network(n_features, hidden, activation, dropout, residual)
         self.posterior = Linear(hidden[-1], 2 * latent_size)
         self.decoder = Network(latent_size, hidden[::-1], activation, dropout, residual)
         self.features = Linear(hidden[0], n_features)
         self.activation = ACTIVATIONS[activation]
-        up: list[nn.Module] = [*further(widths[-1])]
+        up: list[nn.Module] = [*further(widths[-1], sizes[-1])]
         for level in range(len(widths) - 1, 0, -1):
             back = Upward(widths[level], widths[level - 1], sizes[level], is_biased)
-            up += [changed(back, widths[level - 1]), *further(widths[level - 1])]
+            up += [changed(back, widths[level - 1], sizes[level]), *further(widths[level - 1], sizes[level])]
         self.transposed = nn.Sequential(*up)
         n_out = parameters_per_pixel * image.channels
         self.output = Upward(widths[0], n_out, sizes[0], is_biased=False)
@@ -205,9 +209,13 @@ def options_of(recipe: Recipe) -> Options:
         raise UserError(explain(error, "model_options of conv")) from None
 
 
-def _norm(name: NormName, width: int) -> nn.Module:
+def _norm(name: NormName, width: int, size: tuple[int, int]) -> nn.Module:
     if name == "batch":
         return nn.BatchNorm2d(width)
     if name == "group":
-        return nn.GroupNorm(math.gcd(GROUPS, width), width)
+        groups = math.gcd(GROUPS, width)
+        # A group of one number is always normalised to 0: nothing would pass.
+        while groups > 1 and width // groups * math.prod(size) < FEWEST:
+            groups //= 2
+        return nn.GroupNorm(groups, width)
     return nn.Identity()

@@ -75,6 +75,13 @@ def test_colours_first_and_last_are_one_network() -> None:
     assert torch.allclose(planes.permute(0, 1, 3, 4, 2), pixels, atol=1e-6)
 
 
+def test_a_map_of_one_pixel_passes_something_on() -> None:
+    """Normalised alone, the one number of a channel would be 0 whatever the image."""
+    model = ConvVAE((8, 8), 2, 1, Options(channels=(8, 8, 8), norm="group"), hidden=(8,))
+    mean, _ = model.encode(torch.rand(2, 64, generator=torch.Generator().manual_seed(0)))
+    assert not torch.allclose(mean[0], mean[1])
+
+
 def test_output_starts_from_the_mean_image(colours: Dataset) -> None:
     """With output_bias_from_mean and nothing from the layers, what is expected of a pixel is its mean."""
     chosen = recipe(output_bias_from_mean=True)
