@@ -284,9 +284,15 @@ def _said(
                 "hits": f"{arm.hits}/{arm.seeds}",
                 f"speed-up, {clock}": ratio_of(arm.examples.estimate if arm.examples else None),
                 f"in {clock}": arm.examples.words if arm.examples else "",
-                "speed-up, seconds": ratio_of(arm.seconds.estimate if arm.seconds else None),
-                "in seconds": arm.seconds.words if arm.seconds else "",
             }
+            | (
+                {
+                    "speed-up, seconds": ratio_of(arm.seconds.estimate if arm.seconds else None),
+                    "in seconds": arm.seconds.words if arm.seconds else "",
+                }
+                if comparison.has_seconds
+                else {}
+            )
             for arm in arms
         ]
     )

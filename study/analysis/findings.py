@@ -124,6 +124,11 @@ class Findings:
         """Whether any arm has seconds beside the baseline's."""
         return any(arm.timed for arm in self.arms)
 
+    @property
+    def has_seconds(self) -> bool:
+        """Whether tables have columns of seconds: they are known, or an experiment of ours has yet to time its arms."""
+        return self.timed or self.terms.tuned
+
 
 class Shown(Protocol):
     """What the sections on curves show: an experiment's evidence, or curves from elsewhere. Frames as in `frames`."""

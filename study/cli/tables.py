@@ -204,7 +204,7 @@ def print_forest(console: Console, comparison: Findings) -> None:
         words_said = {
             m.verdict for arm in comparison.arms for m in (arm.examples, arm.seconds) if m is not None
         }
-        if not comparison.timed and not comparison.terms.tuned:
+        if not comparison.has_seconds:
             words_said = {arm.examples.verdict for arm in comparison.arms if arm.examples is not None}
         legend = [f"{short}: {words}" for verdict, (short, words) in _SHORT.items() if verdict in words_said]
         if legend:
@@ -253,7 +253,7 @@ def forest_table(comparison: Findings, wide: bool) -> Table:
         in_epochs = any(arm.epochs is not None for arm in comparison.arms) or clock == "examples"
         table.add_column("epochs" if in_epochs else clock, no_wrap=True, justify="right")
         table.add_column("adjusted p", no_wrap=True, justify="right")
-    has_seconds = comparison.timed or comparison.terms.tuned
+    has_seconds = comparison.has_seconds
     for unit in (clock, "seconds") if has_seconds else (clock,):
         table.add_column(f"speed-up, {unit}", no_wrap=True)
         table.add_column(f"in {unit}" if wide else "", no_wrap=not wide)

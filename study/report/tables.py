@@ -38,7 +38,7 @@ def arms_table(comparison: Findings) -> Table:
     titles: tuple[str, ...] = ("arm", "hits", f"{'epochs' if in_epochs else terms.clock} to target")
     titles += (f"speed-up, {terms.clock}", "adjusted p", f"verdict, {terms.clock}")
     titles += ("throughput",) if terms.tuned else ()
-    has_seconds = comparison.timed or terms.tuned
+    has_seconds = comparison.has_seconds
     titles += ("speed-up, seconds", "verdict, seconds") if has_seconds else ()
     rows = []
     for arm in arms:

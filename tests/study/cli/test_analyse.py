@@ -129,6 +129,10 @@ def test_a_frame_in_python() -> None:
     assert "sooner in epochs than adam" in answer.sentences[0]
     assert answer.notes[0].startswith("Intervals hold the luck of the seeds, not that of tuning")
     assert "muon" in answer._repr_html_()
+    assert "seconds" in answer._repr_html_()
+    untimed = frame().drop(columns="seconds")
+    without = study.analyse(untimed, baseline="adam", target=35.0, arm="optimizer", value="val_loss")
+    assert "seconds" not in without._repr_html_()
     assert {"forest", "curves-examples", "survival-curves", "by-target"} <= set(answer.figures)
     assert all(isinstance(figure, go.Figure) for figure in answer.figures.values())
 
@@ -143,9 +147,9 @@ def test_a_cell_without_a_value_in_python() -> None:
     broken.loc[(broken["optimizer"] == "muon") & (broken["epoch"] > 2), "val_loss"] = math.nan
     answer = study.analyse(broken, baseline="adam", target=35.0, arm="optimizer", value="val_loss")
     assert answer.verdicts["muon"] == "never reaches the target"
-    untimed = frame().assign(ended=None)
-    untimed.loc[untimed["seed"] == 3, "seconds"] = math.nan
-    answer = study.analyse(untimed, baseline="adam", target=35.0, arm="optimizer", value="val_loss")
+    partly = frame().assign(ended=None)
+    partly.loc[partly["seed"] == 3, "seconds"] = math.nan
+    answer = study.analyse(partly, baseline="adam", target=35.0, arm="optimizer", value="val_loss")
     assert answer.verdicts["muon"] == "faster"
     with pytest.raises(UserError, match="Did you mean 'value'"):
         study.analyse(frame(), baseline="adam", target=35.0, vale="val_loss")
