@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from study.cli.analyse import ColumnOptions, QuestionOptions, Sources, refuse_mixed
-from study.cli.options import DEFAULT_STORAGE, Storage, grouped
+from study.cli.options import DEFAULT_STORAGE, Storage
 from study.cli.terminal import out, quiet, uncollected
+from vae.command import grouped
 from vae.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def gate(
         raise UserError("Which arm? Give --arm ARM.")
     refuse_mixed(
         sources,
-        of_files={"An option of columns": columns.given, "--baseline, --target or their like": asked.given},
+        of_files={
+            "An option of columns": columns.given,
+            "An option such as --baseline or --target": asked.given,
+        },
         of_database={"--name": name is not None},
     )
     findings = _of_files(columns, sources, asked) if sources else _of_database(name, storage)

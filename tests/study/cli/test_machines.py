@@ -10,9 +10,12 @@ import jsonschema
 import numpy as np
 import pytest
 from command_line import Call, Result
-from fake_training import Finished
+from fake_training import FIVE_ARMS, Finished, prepare_search
 
 from study.analysis.document import SCHEMA
+from study.store import records
+from study.store.store import Store
+from study.workers.throughput import PAIRS
 
 
 @pytest.fixture
@@ -46,6 +49,12 @@ def test_the_gate_answers_with_its_exit_code(call: Call, curves: str, tmp_path: 
     assert call(*ask, "--arm", "fsat").code == 2
     assert call("gate", "--arm", "fast").code == 2
     assert call("gate", curves, "--arm", "fast").code == 2
+    assert (
+        "An option such as --baseline or --target goes with files"
+        in call("gate", "--arm", "fast", "--margin", "0.1").err
+    )
+    assert "margin 40%" in call(*ask, "--arm", "fast", "--margin", "0.4").out
+    assert "of 8 seeds" in call(*ask, "--arm", "slow", "--censored-at", "30", "--unpaired").out
     ledger = ("--ledger", "stream.json")
     first, second = (call(*ask, "--arm", "fast", *ledger) for _ in range(2))
     assert (first.code, second.code) == (0, 0)
@@ -70,6 +79,42 @@ def test_documents_stand_alone_on_stdout(call: Call, curves: str, compared: Fini
     assert "Validity:" not in played.out
     again = call("analyse", curves, "--baseline", "base", "--target", "3")
     assert "Report:" in again.out
+
+
+@pytest.fixture
+def timed(compared: Finished, tmp_path: Path) -> None:
+    """In the working folder a comparison that has ended, with nothing left to train or time."""
+    compared.copy(tmp_path)
+    speeds = {"examples_per_second": 1000.0, "baseline_examples_per_second": 1000.0}
+    with Store.open(f"sqlite:///{tmp_path / 'optuna.db'}") as store:
+        for arm in records.trials(store, "fake")["arm"].unique():
+            for pair in range(PAIRS):
+                records.add_throughput(store, "fake", str(arm), pair, **speeds, cold_start_seconds=0.01)
+
+
+OF_FAKE = ("--name", "fake", "--device", "cpu", "--workers", "1", "--json")
+
+
+@pytest.mark.parametrize("command", [("run", "--search-trials", "0"), ("compare",)])
+@pytest.mark.usefixtures("timed")
+def test_a_comparison_ends_with_a_document(call: Call, command: tuple[str, ...]) -> None:
+    """Plan, progress, tables and report are on stderr; of what has ended nothing is run again."""
+    said = call(*command, "--arms", ",".join(FIVE_ARMS["arms"]), *OF_FAKE)
+    found = document(said)
+    assert found["kind"] == "comparison"
+    assert {"baseline", *FIVE_ARMS["arms"]} <= {arm["arm"] for arm in found["arms"]}
+    assert "Report:" in said.err
+
+
+def test_a_search_ends_with_a_document(call: Call, tmp_path: Path) -> None:
+    """One without arms."""
+    session = prepare_search(tmp_path, 2)
+    with session.store:
+        session.run_here()
+    said = call("search", *OF_FAKE)
+    found = document(said)
+    assert (found["kind"], found["arms"]) == ("comparison", [])
+    assert "Report:" in said.err
 
 
 def test_json_is_for_an_answer(call: Call) -> None:

@@ -42,7 +42,7 @@ def test_the_small_networks_width_is_not_asked_of_another() -> None:
     """The defaults' hidden layer goes with the built-in network; one that is given is refused."""
     assert built(recipe={"model": NET}).recipe.hidden == (500,)
     assert built().recipe.hidden == (128,)
-    with pytest.raises(UserError, match="hidden says nothing to the network"):
+    with pytest.raises(UserError, match=r"^test: recipe: hidden says nothing to the network"):
         built(recipe={"model": NET, "hidden": [64]})
 
 
