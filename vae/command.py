@@ -1,11 +1,16 @@
-"""How both commands, `python -m vae` and `python -m study`, are run: help, --version, errors and exit codes."""
+"""How both commands, `python -m vae` and `python -m study`, are run: options in groups, help, --version, errors and
+exit codes."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import platform
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
@@ -28,6 +33,36 @@ def command_line(name: str, help: str) -> typer.Typer:
     ) -> None: ...
 
     return app
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer reads it: a parameter that is a group stands for each of the group's options, and
+    --debug is there everywhere, which `app.run` looks for itself, for errors in parsing too."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint) and isinstance(hint, type)}
+    options: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            of_group = get_type_hints(groups[name], include_extras=True)
+            options += [_option(f.name, of_group[f.name], f.default) for f in fields(groups[name])]
+        else:
+            options.append(_option(name, hints[name], parameter.default))
+    options.append(_option("debug", Debug, False))
+
+    @functools.wraps(command)
+    def read(**values: Any) -> None:
+        del values["debug"]
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
+        command(**values)
+
+    vars(read)["__signature__"] = inspect.Signature(options)
+    read.__annotations__ = {option.name: option.annotation for option in options}
+    return read
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def run(app: typer.Typer) -> NoReturn:

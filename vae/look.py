@@ -8,20 +8,15 @@ from typing import Annotated
 
 import typer
 
-from vae.command import Debug
+from vae.command import grouped
 from vae.errors import UserError
 from vae.options import (
-    DataDir,
-    Device,
+    ImageOptions,
     Images,
     Model,
-    OfSplit,
-    OtherData,
-    Shape,
-    SplitSeed,
     load_on,
     require_images,
-    split_of,
+    stored_shape,
     whole_numbers,
     write_images,
 )
@@ -34,20 +29,15 @@ DIMENSIONS = 8
 VARIES_OVER = 2_000
 
 
+@grouped
 def reconstruct(
     model: Model,
     out: Images,
-    data: OtherData = None,
-    split: OfSplit = "test",
+    of: ImageOptions,
     n: Annotated[
         int | None,
         typer.Option("--n", min=1, help="The first N images; default: 16 on a sheet, all in an array."),
     ] = None,
-    data_dir: DataDir = None,
-    seed: SplitSeed = None,
-    shape: Shape = None,
-    device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
     """Images through the encoder and back: the expected pixels at the posterior mean. A .png sheet has rows of
     originals above rows of reconstructions; an .npy has the reconstructions alone."""
@@ -57,27 +47,29 @@ def reconstruct(
     from vae.evaluation import EVALUATION_BATCH
     from vae.pictures import beside
 
-    trained = load_on(model, device)
-    part = split_of(trained, data, split, data_dir, seed)
+    trained = load_on(model, of.device)
+    part = of.images(trained)
     is_sheet = out.suffix == ".png"
     asked = n or (min(COLUMNS, len(part)) if is_sheet else len(part))
     if asked > len(part):
-        raise UserError(f"--n {asked}: {split} has {len(part)} images.")
-    require_images(out, 2 * asked if is_sheet else asked, trained.shape)
+        raise UserError(f"--n {asked}: {of.split} has {len(part)} images.")
+    require_images(out, 2 * asked if is_sheet else asked, stored_shape(of.shape, trained))
     index = torch.arange(asked)
     if is_sheet:
         columns = min(asked, COLUMNS)
         pixels = beside(part.batch(index).numpy(), use.reconstructed(trained, part, index), columns)
-        stored = write_images(out, trained, [pixels], len(pixels), shape, columns)
+        stored = write_images(out, trained, [pixels], len(pixels), of.shape, columns)
     else:
         batches = (use.reconstructed(trained, part, some) for some in torch.split(index, EVALUATION_BATCH))
-        stored = write_images(out, trained, batches, asked, shape)
-    print(f"{asked} images of {split}, reconstructed, of shape {stored}: {out}")
+        stored = write_images(out, trained, batches, asked, of.shape)
+    print(f"{asked} images of {of.split}, reconstructed, of shape {stored}: {out}")
 
 
+@grouped
 def traverse(
     model: Model,
     out: Images,
+    of: ImageOptions,
     dims: Annotated[
         str | None,
         typer.Option(
@@ -92,28 +84,21 @@ def traverse(
     span: Annotated[
         float, typer.Option("--span", min=0.01, max=100.0, help="From -SPAN to SPAN, in standard deviations.")
     ] = 3.0,
-    data: OtherData = None,
-    split: OfSplit = "test",
-    data_dir: DataDir = None,
-    seed: SplitSeed = None,
-    shape: Shape = None,
-    device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
     """A walk along latent dimensions, a row of images each, all other dimensions held."""
     import torch
 
     from vae import use
 
-    trained = load_on(model, device)
+    trained = load_on(model, of.device)
     size = trained.recipe.latent_size
     chosen = None if dims is None else whole_numbers("--dims", dims, size, "dimensions of z")
     start = torch.zeros(size)
     if chosen is None or row is not None:
-        part = split_of(trained, data, split, data_dir, seed)
+        part = of.images(trained)
         if row is not None:
             start = use.codes_at(
-                trained, part, whole_numbers("--row", str(row), len(part), f"images of {split}")
+                trained, part, whole_numbers("--row", str(row), len(part), f"images of {of.split}")
             )[0]
         if chosen is None:
             means = use.codes_at(trained, part, range(min(VARIES_OVER, len(part))))
@@ -121,13 +106,15 @@ def traverse(
                 means.var(0, correction=0).argsort(descending=True, stable=True)[:DIMENSIONS].tolist()
             )
     z = use.walked(start, chosen, steps, span)
-    stored = write_images(out, trained, use.decoded_batches(trained, z), len(z), shape, steps)
+    stored = write_images(out, trained, use.decoded_batches(trained, z), len(z), of.shape, steps)
     print(f"dimensions {', '.join(map(str, chosen))}, {steps} images each of shape {stored}: {out}")
 
 
+@grouped
 def interpolate(
     model: Model,
     out: Images,
+    of: ImageOptions,
     rows: Annotated[
         str, typer.Option("--rows", metavar="0,1,...", help="Images of the split to go through, two or more.")
     ] = "0,1",
@@ -138,35 +125,28 @@ def interpolate(
             "--spherical", help="Along the arc (White 2016), which keeps codes as far out as the prior's."
         ),
     ] = False,
-    data: OtherData = None,
-    split: OfSplit = "test",
-    data_dir: DataDir = None,
-    seed: SplitSeed = None,
-    shape: Shape = None,
-    device: Device = "auto",
-    debug: Debug = False,
 ) -> None:
     """The way from one image to the next through z, a row of images for each pair, both ends included."""
     import torch
 
     from vae import use
 
-    trained = load_on(model, device)
-    part = split_of(trained, data, split, data_dir, seed)
-    through = whole_numbers("--rows", rows, len(part), f"images of {split}")
+    trained = load_on(model, of.device)
+    part = of.images(trained)
+    through = whole_numbers("--rows", rows, len(part), f"images of {of.split}")
     if len(through) < 2:
         raise UserError(f"--rows {rows}: two images or more, for example 0,1.")
     means = use.codes_at(trained, part, through)
     ways = [use.between(a, b, steps, spherical) for a, b in itertools.pairwise(means)]
     z = torch.cat(ways)
-    stored = write_images(out, trained, use.decoded_batches(trained, z), len(z), shape, steps)
+    stored = write_images(out, trained, use.decoded_batches(trained, z), len(z), of.shape, steps)
     print(f"{len(ways)} ways of {steps} images of shape {stored}: {out}")
 
 
+@grouped
 def info(
     model: Model,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
-    debug: Debug = False,
 ) -> None:
     """What a model file says of itself: network and its source, data, training, metrics, versions, recipe. Nothing is
     run, also where the network is a user's own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -47,6 +48,23 @@ Shape = Annotated[
     typer.Option("--shape", metavar="H,W[,3]", help="Shape of an image, where the model knows none: 28,28."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images of which data, how they are drawn, and where the model runs: for commands that look at a model."""
+
+    data: OtherData = None
+    split: OfSplit = "test"
+    data_dir: DataDir = None
+    seed: SplitSeed = None
+    shape: Shape = None
+    device: Device = "auto"
+
+    def images(self, trained: TrainedModel) -> Split:
+        """The split meant. Raises UserError."""
+        return split_of(trained, self.data, self.split, self.data_dir, self.seed)
+
 
 Batch = TypeVar("Batch")
 
@@ -131,7 +149,7 @@ def write_images(
 ) -> tuple[int, ...]:
     """Write n images, given as batches (B, D), as .npy or as a sheet of so many columns, by default a square; the shape
     that an image has there. Progress is shown on a terminal. Raises UserError, FailureError."""
-    stored = _shape_of(shape, math.prod(trained.shape)) or trained.shape
+    stored = stored_shape(shape, trained)
     require_images(out, n, stored)
     shown = progress(batches, n)
     if out.suffix == ".npy":
@@ -200,11 +218,12 @@ def progress(batches: Iterable[Batch], n: int, size: Callable[[Batch], int] = le
             bar.advance(task, size(batch))
 
 
-def _shape_of(text: str | None, size: int) -> tuple[int, ...] | None:
-    """The value of --shape, for examples of that many pixels."""
+def stored_shape(text: str | None, trained: TrainedModel) -> tuple[int, ...]:
+    """The shape in which an image of the model's is written: the value of --shape, else the model's own. Raises
+    UserError."""
     if text is None:
-        return None
-    parts = text.split(",")
+        return trained.shape
+    size, parts = math.prod(trained.shape), text.split(",")
     shape = tuple(int(part) for part in parts if part.strip().isdecimal() and len(part) < 10)
     if len(shape) != len(parts) or len(shape) not in (2, 3) or math.prod(shape) != size:
         raise UserError(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from study.cli.options import DEFAULT_STORAGE, REPORTS, Json, Storage, grouped
+from study.cli.options import DEFAULT_STORAGE, REPORTS, Json, Storage
 from study.cli.terminal import beside, out, print_document, quiet, uncollected
+from vae.command import grouped
 from vae.errors import UserError
 
 if TYPE_CHECKING:

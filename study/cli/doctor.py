@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from study.cli.options import DEFAULT_ARTIFACTS, DEFAULT_STORAGE, Artifacts, Storage, grouped
+from study.cli.options import DEFAULT_ARTIFACTS, DEFAULT_STORAGE, Artifacts, Storage
 from study.cli.terminal import out, plural, quiet, uncollected
+from vae.command import grouped
 
 if TYPE_CHECKING:
     from study.doctor import Finding

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from study.cli.options import DEFAULT_ARTIFACTS, DEFAULT_STORAGE, Artifacts, DataDir, Device, Storage, grouped
+from study.cli.options import DEFAULT_ARTIFACTS, DEFAULT_STORAGE, Artifacts, DataDir, Device, Storage
 from study.cli.terminal import out, plural, quiet
+from vae.command import grouped
 
 launch = typer.Typer(
     name="launch",

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from study.cli.options import DEFAULT_STORAGE, OneName, Storage, grouped
+from study.cli.options import DEFAULT_STORAGE, OneName, Storage
 from study.cli.terminal import out, plural, quiet
+from vae.command import grouped
 
 
 @grouped

@@ -1,20 +1,17 @@
 """The options that several commands share, in groups; one name for a setting everywhere.
 
-A command takes a group as one parameter: `grouped` puts each option of the group on its command line.
+A command takes a group as one parameter: `vae.command.grouped` puts each option of it on the command line.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vae.command import Debug
 from vae.errors import UserError
 
 if TYPE_CHECKING:
@@ -246,36 +243,6 @@ class PlaceOptions:
         workers = 0 if self.engine == "none" else self.workers or default_workers(self.device)
         threads = self.threads or default_threads(workers)
         return Place(self.storage, artifacts, self.data_dir, self.device, workers, threads)
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer reads it: a parameter that is a group stands for each of the group's options, and
-    --debug is there everywhere, which `app.run` looks for itself, for errors in parsing too."""
-    hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint) and isinstance(hint, type)}
-    options: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name in groups:
-            of_group = get_type_hints(groups[name], include_extras=True)
-            options += [_option(f.name, of_group[f.name], f.default) for f in fields(groups[name])]
-        else:
-            options.append(_option(name, hints[name], parameter.default))
-    options.append(_option("debug", Debug, False))
-
-    @functools.wraps(command)
-    def read(**values: Any) -> None:
-        del values["debug"]
-        for name, group in groups.items():
-            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
-        command(**values)
-
-    vars(read)["__signature__"] = inspect.Signature(options)
-    read.__annotations__ = {option.name: option.annotation for option in options}
-    return read
-
-
-def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def given(**flags: Any) -> dict[str, Any]:

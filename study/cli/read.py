@@ -19,9 +19,9 @@ from study.cli.options import (
     Json,
     OneName,
     Storage,
-    grouped,
 )
 from study.cli.terminal import err, out, print_document, quiet, say, uncollected
+from vae.command import grouped
 from vae.errors import UserError
 
 

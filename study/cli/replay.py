@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from study.cli.analyse import ColumnOptions, Sources, refuse_mixed
-from study.cli.options import DEFAULT_STORAGE, REPORTS, Json, Storage, grouped
+from study.cli.options import DEFAULT_STORAGE, REPORTS, Json, Storage
 from study.cli.terminal import beside, out, print_document, quiet, say
+from vae.command import grouped
 from vae.errors import UserError
 
 if TYPE_CHECKING:

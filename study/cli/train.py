@@ -21,9 +21,9 @@ from study.cli.options import (
     Json,
     PlaceOptions,
     Storage,
-    grouped,
 )
 from study.cli.terminal import again, beside, out, plural, print_document, quiet, say
+from vae.command import grouped
 from vae.errors import UserError
 
 if TYPE_CHECKING:

@@ -285,6 +285,7 @@ def test_colour_and_flat_data_are_drawn(tmp_path: Path, monkeypatch: pytest.Monk
             call(monkeypatch, "train", "--data", f"{name}.npy", "--out", f"{name}.safetensors", *small) == 0
         )
         flags = ["--n", "4"] if name != "flat" else ["--n", "4", "--shape", "5,6"]
+        assert call(monkeypatch, "reconstruct", f"{name}.safetensors", "--out", "r.png", *flags) == 0
         for suffix in ("png", "npy"):
             assert (
                 call(monkeypatch, "sample", f"{name}.safetensors", "--out", f"{name}.{suffix}", *flags) == 0
