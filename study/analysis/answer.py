@@ -302,19 +302,21 @@ def _counted(findings: Findings) -> str:
             f"The baseline itself reaches the target on {baseline.hits} of {baseline.seeds} seeds only: nothing can be "
             f"compared with it. {terms.way_out}"
         )
+    n = len(findings.techniques)
+    family = f"{n} {terms.arms if n != 1 else terms.arms.removesuffix('s')}"
     if terms.guided:
         most = max((x for arm in findings.techniques if (x := _less_than(arm)) is not None), default=None)
         ruled_out = (
             "" if most is None or math.isinf(most) else f" (if they change anything, by less than {most:.0%})"
         )
         return (
-            f"Of {len(findings.techniques)} {terms.arms} {faster} {_be(faster)} faster in {terms.clock}, "
+            f"Of {family} {faster} {_be(faster)} faster in {terms.clock}, "
             f"{slower} slower{unmeasured}, {missed} without a verdict for missing the target, and {open_} not "
             f"distinguishable from the baseline{ruled_out}: {terms.intervals}."
         )
     scope = ", for the tuned recipes" if terms.blocks == 1 else f", {terms.blocks} blocks"
     return (
-        f"Of {len(findings.techniques)} {terms.arms} {faster} {_be(faster)} faster in {terms.clock}, "
+        f"Of {family} {faster} {_be(faster)} faster in {terms.clock}, "
         f"{open_} not distinguishable from the baseline, {slower} slower{unmeasured}, and {missed} "
         f"{'does' if missed == 1 else 'do'} not reach the target on every seed (margin "
         f"{terms.margin:.0%}, simultaneous 95 % intervals{scope})."
