@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from study.statistics.spending import next_level
 from vae.errors import FailureError, UserError
-from vae.files import write_bytes
+from vae.files import require_writable, write_bytes
 
 #: Seconds for which another process may hold the ledger.
 PATIENCE_SECONDS = 60.0
@@ -68,6 +68,7 @@ def judged_once(path: Path, evidence: str, judge: Callable[[float], Entry]) -> t
     Raises UserError for a file that is no ledger; FailureError where it can't be read, written or had in a minute."""
     if path.is_dir():
         raise UserError(f"--ledger {path} is a folder: name a file, for example {path / 'ledger.json'}.")
+    require_writable(path)
     with _alone(path):
         ledger = _read(path)
         known = ledger.find(evidence)

@@ -57,7 +57,7 @@ def gate(
         },
         of_database={"--name": name is not None},
     )
-    findings = _of_files(columns, sources, asked) if sources else _of_database(name, storage)
+    findings = _of_files(columns, sources, asked, by_seconds) if sources else _of_database(name, storage)
     proposed = proposal(findings, named, require, by_seconds)
     if ledger is None:
         ruling, line = proposed.rule()
@@ -81,12 +81,19 @@ def gate(
     raise SystemExit(EXIT_CODES[entry.ruling])
 
 
-def _of_files(columns: ColumnOptions, sources: list[str], asked: QuestionOptions) -> Findings:
+def _of_files(
+    columns: ColumnOptions, sources: list[str], asked: QuestionOptions, by_seconds: bool
+) -> Findings:
     from study.analysis.judge_curves import analyse
     from study.curves.read import called
 
     question = asked.question()
-    return analyse(columns.read(sources), question, called(sources[0])).comparison
+    findings = analyse(columns.read(sources), question, called(sources[0])).comparison
+    if by_seconds and not findings.timed:
+        raise UserError(
+            "--seconds: not every run has seconds. Name their column with --seconds-from, or leave it out."
+        )
+    return findings
 
 
 def _of_database(name: str | None, storage: str) -> Findings:

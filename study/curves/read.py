@@ -16,6 +16,8 @@ from vae.errors import UserError
 
 #: Those of files, then those of trackers.
 FORMATS = (*READERS, "tensorboard", "mlflow", "optuna", "wandb")
+#: Characters of a source that isn't there, in a message.
+LONGEST_NAME = 200
 
 
 def read(sources: Sequence[str], columns: Columns, format: str | None = None) -> Curves:
@@ -53,8 +55,12 @@ def _read(source: str, columns: Columns, format: str | None) -> tuple[list[Rows]
             raise UserError(f"{shown(source)} with --format {format}: a database's URL is read as Optuna's.")
         return read_optuna(source, columns.maximise), f"{shown(source)} (optuna)"
     path = Path(source)
-    if not path.exists():
-        raise UserError(f"There is no {source}.")
+    try:
+        is_there = path.exists()
+    except OSError:  # a name that no file can have
+        is_there = False
+    if not is_there:
+        raise UserError(f"There is no {source[:LONGEST_NAME]}.")
     kind = format or _kind(path)
     if kind == "tensorboard":
         if not path.is_dir():

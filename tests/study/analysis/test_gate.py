@@ -19,7 +19,7 @@ from study.analysis.ledger import Entry, Ledger, judged_once
 from study.analysis.question import Question
 from study.curves.recorded import Curves, Recorded
 from study.statistics.spending import ALPHA, next_level
-from vae.errors import UserError
+from vae.errors import FailureError, UserError
 
 
 def found(speeds: dict[str, float], seeds: int = 12, spread: float = 0.05) -> Findings:
@@ -178,6 +178,12 @@ def test_processes_take_turns(tmp_path: Path) -> None:
     entries = Ledger.model_validate_json(path.read_bytes()).entries
     assert len({entry.evidence for entry in entries}) == 24
     assert [entry.p for entry in entries] == [next_level([False] * i) for i in range(24)]
+
+
+def test_a_ledger_that_cant_be_written_is_named_at_once() -> None:
+    """Not after a minute of waiting for a lock that nobody holds."""
+    with pytest.raises(FailureError, match=r"/proc/ledger.json can't be written"):
+        judged_once(Path("/proc/ledger.json"), "x", lambda _: entry("x"))
 
 
 def test_a_folder_is_no_ledger(tmp_path: Path) -> None:

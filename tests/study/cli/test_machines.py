@@ -53,6 +53,10 @@ def test_the_gate_answers_with_its_exit_code(call: Call, curves: str, tmp_path: 
         "An option such as --baseline or --target goes with files"
         in call("gate", "--arm", "fast", "--margin", "0.1").err
     )
+    rows = (tmp_path / curves).read_text().splitlines()
+    (tmp_path / "untimed.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows))
+    untimed = call("gate", "untimed.csv", *ask[2:], "--arm", "fast", "--seconds")
+    assert (untimed.code, "Name their column with --seconds-from" in untimed.err) == (2, True)
     assert "margin 40%" in call(*ask, "--arm", "fast", "--margin", "0.4").out
     assert "of 8 seeds" in call(*ask, "--arm", "slow", "--censored-at", "30", "--unpaired").out
     ledger = ("--ledger", "stream.json")

@@ -244,6 +244,8 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     """A missing file, an empty folder, no source and an unknown format are told apart."""
     with pytest.raises(UserError, match=r"There is no .*gone\.csv"):
         read([str(tmp_path / "gone.csv")], Columns())
+    with pytest.raises(UserError, match=r"There is no x{200}\.$"):
+        read(["x" * 300], Columns())
     with pytest.raises(UserError, match=r"has no file that ends with \.csv or"):
         read([str(tmp_path)], Columns())
     with pytest.raises(UserError, match="Give files or folders"):
