@@ -15,18 +15,30 @@ import numpy.typing as npt
 from study.design.experiment import Experiment
 from study.design.phases import CALIBRATION_SEEDS, MAX_TUNE_SEEDS
 from study.design.space import SOBOL_DIMENSIONS, Space, resolve
+from study.design.workload import Workload
 from study.protocol.guided import Guided, Round, TuningRun, guide
 from study.protocol.history import History, Run
 from study.statistics.calibration import Calibration, calibrate_target
 from study.statistics.curves import MISS, Curve, best_points, tuning_score
+from study.store.store import Store
 from study.terms import BASELINE, REFERENCE_ARMS, SEARCH, Outcome, Phase
 from vae.recipe import Recipe
 
 Scores = npt.NDArray[np.float64]
+#: What an arm's guided tuning is asked with: arm, block, tuning target, slope and the curves of its rounds.
+Question = tuple[str, int, float, float, tuple[Curve, ...]]
 
 
 class State(History):
-    """What has been run of an experiment, and what follows from it."""
+    """What has been run of an experiment, and what follows from it. With an `earlier` look at it, only what has changed
+    since is read and worked out."""
+
+    def __init__(
+        self, store: Store, experiment: Experiment, workload: Workload, earlier: State | None = None
+    ) -> None:
+        super().__init__(store, experiment, workload, earlier)
+        # By all that an answer rests on. A curve is known by its identity: one that was read anew is another.
+        self._answers: dict[Question, Round | Guided | None] = {} if earlier is None else earlier._answers
 
     @cached_property
     def _guided(self) -> dict[tuple[str, int], Round | Guided | None]:
@@ -179,7 +191,12 @@ class State(History):
         slope = -calibration.slope / np.log(2.0) if calibration is not None else np.nan
         rounds = [self._tuning_runs(coarse)]
         while True:
-            step = guide(space, rounds, target=target, tau=float(self.workload.tau), slope=float(slope))
+            question = arm, block, target, float(slope), tuple(run.curve for runs in rounds for run in runs)
+            if question not in self._answers:
+                self._answers[question] = guide(
+                    space, rounds, target=target, tau=float(self.workload.tau), slope=float(slope)
+                )
+            step = self._answers[question]
             if not isinstance(step, Round):
                 return step
             first = round_index(step.number, 0)

@@ -13,6 +13,7 @@ from fake_training import BEST_LR, FakeTraining, Finished, finish, of, prepare
 
 from study.design.space import Dimension, Space
 from study.protocol.guided import Guided, Round, TuningRun, guide
+from study.protocol.selection import State
 from study.statistics.curves import Curve
 from study.store import records
 from study.workers.trial import Trainer
@@ -123,7 +124,8 @@ def test_nothing_to_guide() -> None:
 
 def test_what_a_guided_comparison_runs(tmp_path: Path) -> None:
     """K coarse points, two rounds of four on seeds of their own to E0, then the vertex on S seeds, five of them to
-    tau; the rounds' seeds and the confirmation's are the same in every arm; the vertex is near the known best lr."""
+    tau; the rounds' seeds and the confirmation's are the same in every arm; the vertex is near the known best lr. A
+    later look that finds the same curves works nothing out again."""
     done = finish(tmp_path, **GUIDED)
     with done.open() as (store, state):
         trials = records.trials(store, "fake")
@@ -144,6 +146,9 @@ def test_what_a_guided_comparison_runs(tmp_path: Path) -> None:
             assert used == {found.params["lr"]}
             assert abs(math.log10(found.params["lr"] / BEST_LR)) < 0.2
             assert 0.0 < state.tuning_variance(arm, 1) < 0.1
+        later = State(store, state.experiment, state.workload, state)
+        for arm in ("baseline", "twice", "same"):
+            assert later.guided(arm, 1) is state.guided(arm, 1)
         seeds = trials.groupby(["arm", "phase"])["seed"].agg(lambda s: sorted(set(s)))
         assert seeds["baseline", "guided"] == seeds["twice", "guided"] == seeds["same", "guided"]
         assert seeds["baseline", "confirm"] == seeds["twice", "confirm"]
