@@ -47,7 +47,7 @@ WITHOUT_VAE = {"terms", "statistics", "stopping"}
 ROOMS: dict[str, set[str]] = {
     # The public face hands figures out.
     "plotly": {"study/figures/", "study/report/", "study/dashboard/", "study/__init__.py"},
-    "jinja2": {"study/report/"},
+    "jinja2": {"study/report/", "vae/script/"},
     "typer": {"study/cli/", "vae/__main__.py", "vae/command.py", "vae/look.py", "vae/options.py"},
     "sqlalchemy": {"study/store/", "study/workers/", "study/dashboard/", "study/tracking/mlflow.py"},
     "waitress": {"study/dashboard/"},

@@ -64,8 +64,17 @@ def export(
     storage: Storage = DEFAULT_STORAGE,
     folder: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("export"),
     format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="USE",
+            help="fastest, best or baseline: this one also as a script that needs torch and numpy alone.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Write trials, learning curves and arms as CSV or Parquet files, and recipes as TOML files."""
+    """Write trials, learning curves and arms as CSV or Parquet files, recipes as TOML files, and one as a script."""
     quiet()
     from study.analysis.evidence import read
     from study.analysis.export import export_tables, require_format
@@ -75,8 +84,21 @@ def export(
     require_writable(folder, "--out")
     with Store.open(storage, read_only=True) as store:
         require_format(format)
-        for path in export_tables(read(store, store.pick_name(name)), folder, format):
-            out.print(f"{path}", soft_wrap=True)
+        evidence = read(store, store.pick_name(name))
+        script = None
+        if recipe is not None:
+            from study.analysis.script import script_of  # with torch
+
+            script = script_of(evidence, recipe, data_dir)
+        written = export_tables(evidence, folder, format)
+        if script is not None:
+            written += script.write(folder)
+        for path in written:
+            out.print(f"{path}", soft_wrap=True, markup=False)
+        if script is not None:
+            for note in script.script.notes:
+                say(f"Note: {note}")
+            say(f"Trains as the study did: {script.command(folder)}")
 
 
 @grouped

@@ -69,6 +69,10 @@ class Split:
         n = len(self) if limit is None else min(limit, len(self))
         return self.batch(torch.arange(n, device=self.rows.device))
 
+    def stored(self) -> Iterator[torch.Tensor]:
+        """The stored values of all examples, (B, D) a piece, where the split is."""
+        return (self.base.index_select(0, self.rows[rows]) for rows in self._chunks())
+
     def to(self, device: torch.device | str) -> Split:
         """The split with its stored values on the device, compacted to its rows: uint8 stays uint8, float64
         becomes float32, which a batch is in any case. A split that is there already is returned as it is:

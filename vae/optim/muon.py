@@ -15,7 +15,7 @@ from torch import Tensor
 from vae.devices import multiplies_bf16
 
 #: Below this width of a matrix the conversion costs more than native bfloat16 saves.
-_BF16_FROM = 128
+BF16_FROM = 128
 
 
 class Muon(torch.optim.Muon):
@@ -55,7 +55,7 @@ class Muon(torch.optim.Muon):
 
 def _dtype_for(matrix: Tensor) -> torch.dtype:
     native = matrix.dtype == torch.float32 and multiplies_bf16(matrix.device)
-    return torch.bfloat16 if native and min(matrix.shape) >= _BF16_FROM else matrix.dtype
+    return torch.bfloat16 if native and min(matrix.shape) >= BF16_FROM else matrix.dtype
 
 
 def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import runpy
+import shutil
 from pathlib import Path
 
 import fake_training
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from command_line import Call
 from fake_training import FakeTraining, Finished, finish
 
+from study.protocol.stored import stored
 from study.store import records
 from study.store.store import Store
+from vae.data.dataset import load
 from vae.errors import UserError
+from vae.recipe import Recipe
+from vae.training import train
 
 
 @pytest.fixture
@@ -66,6 +74,43 @@ def test_export_is_complete(
     assert {str(path) for path in (tmp_path / "out").iterdir()} == {
         str(tmp_path / line) for line in result.out.splitlines()
     }
+
+
+def test_a_recipe_is_exported_as_a_script(
+    call: Call, compared: Finished, fake_url: str, tmp_path: Path
+) -> None:
+    """It stands beside the tables with the data that it takes, and its losses are those of the recipe's training with
+    the experiment's data and budget."""
+    result = call("export", "--storage", fake_url, "--out", "out", "--recipe", "fastest")
+    assert result.code == 0
+    command = result.err.splitlines()[-1].partition(": ")[2]
+    assert command == "python out/fake-fastest.py out/fake-train.npy out/fake-valid.npy"
+    assert {"out/fake-trials.csv", "out/fake-fastest.toml", *command.split()[1:]} <= set(
+        result.out.splitlines()
+    )
+    with compared.open() as (store, _):
+        tau = stored(store, "fake").workload.tau
+    ours = train(Recipe.load(tmp_path / "out/fake-fastest.toml"), load("digits"), tau)
+    with torch.random.fork_rng(devices=[]):
+        alone = runpy.run_path("out/fake-fastest.py")["train"]
+        losses = alone(np.load("out/fake-train.npy"), np.load("out/fake-valid.npy"))
+        for (examples, loss), evaluation in zip(itertools.islice(losses, 3), ours, strict=False):
+            assert (examples, loss) == (evaluation.examples, pytest.approx(evaluation.valid_loss, rel=1e-4))
+
+
+def test_a_recipe_that_is_not_there_is_refused(call: Call, fake_url: str, tmp_path: Path) -> None:
+    """With what there is, and nothing is written; the same for data that isn't what was trained on."""
+    result = call("export", "--storage", fake_url, "--out", "out", "--recipe", "quickest")
+    assert (result.code, result.err) == (2, "--recipe quickest: choose fastest, best or baseline.\n")
+    shutil.copy(fake_url.removeprefix("sqlite:///"), tmp_path / "optuna.db")
+    with Store.open(f"sqlite:///{tmp_path / 'optuna.db'}") as store:
+        spec = store.load_experiment("fake")
+        assert spec is not None
+        store.save_experiment("fake", spec | {"data_fingerprint": "0" * 64})
+    result = call("export", "--out", "out", "--recipe", "fastest")
+    assert result.code == 2
+    assert "Experiment 'fake' was trained on data of SHA-256 000000000000..., not " in result.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_export_refuses_what_it_can_not_write(call: Call, fake_url: str, tmp_path: Path) -> None:
