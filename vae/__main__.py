@@ -131,7 +131,8 @@ def evaluate(
 
     trained = load_on(model, device)
     part = split_of(trained, data, split, data_dir, seed)
-    found = use.evaluate(trained, part, k=k, limit=limit)
+    n = min(len(part), limit)
+    found = use.evaluate(trained, part, k=k, limit=limit, through=lambda batches: progress(batches, n))
     scores = found.scores
     print(
         f"{found.n} images of {split}: negative ELBO {scores.loss:.3f} nats "

@@ -6,7 +6,7 @@ import math
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -58,10 +58,18 @@ class Judgement:
     """False for grey-pixel cross-entropy: its figures compare with their own kind only."""
 
 
-def evaluate(trained: TrainedModel, split: Split, *, k: int = 64, limit: int | None = 2_000) -> Judgement:
+def evaluate(
+    trained: TrainedModel,
+    split: Split,
+    *,
+    k: int = 64,
+    limit: int | None = 2_000,
+    through: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+) -> Judgement:
     """Negative ELBO and IWAE bound of a model on the first `limit` images of a split: `load("digits").test`.
 
-    The noise is that of every evaluation, so two models are judged by the same. Raises UserError for k < 1 and
+    The noise is that of every evaluation, so two models are judged by the same. through: gives the batches of images
+    whose bound is computed back one by one, for whoever shows how far it is. Raises UserError for k < 1 and
     for images of another size than the model's."""
     of, model = likelihood(trained.recipe.likelihood), cast(Model, trained.model)
     _require_size(trained, split.base.shape[1])
@@ -72,7 +80,9 @@ def evaluate(trained: TrainedModel, split: Split, *, k: int = 64, limit: int | N
     found = scores(model, of, x, noise)
     if on.type != "cpu":  # a generator draws where it is
         generator = torch.Generator(on).manual_seed(EVALUATION_SEED)
-    bound = sum(float(iwae_bound(model, of, part, k, generator).sum()) for part in torch.split(x, BATCH))
+    bound = sum(
+        float(iwae_bound(model, of, part, k, generator).sum()) for part in through(torch.split(x, BATCH))
+    )
     iwae = -bound / len(x)
     return Judgement(len(x), found, iwae, bits_per_dim(iwae, x.shape[1]), of.is_likelihood)
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, find
 from study.analysis.comparison import Comparison
-from study.analysis.findings import Findings
+from study.analysis.findings import Findings, nats
 from study.analysis.standing import Standing
 from study.analysis.words import changes, ratio, ratio_of, speed_up_of
 from study.protocol.history import Run
@@ -163,14 +163,14 @@ def _best_offer(standing: Standing) -> Offer | None:
         loss, arm = min(to_tau, key=lambda pair: pair[0])
         if arm.recipe is None:
             return None
-        because = (
-            f"{loss:.2f} nats, the mean of {min(arm.seeds, standing.experiment.run_to_tau)} confirmation runs"
-        )
+        runs = min(arm.seeds, standing.experiment.run_to_tau)
+        because = f"{nats(loss, standing.workload.dimensions)}, the mean of {runs} confirmation runs"
         return Offer(Use.BEST, arm.arm, arm.recipe, arm.best_run, because)
     best = standing.best_search
     if best is None or best.recipe is None:
         return None
-    because = f"{best.best_loss:.2f} nats, once: no other seed has confirmed it"
+    told = nats(best.best_loss, standing.workload.dimensions)
+    because = f"{told}, once: no other seed has confirmed it"
     return Offer(Use.BEST, f"search trial {best.number}", best.recipe, best, because)
 
 
@@ -198,7 +198,7 @@ def first_screen(standing: Standing) -> list[str]:
         changed = changes(best.recipe, standing.experiment.recipe)
         said.append(
             f"The best of {len(standing.searched)} search trials is trial {best.number}: a validation loss of "
-            f"{best.best_loss:.2f} nats per example ({changed})."
+            f"{nats(best.best_loss, standing.workload.dimensions)} per example ({changed})."
         )
     elif standing.experiment.search.trials:
         said.append(_no_best(standing))

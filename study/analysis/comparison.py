@@ -74,7 +74,7 @@ def compare(state: State, timings: Sequence[Timing]) -> Comparison:
     arms = _arms(state, timings)
     combined, addition = _combined(state)
     return Comparison(
-        terms=Terms.of(state.experiment),
+        terms=Terms.of(state.experiment, state.workload.dimensions),
         experiment=state.experiment,
         workload=state.workload,
         target=state.target,

@@ -191,7 +191,7 @@ class Document(RootModel[Annotated[Comparison | Replay | Experiments, Field(disc
 def of_standing(standing: Standing) -> Comparison:
     """The document of an experiment of ours."""
     comparison, experiment = standing.comparison, standing.experiment
-    terms = Terms.of(experiment)
+    terms = Terms.of(experiment, standing.workload.dimensions)
     return Comparison(
         name=standing.name,
         workload=_workload(terms, standing.workload.tau),

@@ -41,6 +41,8 @@ class Terms:
     value: str = "validation loss"
     unit: str = "nats"
     """The value's; "" where it isn't known."""
+    dimensions: int | None = None
+    """Pixels of an example, where nats are told in bits per dimension too."""
     way_out: str = "A later --target, or a longer --budget under another --name, would help."
     """What helps where the baseline itself misses the target too often."""
 
@@ -78,10 +80,11 @@ class Terms:
         """A target in words: "a validation loss of 24.99 nats", "0.9 in accuracy"."""
         if not self.unit:
             return f"{target:.5g} in {self.value}"
-        return f"a {self.value} of {target:.2f} {self.unit}"
+        told = nats(target, self.dimensions) if self.unit == "nats" else f"{target:.2f} {self.unit}"
+        return f"a {self.value} of {told}"
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Terms:
+    def of(cls, experiment: Experiment, dimensions: int | None) -> Terms:
         """Those of an experiment of ours."""
         margin = f"margin {experiment.margin:.0%}"
         if experiment.guided:
@@ -96,7 +99,20 @@ class Terms:
             guided=experiment.guided,
             blocks=experiment.blocks,
             intervals=words,
+            dimensions=dimensions,
         )
+
+
+def bits(nats: float | None, dimensions: int | None) -> float | None:
+    """Nats per example of so many dimensions as bits per dimension; None without a loss, and where a loss is not the
+    length of a code (`Workload.dimensions`)."""
+    return None if nats is None or dimensions is None else nats / dimensions / math.log(2)
+
+
+def nats(loss: float, dimensions: int | None) -> str:
+    """A loss in words: "24.99 nats", where it is known in bits "24.99 nats (0.563 bits per dimension)"."""
+    told = bits(loss, dimensions)
+    return f"{loss:.2f} nats" + ("" if told is None else f" ({told:.3f} bits per dimension)")
 
 
 @dataclass(frozen=True)

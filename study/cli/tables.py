@@ -15,7 +15,7 @@ from study.analysis.answer import advice, no_target, sentences, verdict_sentence
 from study.analysis.arm import Measure, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.curve_notes import curve_notes
-from study.analysis.findings import Findings
+from study.analysis.findings import Findings, bits
 from study.analysis.notes import notes
 from study.analysis.standing import Standing
 from study.analysis.words import DASH, number, p_value, speed_up_of
@@ -142,10 +142,16 @@ def print_search(console: Console, standing: Standing) -> None:
     if not best:
         return
     fields = dict.fromkeys(field for run in searched for field in run.params)
-    table = Table("trial", "valid loss", "parameters", box=box.SIMPLE_HEAD)
+    dimensions = standing.workload.dimensions
+    losses = ["valid loss", "bits per dim"] if dimensions else ["valid loss"]
+    table = Table("trial", *losses, "parameters", box=box.SIMPLE_HEAD)
     for run in best:
+        told = [
+            f"{run.best_loss:.3f}",
+            *([number(bits(run.best_loss, dimensions), ".4f")] if dimensions else []),
+        ]
         shown = (f"{field} {_cell(run.params[field])}" for field in fields if field in run.params)
-        table.add_row(str(run.number), f"{run.best_loss:.3f}", ", ".join(shown))
+        table.add_row(str(run.number), *told, ", ".join(shown))
     console.print(table)
     if standing.comparison is None:
         print_use(console, standing)
@@ -176,7 +182,7 @@ def print_comparison(console: Console, standing: Standing) -> None:
         console.print(sentence)
     print_use(console, standing)
     console.print(
-        f"\nTime to a validation loss of {comparison.target:.2f} nats, against the tuned baseline "
+        f"\nTime to {comparison.terms.level(comparison.target)}, against the tuned baseline "
         f"({comparison.terms.intervals}):"
     )
     print_forest(console, comparison)

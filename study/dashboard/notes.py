@@ -8,6 +8,7 @@ from study.analysis.answer import advice, no_target, sentences
 from study.analysis.arm import Measure, find, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
+from study.analysis.findings import nats
 from study.analysis.notes import notes
 from study.analysis.words import DASH, p_value, speed_up_of
 from study.dashboard.board import Image
@@ -28,8 +29,9 @@ def comparison_note(evidence: Evidence, comparison: Comparison) -> str:
     parts = [f"## {markdown_text(experiment.name)}: which techniques train faster?"]
     parts += _answer(evidence, comparison)
     if comparison.target is not None:
+        target = nats(comparison.target, evidence.workload.dimensions)
         parts.append(
-            f"Time to a validation loss of **{comparison.target:.2f} nats**, against the tuned baseline: speed-ups "
+            f"Time to a validation loss of **{target}**, against the tuned baseline: speed-ups "
             f"({comparison.terms.intervals})."
         )
         parts.append(verdict_table(comparison))
@@ -84,8 +86,9 @@ def search_note(evidence: Evidence, study_id: int, images: Iterable[Image], miss
     listed = ", ".join(f"{count} {markdown_text(word)}" for word, count in outcomes.items())
     parts.append(f"{len(trials)} trials: {listed}.")
     if best is not None:
+        told = nats(best.best_loss, evidence.workload.dimensions)
         parts.append(
-            f"Best so far: trial {best.number}, validation loss **{best.best_loss:.2f} nats** "
+            f"Best so far: trial {best.number}, validation loss **{told}** "
             f"([open](/dashboard/studies/{study_id}/trials?numbers={best.number}))."
         )
         parts += [f"{image.title}:\n\n![{image.title}]({image.address})" for image in images]

@@ -18,6 +18,9 @@ class Workload:
     """Training examples."""
     tau: int
     """The budget in examples seen."""
+    dimensions: int | None = None
+    """Pixels of an example where they have whole levels, so that losses are bits as well; None where they haven't, and
+    in an experiment of before."""
 
     @classmethod
     def of(cls, data: str, n_train: int, epochs: float) -> Workload:

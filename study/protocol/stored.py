@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from study.design.experiment import Experiment
@@ -24,6 +24,8 @@ class Stored:
     n_train: int
     artifacts: Mapping[str, Any] | None = None
     """Which folder of files is its own; None for one of before."""
+    dimensions: int | None = None
+    """See `Workload`."""
 
     def files(self, root: Location) -> Artifacts:
         """Its folder of files under `root`."""
@@ -32,7 +34,7 @@ class Stored:
     @property
     def workload(self) -> Workload:
         """What every arm shares beside its recipe."""
-        return self.experiment.workload(self.n_train)
+        return replace(self.experiment.workload(self.n_train), dimensions=self.dimensions)
 
     def to_spec(self) -> dict[str, Any]:
         """What `Store.save_experiment` keeps."""
@@ -41,6 +43,7 @@ class Stored:
             "data_fingerprint": self.fingerprint,
             "n_train": self.n_train,
             "artifacts": self.artifacts,
+            "dimensions": self.dimensions,
         }
 
 
@@ -50,7 +53,13 @@ def find_stored(store: Store, name: str) -> Stored | None:
     if spec is None:
         return None
     experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
-    return Stored(experiment, str(spec["data_fingerprint"]), int(spec["n_train"]), spec.get("artifacts"))
+    return Stored(
+        experiment,
+        str(spec["data_fingerprint"]),
+        int(spec["n_train"]),
+        spec.get("artifacts"),
+        spec.get("dimensions"),
+    )
 
 
 def stored(store: Store, name: str) -> Stored:

@@ -8,7 +8,7 @@ from typing import Any
 from study.analysis.answer import sooner_words
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, sorted_arms
 from study.analysis.evidence import Evidence
-from study.analysis.findings import Findings
+from study.analysis.findings import Findings, bits
 from study.analysis.words import DASH, p_value, speed_up_of
 from study.figures.panel import as_float
 from study.report import words
@@ -85,7 +85,13 @@ def details_table(comparison: Findings, tau: float) -> Table:
     """What else was estimated of each arm."""
     titles: tuple[str, ...] = ("arm", "share of seeds that hit", "ratio on joint hits")
     titles += ("truncated ratio (RMST)", "PAR2, tau", "ERT, tau", "speed-up with cold start", "cold start, s")
-    titles += ("test loss at the hit, nats", "final loss, nats", "resolution, %", "winner on an edge")
+    dimensions = comparison.terms.dimensions
+    titles += (
+        "test loss at the hit, nats",
+        "final loss, nats",
+        *(["final loss, bits per dim"] if dimensions else []),
+    )
+    titles += ("resolution, %", "winner on an edge")
     rows = []
     for arm in sorted_arms(comparison.arms):
         low, high = arm.hit_interval
@@ -101,6 +107,7 @@ def details_table(comparison: Findings, tau: float) -> Table:
                 number(arm.cold_start_seconds, ".3g"),
                 _difference(arm.test),
                 number(arm.final_loss, ".2f"),
+                *([number(bits(arm.final_loss, dimensions), ".4f")] if dimensions else []),
                 number(100 * as_float(arm.resolution), ".0f"),
                 Cell(", ".join(arm.edges) or DASH),
             ]
@@ -150,7 +157,7 @@ def article_table(evidence: Evidence) -> Table:
 
 def search_table(evidence: Evidence, most: int = 10) -> Table:
     """The search's best trials."""
-    found = evidence.search
+    found, dimensions = evidence.search, evidence.workload.dimensions
     best = found[found["state"] == "COMPLETE"].nsmallest(most, "best_valid_loss")
     fields = [column.removeprefix("params_") for column in found.columns if column.startswith("params_")]
     fields = [field for field in fields if best[f"params_{field}"].notna().any()]
@@ -160,11 +167,13 @@ def search_table(evidence: Evidence, most: int = 10) -> Table:
     rows = []
     for row in best.to_dict("records"):
         cells = [number(row["number"], ".0f"), number(row["best_valid_loss"], ".3f")]
+        if dimensions:
+            cells.append(number(bits(row["best_valid_loss"], dimensions), ".4f"))
         for field in fields:
             value = row[f"params_{field}"]
             cells.append(Cell(value, value) if isinstance(value, str) else number(value, ".3g"))
         rows.append(cells)
-    titles = ("trial", "best loss, nats", *fields)
+    titles = ("trial", "best loss, nats", *(["best loss, bits per dim"] if dimensions else []), *fields)
     caption = f"The {len(rows)} best complete trials of the search."
     return Table("search-best-trials", caption, titles, rows, words=tuple(words))
 

@@ -12,6 +12,7 @@ import tomli_w
 from study.analysis.answer import offers
 from study.analysis.arm import ArmResult
 from study.analysis.evidence import Evidence
+from study.analysis.findings import nats
 from study.analysis.words import brief, changes
 from study.design.phases import FINALISTS
 from study.report.blocks import Cell, Table
@@ -130,9 +131,9 @@ def _target_words(evidence: Evidence) -> str:
     comparison = evidence.comparison
     assert comparison is not None
     assert comparison.target is not None
-    calibration = comparison.calibration
+    calibration, target = comparison.calibration, nats(comparison.target, evidence.workload.dimensions)
     if evidence.experiment.target is not None or calibration is None:
-        return f"The target, {comparison.target:.2f} nats, was given."
+        return f"The target, {target}, was given."
     bad = "a bad" if comparison.experiment.guided else "the worst"
     how = f"{bad} calibration seed's" if calibration.raised else "the baseline's median"
     spread = (
@@ -146,7 +147,7 @@ def _target_words(evidence: Evidence) -> str:
         else ""
     )
     return (
-        f"The target, {comparison.target:.2f} nats, is {how} loss at {comparison.experiment.target_at:.0%} of the "
+        f"The target, {target}, is {how} loss at {comparison.experiment.target_at:.0%} of the "
         f"budget: the loss falls {abs(calibration.slope):.2f} nats per doubling of examples there{spread}.{aim}"
     )
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vae.__main__ import main
 from vae.checkpoint import load_model
+from vae.data.dataset import load
 from vae.recipe import Recipe
 from vae.use import evaluate
 
@@ -46,8 +49,6 @@ def test_compresses_and_decompresses(
     assert call(monkeypatch, "encode", str(model), "--out", str(codes)) == 0
     assert "300 images of 64 pixels -> 3 numbers each" in capsys.readouterr().out
     assert call(monkeypatch, "decode", str(model), str(codes), "--out", str(images)) == 0
-    from vae.data.dataset import load
-
     data = load("digits")
     original = data.test.all().numpy().reshape(300, 8, 8)
     decoded = np.load(images)
@@ -178,6 +179,21 @@ def judged(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.split("negative ELBO ")[1].split()[0]
 
 
+def test_an_evaluation_can_say_how_far_it_is(own: Path) -> None:
+    """Every image goes through once, and the judgement is the same."""
+    trained, split = load_model(own / "m.safetensors"), load(str(own / "digits.npz"), seed=5).test
+    gone: list[int] = []
+
+    def through(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for batch in batches:
+            gone.append(len(batch))
+            yield batch
+
+    found = evaluate(trained, split, k=1, limit=20, through=through)
+    assert sum(gone) == 20
+    assert found == evaluate(trained, split, k=1, limit=20)
+
+
 def test_the_split_is_the_trainings(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,8 +201,6 @@ def test_the_split_is_the_trainings(
     a built-in set has the file's name; another seed, which would judge it by what it was trained on, is refused."""
     monkeypatch.chdir(tmp_path)
     model, data = str(own / "m.safetensors"), str(own / "digits.npz")
-    from vae.data.dataset import load
-
     trained = load_model(own / "m.safetensors")
     expected = evaluate(trained, load(data, seed=5).test).scores.loss
     assert call(monkeypatch, "evaluate", model) == 0
@@ -378,7 +392,6 @@ def test_codes_have_the_distortion_that_evaluate_reports(
     import torch
 
     from vae import likelihoods
-    from vae.data.dataset import load
 
     monkeypatch.chdir(tmp_path)
     chosen = ["--set", f"likelihood={likelihood}"]

@@ -15,11 +15,14 @@ import torch
 from command_line import Call
 from fake_training import FakeTraining, Finished, finish
 
+from study.analysis.evidence import read
 from study.protocol.stored import stored
+from study.report.tables import details_table
 from study.store import records
 from study.store.store import Store
 from vae.data.dataset import load
 from vae.errors import UserError
+from vae.evaluation import bits_per_dim
 from vae.recipe import Recipe
 from vae.training import train
 
@@ -89,8 +92,9 @@ def test_a_recipe_is_exported_as_a_script(
         result.out.splitlines()
     )
     with compared.open() as (store, _):
-        tau = stored(store, "fake").workload.tau
-    ours = train(Recipe.load(tmp_path / "out/fake-fastest.toml"), load("digits"), tau)
+        kept = stored(store, "fake")
+    data = load(kept.experiment.data, seed=kept.experiment.seed)
+    ours = train(Recipe.load(tmp_path / "out/fake-fastest.toml"), data, kept.workload.tau)
     with torch.random.fork_rng(devices=[]):
         alone = runpy.run_path("out/fake-fastest.py")["train"]
         losses = alone(np.load("out/fake-train.npy"), np.load("out/fake-valid.npy"))
@@ -101,7 +105,7 @@ def test_a_recipe_is_exported_as_a_script(
 def test_a_recipe_that_is_not_there_is_refused(call: Call, fake_url: str, tmp_path: Path) -> None:
     """With what there is, and nothing is written; the same for data that isn't what was trained on."""
     result = call("export", "--storage", fake_url, "--out", "out", "--recipe", "quickest")
-    assert (result.code, result.err) == (2, "--recipe quickest: choose fastest, best or baseline.\n")
+    assert (result.code, result.err) == (2, "Error: --recipe quickest: choose fastest, best or baseline.\n")
     shutil.copy(fake_url.removeprefix("sqlite:///"), tmp_path / "optuna.db")
     with Store.open(f"sqlite:///{tmp_path / 'optuna.db'}") as store:
         spec = store.load_experiment("fake")
@@ -111,6 +115,31 @@ def test_a_recipe_that_is_not_there_is_refused(call: Call, fake_url: str, tmp_pa
     assert result.code == 2
     assert "Experiment 'fake' was trained on data of SHA-256 000000000000..., not " in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_losses_of_whole_levels_are_told_in_bits_too(call: Call, compared: Finished, tmp_path: Path) -> None:
+    """Beside the nats, in the terminal within its width and in the report's tables; not where they are no code
+    lengths."""
+    without = call("show", "--storage", f"sqlite:///{compared.folder / 'optuna.db'}").out
+    assert "bits per" not in without
+    compared.copy(tmp_path)
+    with Store.open(f"sqlite:///{tmp_path / 'optuna.db'}") as store:
+        spec = store.load_experiment("fake")
+        assert spec is not None
+        store.save_experiment("fake", spec | {"dimensions": 64})
+        comparison = read(store, "fake").comparison
+    assert comparison is not None
+    assert comparison.target is not None
+    told = f"{comparison.target:.2f} nats ({bits_per_dim(comparison.target, 64):.3f} bits per dimension)"
+    shown = call("show").out
+    assert told in " ".join(shown.split())
+    assert max(len(line) for line in shown.splitlines() if not line.startswith("  python -m ")) <= 80
+    table = details_table(comparison, comparison.workload.tau)
+    column = table.titles.index("final loss, bits per dim")
+    assert [len(row) for row in table.rows] == [len(table.titles)] * len(table.rows)
+    (baseline,) = (arm for arm in comparison.arms if arm.is_baseline)
+    assert baseline.final_loss is not None
+    assert table.rows[0][column].text == f"{bits_per_dim(baseline.final_loss, 64):.4f}"
 
 
 def test_export_refuses_what_it_can_not_write(call: Call, fake_url: str, tmp_path: Path) -> None:
