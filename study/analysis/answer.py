@@ -198,7 +198,7 @@ def first_screen(standing: Standing) -> list[str]:
         changed = changes(best.recipe, standing.experiment.recipe)
         said.append(
             f"The best of {len(standing.searched)} search trials is trial {best.number}: a validation loss of "
-            f"{nats(best.best_loss, standing.workload.dimensions)} per example ({changed})."
+            f"{nats(best.best_loss, standing.workload.dimensions)} ({changed})."
         )
     elif standing.experiment.search.trials:
         said.append(_no_best(standing))

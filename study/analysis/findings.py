@@ -110,9 +110,9 @@ def bits(nats: float | None, dimensions: int | None) -> float | None:
 
 
 def nats(loss: float, dimensions: int | None) -> str:
-    """A loss in words: "24.99 nats", where it is known in bits "24.99 nats (0.563 bits per dimension)"."""
+    """A loss in words: "24.99 nats", where it is known in bits "24.99 nats = 0.563 bits per dimension"."""
     told = bits(loss, dimensions)
-    return f"{loss:.2f} nats" + ("" if told is None else f" ({told:.3f} bits per dimension)")
+    return f"{loss:.2f} nats" + ("" if told is None else f" = {told:.3f} bits per dimension")
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,7 @@ def _terms(
         margin = f"margin {question.margin:.0%}"
         luck = "the luck of tuning included, " if standing.experiment.guided else ""
         return replace(
-            Terms.of(standing.experiment),
+            Terms.of(standing.experiment, standing.workload.dimensions),
             margin=question.margin,
             guided=True,
             intervals=f"simultaneous 95 % intervals, {luck}{margin}",

@@ -130,7 +130,7 @@ def test_losses_of_whole_levels_are_told_in_bits_too(call: Call, compared: Finis
         comparison = read(store, "fake").comparison
     assert comparison is not None
     assert comparison.target is not None
-    told = f"{comparison.target:.2f} nats ({bits_per_dim(comparison.target, 64):.3f} bits per dimension)"
+    told = f"{comparison.target:.2f} nats = {bits_per_dim(comparison.target, 64):.3f} bits per dimension"
     shown = call("show").out
     assert told in " ".join(shown.split())
     assert max(len(line) for line in shown.splitlines() if not line.startswith("  python -m ")) <= 80
