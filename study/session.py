@@ -36,7 +36,7 @@ from vae.data.dataset import Dataset, load
 from vae.devices import pick_device
 from vae.errors import UserError
 from vae.evaluation import least_loss
-from vae.likelihoods import likelihood
+from vae.likelihoods import likelihood as known_likelihood
 from vae.rehearsal import rehearse
 
 
@@ -81,7 +81,7 @@ class Session:
                 data.fingerprint,
                 len(data.train),
                 artifacts.to_store,
-                data.size if likelihood(experiment.recipe.likelihood).levels else None,
+                data.size if known_likelihood(experiment.recipe.likelihood).levels else None,
             )
             store.save_experiment(experiment.name, resolved.to_spec())
         return cls(place, store, experiment, data, artifacts, trainer)
@@ -169,18 +169,18 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     before = None if kept is None else kept.experiment
     # Once before the data is there, which may be a download, and once with what the data decides.
     experiment = with_sources(build(request, SMALL_DATA - 1, before), before)
-    p_x = experiment.recipe.likelihood
-    data = load(experiment.data, seed=experiment.seed, likelihood=p_x, data_dir=place.data_dir)
+    likelihood = experiment.recipe.likelihood
+    data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
     experiment = with_sources(build(request, len(data.train), before), before)
     _require_same_data(kept, data)
     require_batches(experiment, before, len(data.train), source)
     if before is None:
         require_evaluation(experiment, len(data.train), source)
-    least = least_loss(data, p_x)
+    least = least_loss(data, likelihood)
     if experiment.target is not None and experiment.target <= least:
         raise UserError(
             f"{source}: target = {experiment.target:g} is out of reach: no model of these validation images has a "
-            f"{p_x} loss below {least:.2f} nats; give a higher one, or none to have it calibrated."
+            f"{likelihood} loss below {least:.2f} nats; give a higher one, or none to have it calibrated."
         )
     for where, recipe in to_try(experiment, before):
         try:
