@@ -106,15 +106,20 @@ def write_stored(path: Path, split: Split) -> Path:
     """An .npy of the values that a split stores, (n, D) in its order, copied in pieces; the path.
 
     Raises FailureError."""
-    shape, dtype = (len(split), split.base.shape[1]), split.base.numpy().dtype
+    dtype = split.base.numpy().dtype
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (len(split), split.base.shape[1]),
+    }
 
     def write(temporary: Path) -> None:
-        target = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-        start = 0
-        for values in split.stored():
-            target[start : start + len(values)] = values.numpy()
-            start += len(values)
-        target.flush()
+        with temporary.open(
+            "wb"
+        ) as file:  # a full disk is an error here, and would end a memory map's process
+            np.lib.format.write_array_header_1_0(file, header)
+            for values in split.stored():
+                file.write(values.numpy().tobytes())
 
     return write_whole(path, write)
 
