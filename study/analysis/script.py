@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.analysis.answer import Use, offers
-from study.analysis.evidence import Evidence
+from study.analysis.standing import Standing
 from study.design.own import require_sources
 from vae.data.dataset import Dataset, load
 from vae.errors import UserError
@@ -47,27 +47,27 @@ class Alone:
         ]
 
 
-def script_of(evidence: Evidence, use: str, data_dir: Path | None) -> Alone:
+def script_of(standing: Standing, use: str, data_dir: Path | None) -> Alone:
     """The recipe offered as `use`, of the experiment's data and budget. Nothing is trained, fetched or written.
 
     Raises UserError where there is no such recipe, it is no script, or the data isn't here or is other data."""
-    recipe = _offered(evidence, use)
-    data = _data(evidence, data_dir)
-    return Alone(evidence.name, Use(use), data, script(recipe, data, evidence.workload.tau))
+    recipe = _offered(standing, use)
+    data = _data(standing, data_dir)
+    return Alone(standing.name, Use(use), data, script(recipe, data, standing.workload.tau))
 
 
-def _offered(evidence: Evidence, use: str) -> Recipe:
+def _offered(standing: Standing, use: str) -> Recipe:
     if use not in set(Use):
         raise UserError(f"--recipe {use}: choose fastest, best or baseline.")
-    offered = {offer.use: offer.recipe for offer in offers(evidence)}
+    offered = {offer.use: offer.recipe for offer in offers(standing)}
     if use not in offered:
         there = f"There is: {', '.join(offered)}." if offered else "There is none yet."
-        raise UserError(f"--recipe {use}: experiment '{evidence.name}' has no such recipe. {there}")
+        raise UserError(f"--recipe {use}: experiment '{standing.name}' has no such recipe. {there}")
     return offered[Use(use)]
 
 
-def _data(evidence: Evidence, data_dir: Path | None) -> Dataset:
-    experiment = evidence.experiment
+def _data(standing: Standing, data_dir: Path | None) -> Dataset:
+    experiment = standing.experiment
     require_sources(experiment)  # before the code that makes the data would be run
     data = load(
         experiment.data,
@@ -76,9 +76,9 @@ def _data(evidence: Evidence, data_dir: Path | None) -> Dataset:
         data_dir=data_dir,
         download=False,
     )
-    if data.fingerprint != evidence.fingerprint:
+    if data.fingerprint != standing.fingerprint:
         raise UserError(
-            f"Experiment '{evidence.name}' was trained on data of SHA-256 {evidence.fingerprint[:12]}..., not "
+            f"Experiment '{standing.name}' was trained on data of SHA-256 {standing.fingerprint[:12]}..., not "
             f"{data.fingerprint[:12]}... ({data.name}): bring the same file, or name its folder by --data-dir."
         )
     return data
