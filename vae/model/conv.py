@@ -213,9 +213,14 @@ def _norm(name: NormName, width: int, size: tuple[int, int]) -> nn.Module:
     if name == "batch":
         return nn.BatchNorm2d(width)
     if name == "group":
-        groups = math.gcd(GROUPS, width)
-        # A group of one number is always normalised to 0: nothing would pass.
-        while groups > 1 and width // groups * math.prod(size) < FEWEST:
-            groups //= 2
-        return nn.GroupNorm(groups, width)
+        return nn.GroupNorm(groups_of(width, size), width)
     return nn.Identity()
+
+
+def groups_of(width: int, size: tuple[int, int]) -> int:
+    """Groups of the group normalisation of so many channels, of maps of that height and width."""
+    groups = math.gcd(GROUPS, width)
+    # A group of one number is always normalised to 0: nothing would pass.
+    while groups > 1 and width // groups * math.prod(size) < FEWEST:
+        groups //= 2
+    return groups

@@ -20,7 +20,7 @@ from vae.evaluation import EVALUATION_SEED, GRID_IMAGES
 from vae.files import write_whole
 from vae.images import colours_first, image_shape
 from vae.likelihoods import likelihood
-from vae.model.conv import GROUPS, STRIDE, options_of
+from vae.model.conv import STRIDE, groups_of, options_of
 from vae.model.init import GAINS
 from vae.optim.muon import BF16_FROM
 from vae.recipe import Recipe
@@ -76,7 +76,7 @@ def script(recipe: Recipe, data: Dataset, tau: int) -> Script:
             conv=conv,
             image=image,
             sizes=tuple(sizes),
-            groups=GROUPS,
+            groups=tuple(map(groups_of, conv.channels, sizes[1:])) if conv else (),
             colours_first=conv is not None and colours_first(data.shape),
             is_residual=is_residual,
             projects=is_residual and len(set(recipe.hidden)) > 1,

@@ -90,7 +90,7 @@ OTHERS = {
         },
         "conv, muon": CONV
         | {
-            "model_options": {"channels": [4]},
+            "model_options": {"channels": [4, 6], "blocks": 1},
             "optimizer": "muon",
             "weight_decay": 0.1,
             "init": "xavier_normal",
