@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,21 +292,25 @@ def test_an_unfitting_state_is_the_undisturbed_curve(
     """A state that can't be used, whatever is wrong with it, is thrown away and its trial runs from fresh weights: bit
     for bit the curve of one that nothing interrupted, and the worker says so. One that fits is gone on from."""
     curves = {}
+    with real(tmp_path / "planned", tune_trials=1) as session:
+        session.planner.advance()
+    shutil.copytree(tmp_path / "planned", tmp_path / "stopped")
+    with real(tmp_path / "stopped", tune_trials=1) as session:
+        session.work(StopAfter(25), sampler_seed=0)
     for name, change in {"undisturbed": None, **UNFITTING}.items():
         folder = tmp_path / name.replace(" ", "-").replace("'", "")
-        with real(folder) as session:
-            session.planner.advance()
-            if change is not None:
-                session.work(StopAfter(25), sampler_seed=0)
-                (path,) = (folder / "artifacts").rglob("trial-*.pt")
-                if name == "a bit":
-                    content = bytearray(path.read_bytes())
-                    change(content)
-                    path.write_bytes(content)
-                else:
-                    state = torch.load(path, weights_only=True)
-                    change(state)
-                    torch.save(state, path)
+        shutil.copytree(tmp_path / ("planned" if change is None else "stopped"), folder)
+        if change is not None:
+            (path,) = (folder / "artifacts").rglob("trial-*.pt")
+            if name == "a bit":
+                content = bytearray(path.read_bytes())
+                change(content)
+                path.write_bytes(content)
+            else:
+                state = torch.load(path, weights_only=True)
+                change(state)
+                torch.save(state, path)
+        with real(folder, tune_trials=1) as session:
             runs = records.trials(session.store, "digits")
             trial = int(runs["trial_id"].min())
             session.work(StopAfter(10**9), sampler_seed=0)
