@@ -210,13 +210,13 @@ import sys
 from study.store import records
 from study.store.store import Store
 from vae.errors import UserError
-url = sys.argv[1]
-for mode in ({"create": True}, {}, {"read_only": True}):
-    try:
-        with Store.open(url, **mode) as store:
-            print("opened", list(records.study_ids(store, "digits")))
-    except UserError as error:
-        print(error)
+for url in sys.argv[1:]:
+    for mode in ({"create": True}, {}, {"read_only": True}):
+        try:
+            with Store.open(url, **mode) as store:
+                print("opened", list(records.study_ids(store, "digits")))
+        except UserError as error:
+            print(error)
 """
 
 #: Root may write anywhere: run a program without the right to override permissions.
@@ -229,26 +229,34 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's capabilities")
-@pytest.mark.parametrize("place", ["file", "folder", "new"])
-def test_a_read_only_place_is_refused_untouched(place: str, prepared_sqlite_url: str, tmp_path: Path) -> None:
-    """Launchers and workers say that they can't write; a reader reads; not a byte changes."""
-    path = tmp_path / "optuna.db"
+def test_a_read_only_place_is_refused_untouched(prepared_sqlite_url: str, tmp_path: Path) -> None:
+    """A file, its folder, or a folder without one that mustn't be written: launchers and workers say so; a reader
+    reads; not a byte changes."""
     with Store.open(prepared_sqlite_url) as store:
         plan(store, "digits/a", 1)
-    if place == "new":
-        path.unlink()
-    (path if place == "file" else tmp_path).chmod(0o444 if place == "file" else 0o555)
-    before = snapshot(tmp_path)
-    run = [sys.executable, "-c", WITHOUT_OVERRIDE, "-c", READ_ONLY_PROGRAM, prepared_sqlite_url]
+    places = {name: tmp_path / name for name in ("file", "folder", "new")}
+    for folder in places.values():
+        folder.mkdir()
+        shutil.copy(tmp_path / "optuna.db", folder)
+    (places["file"] / "optuna.db").chmod(0o444)
+    places["folder"].chmod(0o555)
+    (places["new"] / "optuna.db").unlink()
+    places["new"].chmod(0o555)
+    before = {name: snapshot(folder) for name, folder in places.items()}
+    urls = [f"sqlite:///{folder / 'optuna.db'}" for folder in places.values()]
+    run = [sys.executable, "-c", WITHOUT_OVERRIDE, "-c", READ_ONLY_PROGRAM, *urls]
     try:
         lines = subprocess.run(run, check=True, capture_output=True, text=True).stdout.splitlines()
     finally:
-        tmp_path.chmod(0o755)
-    assert "is in a read-only place. Allow writing there, or give another --storage" in lines[0]
-    if place != "new":
-        assert "is in a read-only place" in lines[1]
-        assert lines[2] == "opened ['digits/a']"
-    assert snapshot(tmp_path) == before
+        for folder in places.values():
+            folder.chmod(0o755)
+    assert len(lines) == 9
+    for said in (lines[0], lines[3], lines[6]):
+        assert "is in a read-only place. Allow writing there, or give another --storage" in said
+    for said in (lines[1], lines[4]):
+        assert "is in a read-only place" in said
+    assert lines[2] == lines[5] == "opened ['digits/a']"
+    assert {name: snapshot(folder) for name, folder in places.items()} == before
 
 
 def test_what_a_killed_creation_left_is_cleaned_up(sqlite_url: str, tmp_path: Path) -> None:
