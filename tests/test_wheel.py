@@ -12,11 +12,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+RUN = """
+import runpy, sys
+sys.argv[0] = "study"
+try:
+    runpy.run_module("study", run_name="__main__")
+finally:
+    ours = [name for name in sys.modules if name.partition(".")[0] in ("study", "vae")]
+    print(*(sys.modules[name].__file__ for name in ours), sep="\\n", file=sys.stderr)
+"""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as pip builds it, from a copy: a build leaves folders beside the sources."""
+    """Built by the hook that pip calls, without pip, from a copy: a build leaves folders beside the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     for package in ("study", "vae"):
         shutil.copytree(
@@ -24,8 +33,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source" / name)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*command, "-w", folder / "out", folder / "source"], check=True, capture_output=True)
+    (folder / "out").mkdir()
+    code = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(folder / "out")]
+    subprocess.run(command, cwd=folder / "source", check=True, capture_output=True)
     (built,) = (folder / "out").iterdir()
     return built
 
@@ -49,16 +60,21 @@ def test_a_wheel_runs_outside_of_the_clone(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
 
-    def run(*arguments: str) -> str:
-        command = [sys.executable, *arguments]
+    def run(command: str) -> tuple[str, list[str]]:
+        """What `python -m study COMMAND` prints, and the files of ours that it has loaded."""
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", RUN, *command.split()],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
-        return done.stdout
+        return done.stdout, done.stderr.splitlines()
 
-    where = run(
-        "-c", "import study.session, vae.training; print(study.session.__file__, vae.training.__file__)"
-    )
-    assert all(path.startswith(str(tmp_path / "site")) for path in where.split())
-    assert "output-bias" in run("-m", "study", "techniques")
-    assert "trials" in run("-m", "study", "compare", "--arms", "cosine", "--dry-run")
+    assert "output-bias" in run("techniques")[0]
+    planned, files = run("compare --arms cosine --dry-run")
+    assert "trials" in planned
+    assert {"study/session.py", "vae/training.py"} <= {
+        Path(file).relative_to(tmp_path / "site").as_posix() for file in files
+    }
