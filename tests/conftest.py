@@ -159,6 +159,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.fixture(scope="session")
+def one_arm(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A comparison of one arm, `twice`, which needs half of the baseline's examples, run to its end; not to be
+    changed."""
+    from fake_training import finish
+
+    return finish(tmp_path_factory.mktemp("one-arm"), tune_trials=2, seeds=4)
+
+
+@pytest.fixture(scope="session")
 def blocked(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A comparison in two blocks, run to its end; not to be changed."""
     from fake_training import TWO_BLOCKS, finish

@@ -34,16 +34,10 @@ def python(folder: Path, code: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> fake_training.Finished:
-    """A comparison that has ended: `twice` needs half of the baseline's examples."""
-    return fake_training.finish(tmp_path_factory.mktemp("finished"), tune_trials=2, seeds=4)
-
-
 @pytest.fixture
-def experiments(finished: fake_training.Finished) -> Experiments:
-    """Its database, open."""
-    return open_experiments(f"sqlite:///{finished.folder / 'optuna.db'}")
+def experiments(one_arm: fake_training.Finished) -> Experiments:
+    """A finished comparison's database, open."""
+    return open_experiments(f"sqlite:///{one_arm.folder / 'optuna.db'}")
 
 
 def test_importing_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -22,18 +22,12 @@ from study.store.records import Count
 from study.store.store import Store
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> fake_training.Finished:
-    """A comparison of two arms that has ended."""
-    return fake_training.finish(tmp_path_factory.mktemp("finished"), tune_trials=2, seeds=4)
-
-
-def shown(finished: fake_training.Finished, terminal: bool) -> str:
+def shown(one_arm: fake_training.Finished, terminal: bool) -> str:
     """What is printed of the comparison by one look."""
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80, height=30, color_system=None)
     with (
-        Store.open(f"sqlite:///{finished.folder / 'optuna.db'}", read_only=True) as store,
-        finished.open() as (_, state),
+        Store.open(f"sqlite:///{one_arm.folder / 'optuna.db'}", read_only=True) as store,
+        one_arm.open() as (_, state),
         Progress(console, store, state.experiment) as progress,
     ):
         progress.update()
@@ -41,17 +35,17 @@ def shown(finished: fake_training.Finished, terminal: bool) -> str:
     return console.file.getvalue()
 
 
-def test_plain_lines_count_what_is_planned(finished: fake_training.Finished) -> None:
+def test_plain_lines_count_what_is_planned(one_arm: fake_training.Finished) -> None:
     """Not on a terminal: one line with n of N."""
-    line = shown(finished, terminal=False)
+    line = shown(one_arm, terminal=False)
     n = int(line.split()[0])
     assert line.startswith(f"{n} of {n} trials finished, 0 running, 0 waiting, ")
     assert line.count("\n") == 1
 
 
-def test_a_terminal_keeps_the_arms_that_have_ended(finished: fake_training.Finished) -> None:
+def test_a_terminal_keeps_the_arms_that_have_ended(one_arm: fake_training.Finished) -> None:
     """On a terminal the last picture stays, with every arm, within 80 columns."""
-    picture = shown(finished, terminal=True)
+    picture = shown(one_arm, terminal=True)
     last = picture[picture.rindex("fake: ") :]
     for arm in ("baseline", "twice"):
         assert f"\n{arm} " in last
@@ -74,9 +68,9 @@ def test_many_arms_fit_a_low_terminal() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_plan_counts_what_is_done(tmp_path: Path, finished: fake_training.Finished) -> None:
+def test_a_plan_counts_what_is_done(tmp_path: Path, one_arm: fake_training.Finished) -> None:
     """A dry run of a top-up tells how many of its trials an earlier run has done, and changes nothing."""
-    folder = finished.copy(tmp_path / "again")
+    folder = one_arm.copy(tmp_path / "again")
     before = (folder / "optuna.db").read_bytes()
     place = Place(f"sqlite:///{folder / 'optuna.db'}", Local(folder / "artifacts"), None, "cpu", 1)
     experiment, data = check(
@@ -97,9 +91,9 @@ def test_a_plan_counts_what_is_done(tmp_path: Path, finished: fake_training.Fini
 @pytest.mark.parametrize(
     "longest", ["gradient-clipping", "a-technique-of-the-users-with-a-name-of-48-letters"[:48]]
 )
-def test_the_answers_table_is_whole_at_80_columns(finished: fake_training.Finished, longest: str) -> None:
+def test_the_answers_table_is_whole_at_80_columns(one_arm: fake_training.Finished, longest: str) -> None:
     """No heading and no figure of the forest table is cut, however long the arms' names are."""
-    with Store.open(f"sqlite:///{finished.folder / 'optuna.db'}", read_only=True) as store:
+    with Store.open(f"sqlite:///{one_arm.folder / 'optuna.db'}", read_only=True) as store:
         comparison = read(store, "fake").comparison
     assert comparison is not None
     twice = next(arm for arm in comparison.arms if arm.arm == "twice")
