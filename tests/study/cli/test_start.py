@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import fake_training
@@ -20,19 +21,21 @@ HEAVY = (
 )  # fmt: skip
 CODE = """
 import sys
-sys.argv = ["study", *sys.argv[1:]]
 from study.cli.app import run
-try:
-    run()
-finally:
-    print(*sys.modules, file=sys.stderr)
+for command in sys.argv[1:]:
+    sys.argv = ["study", *command.split()]
+    try:
+        run()
+    except SystemExit as end:
+        assert not end.code, command
+    print("loaded", *sys.modules, file=sys.stderr)
 """
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(one_arm: fake_training.Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished comparison in its optuna.db."""
-    return fake_training.finish(tmp_path_factory.mktemp("compared"), tune_trials=2, seeds=4).folder
+    return one_arm.copy(tmp_path_factory.mktemp("compared"))
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +48,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def loaded(folder: Path, command: str) -> set[str]:
-    """The heavy libraries that a command has loaded when it ends."""
+def loaded(folder: Path, commands: Iterable[str]) -> dict[str, set[str]]:
+    """Command -> the heavy libraries that it and those before it have loaded when it ends, all in one process."""
     done = subprocess.run(
-        [sys.executable, "-c", CODE, *command.split()],
+        [sys.executable, "-c", CODE, *commands],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -56,9 +59,9 @@ def loaded(folder: Path, command: str) -> set[str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    modules = set(done.stderr.splitlines()[-1].split())
-    assert "study.cli.app" in modules
-    return modules & set(HEAVY)
+    lines = [set(line.split()) for line in done.stderr.splitlines() if line.startswith("loaded ")]
+    assert all("study.cli.app" in modules for modules in lines)
+    return {command: modules & set(HEAVY) for command, modules in zip(commands, lines, strict=True)}
 
 
 #: What reading a database and judging it takes; tables to write and to draw from take pandas as well.
@@ -68,32 +71,27 @@ REPORTING = READING | {"pandas", "scipy.stats", "plotly"}
 BY_OPTUNA = {"alembic", "sqlalchemy.orm"}
 
 
-@pytest.mark.parametrize(
-    ("command", "needed"),
-    [
-        ("--help", set()),
-        ("run --help", {"pydantic"}),
-        ("techniques", {"pydantic"}),
-        ("show", READING),
-        ("show --json", READING),
-        ("export", READING | {"pandas"}),
-        ("report --artifacts none", REPORTING),
-    ],
-)
-def test_a_command_loads_what_it_needs(compared: Path, command: str, needed: set[str]) -> None:
-    """Reading a database loads neither torch nor scikit-learn, showing it not pandas, listing techniques no Optuna."""
-    assert loaded(compared, command) == needed
+def test_a_command_loads_what_it_needs(compared: Path) -> None:
+    """Reading a database loads neither torch nor scikit-learn, showing it not pandas, listing techniques no Optuna.
+    Each command needs all that the one before it does, so one process may run them in turn."""
+    needed: dict[str, set[str]] = {
+        "--help": set(),
+        "run --help": {"pydantic"},
+        "techniques": {"pydantic"},
+        "show": READING,
+        "show --json": READING,
+        "export": READING | {"pandas"},
+        "report --artifacts none": REPORTING,
+    }
+    assert loaded(compared, needed) == needed
 
 
-@pytest.mark.parametrize(
-    ("command", "needed"),
-    [
-        ("show", READING),
-        ("export", READING | {"pandas"}),
-        ("report --artifacts none", REPORTING | BY_OPTUNA | {"sklearn"}),
-        ("report", REPORTING | BY_OPTUNA | {"sklearn", "torch"}),
-    ],
-)
-def test_importances_need_forests_and_pictures_torch(searched: Path, command: str, needed: set[str]) -> None:
+def test_importances_need_forests_and_pictures_torch(searched: Path) -> None:
     """A search's tables need neither; its report loads scikit-learn, and torch only where a model can be drawn."""
-    assert loaded(searched, command) == needed
+    needed: dict[str, set[str]] = {
+        "show": READING,
+        "export": READING | {"pandas"},
+        "report --artifacts none": REPORTING | BY_OPTUNA | {"sklearn"},
+        "report": REPORTING | BY_OPTUNA | {"sklearn", "torch"},
+    }
+    assert loaded(searched, needed) == needed
