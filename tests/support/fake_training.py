@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +51,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
 def luck(recipe: Recipe) -> float:
     """The seed's luck: most of it common to all arms, as pairing assumes, some of it the recipe's own."""
     shared = np.random.default_rng(recipe.seed).standard_normal()
