@@ -71,16 +71,17 @@ def browser(launch: Launch) -> Iterator[Browser]:
     started.close()
 
 
-@pytest.fixture(params=list(FONTS))
+@pytest.fixture(scope="module", params=list(FONTS))
 def browser_with_one_font(
-    launch: Launch, request: pytest.FixtureRequest, tmp_path: Path
+    launch: Launch, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Browser]:
     """Chromium on a machine that has one family of fonts."""
     folder, package = FONTS[request.param]
     if not Path(folder).is_dir():
         missing(package)
-    cache = tmp_path / "fontconfig"
-    config = tmp_path / "fonts.conf"
+    place = tmp_path_factory.mktemp("fonts")
+    cache = place / "fontconfig"
+    config = place / "fonts.conf"
     config.write_text(
         f"<fontconfig><dir>{folder}</dir><cachedir>{cache}</cachedir><match target='pattern'>"
         f"<edit name='family' mode='append_last'><string>{request.param}</string></edit></match></fontconfig>"
