@@ -80,7 +80,7 @@ def test_a_database_deleted_under_a_search_ends_it_in_one_line(long_search: Sear
 @pytest.mark.timeout(300)
 def test_artifacts_deleted_under_a_search_lose_nothing_of_the_record(tmp_path: Path) -> None:
     """The folder is made again for what is still to come: the search ends well with every trial and curve."""
-    search = Search(tmp_path, epochs=20, trials=6)
+    search = Search(tmp_path, epochs=20, trials=4)
     search.begun()
     shutil.rmtree(tmp_path / "artifacts")
     code, out, err = search.ended()
