@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ class Pass(NamedTuple):
     errors: int
     """Trials that failed, and workers that ended by an error."""
     growth: float
-    """MiB that the largest worker grew from its tenth trial to its last."""
+    """MiB that the worker that grew most did from its tenth trial to its last."""
     statements: float
     """SQL statements a trial."""
 
@@ -75,6 +76,9 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Most workers.")] = 8,
     trials: Annotated[int, typer.Option(min=1, help="Short trials a worker in each pass.")] = 40,
     wait: Annotated[float, typer.Option(help="Seconds that a trial waits in place of training.")] = 0.5,
+    minutes: Annotated[
+        float, typer.Option(help="How long the most workers go on in a last pass; 0: none.")
+    ] = 5,
     large: Annotated[int, typer.Option(help="Trials of the large experiment.")] = 2_000,
 ) -> None:
     """Trials an hour from 1 to 8 workers, errors, memory; a large experiment's times; queries of many workers."""
@@ -83,24 +87,30 @@ def main(
         url = storage or f"sqlite:///{folder}/optuna.db"
         with Store.open(url, create=True) as store:
             kind = store.engine.dialect.name
-        typer.echo(f"{kind}; trials of {ROWS} rows that wait {wait:g} s; {trials} a worker")
-        typer.echo("workers  trials an hour  of the ideal  errors  growth, MiB  statements a trial")
+        _large(url, Path(folder), large)  # first: a SQLite file is then as large as this experiment
+        typer.echo(f"\n{kind}; trials of {ROWS} rows that wait {wait:g} s; {trials} a worker")
+        typer.echo("workers  seconds  trials/hour  of ideal  errors  growth, MiB  statements/trial")
         counts = [n for n in (1, 2, 4, 8, 16, 32) if n < workers] + [workers]
-        passes = [run(url, n, n * trials, wait) for n in counts]
-        for done in passes:
-            ideal = done.workers * 3600 / wait
-            typer.echo(
-                f"{done.workers:7d}  {done.an_hour:14,.0f}  {done.an_hour / ideal:11.0%}  {done.errors:6d}  "
-                f"{done.growth:11.1f}  {done.statements:18.0f}"
-            )
+        passes = [_told(run(url, n, n * trials, wait), wait) for n in counts]
+        if minutes:
+            _told(run(url, workers, max(1, round(passes[-1].an_hour * minutes / 60)), wait), wait)
         flat_out = run(url, workers, workers * trials, 0.0)
         _simulate(passes[0].statements, flat_out)
-        _large(url, Path(folder), large)
+
+
+def _told(done: Pass, wait: float) -> Pass:
+    """The pass, once its line of the table is printed."""
+    ideal = done.workers * 3600 / wait
+    typer.echo(
+        f"{done.workers:7d}  {done.seconds:7.0f}  {done.an_hour:11,.0f}  {done.an_hour / ideal:8.0%}  "
+        f"{done.errors:6d}  {done.growth:11.1f}  {done.statements:16.0f}"
+    )
+    return done
 
 
 def run(url: str, workers: int, trials: int, wait: float) -> Pass:
     """So many workers, each in a process, on so many waiting trials."""
-    name = f"{_NAME}-{workers}-{wait:g}"
+    name = f"{_NAME}-{uuid.uuid4().hex}"
     with Store.open(url) as store:
         study = optuna.create_study(study_name=f"{name}/search", storage=store.optuna)
         for i in range(trials):
@@ -140,16 +150,18 @@ def _worker(url: str, name: str, wait: float, results: Any, ready: Any) -> None:
             memory.append(_megabytes())
 
         ready.wait()
-        work(
-            store,
-            name,
-            train,
-            owner=new_owner(),
-            make_study=lambda study: optuna.load_study(study_name=study, storage=store.optuna),
-            stop=threading.Event(),
-        )
-    settled = memory[min(9, len(memory) - 1)] if memory else 0.0
-    results.put((statements[0], memory[-1] - settled if memory else 0.0))
+        try:
+            work(
+                store,
+                name,
+                train,
+                owner=new_owner(),
+                make_study=lambda study: optuna.load_study(study_name=study, storage=store.optuna),
+                stop=threading.Event(),
+            )
+        finally:  # of an error too: the process that started this one waits for every worker's line
+            settled = memory[min(9, len(memory) - 1)] if memory else 0.0
+            results.put((statements[0], memory[-1] - settled if memory else 0.0))
 
 
 def _row(number: int) -> dict[str, Any]:
@@ -171,9 +183,11 @@ def _row(number: int) -> dict[str, Any]:
 
 
 def _megabytes() -> float:
-    """The most memory that this process has had at a time."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    """The memory of this process: now on Linux, the most it has had on macOS."""
+    if sys.platform == "linux":  # where the most starts at that of the process that started this one
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 @contextmanager
@@ -195,7 +209,7 @@ def _simulate(alone: float, flat_out: Pass) -> None:
     """What the database must serve, from one worker times the count, and what it serves where nobody waits."""
     served = flat_out.statements * flat_out.trials / flat_out.seconds
     typer.echo(f"\n{flat_out.workers} workers without a wait: {served:,.0f} statements a second")
-    typer.echo("needed, by how long a trial lasts and the number of workers, and where that is all there is:")
+    typer.echo("needed by so many workers, and how many need all there is:")
     typer.echo("trial lasts  " + "  ".join(f"{n:>9,d}" for n in _SIMULATED) + "  ends at")
     for seconds in (10.0, 60.0, 600.0):
         # As many statements a trial however long it is, its curve having as many rows; and a renewed lease, of three
@@ -225,7 +239,7 @@ def _large(url: str, folder: Path, trials: int) -> None:
         size = (
             f"{store.database.path.stat().st_size / 2**20:,.0f} MiB" if store.database.path else "a server's"
         )
-    typer.echo(f"\n{trials:,} trials of {ROWS} rows, {size}. Seconds, of the processor and by the clock:")
+    typer.echo(f"{trials:,} trials of {ROWS} rows, {size}. Seconds, of the processor and by the clock:")
     for command in ("show", "report", "export"):
         used, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         line = this_program(command, "--name", "large")
