@@ -21,7 +21,7 @@ from vae.data.dataset import load
 from vae.recipe import Recipe
 from vae.training import train
 
-HIDDEN, LATENT, CHANNELS, GROUPS = 500, 30, (32, 64), 8
+HIDDEN, LATENT, CHANNELS = 500, 30, (32, 64)
 #: The budget: never reached, and with a constant lr it changes nothing.
 TAU = 10**9
 
@@ -37,10 +37,10 @@ class Plain(nn.Module):
         first, second = CHANNELS
         self.encoder = nn.Sequential(
             nn.Conv2d(1, first, 3, 2, 1, bias=False),
-            nn.GroupNorm(GROUPS, first),
+            nn.BatchNorm2d(first),
             nn.ReLU(),
             nn.Conv2d(first, second, 3, 2, 1, bias=False),
-            nn.GroupNorm(GROUPS, second),
+            nn.BatchNorm2d(second),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(second * 49, HIDDEN),
@@ -54,7 +54,7 @@ class Plain(nn.Module):
             nn.ReLU(),
             nn.Unflatten(1, (second, 7, 7)),
             nn.ConvTranspose2d(second, first, 4, 2, 1, bias=False),
-            nn.GroupNorm(GROUPS, first),
+            nn.BatchNorm2d(first),
             nn.ReLU(),
             nn.ConvTranspose2d(first, 1, 4, 2, 1, bias=False),
         )

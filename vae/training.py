@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -24,6 +24,7 @@ from vae.evaluation import GRID_IMAGES, Evaluation, Scores, evaluation_inputs, s
 from vae.grid import evaluation_grid
 from vae.likelihoods import likelihood
 from vae.model.bring import build_network, require_fit
+from vae.model.recount import counts, recounted
 from vae.optim.schedules import lr_factor
 from vae.randomness import RandomState, streams
 from vae.recipe import Recipe
@@ -100,6 +101,8 @@ class Training:
             data.train, self.likelihood, self.batch_size, recipe.latent_size, order_seed, self.device
         )
         self._valid = self._inputs(data.valid, GRID_IMAGES)
+        recounts = self._step.averages and counts(self.model)
+        self._counted = self._inputs(data.train, GRID_IMAGES) if recounts else None
         self._grid = evaluation_grid(tau)
 
         self.outcome = "running"
@@ -217,11 +220,12 @@ class Training:
     @contextmanager
     def evaluated_weights(self) -> Iterator[nn.Module]:
         """The model in evaluation mode with the one weight set the recipe declares: the average where
-        there is an EMA, schedule-free's evaluation weights, else the current ones."""
+        there is an EMA, schedule-free's evaluation weights, else the current ones. Batch normalisation fits them."""
         if self._step.has_mode:
             self.model.eval()
         try:
-            with self._step.evaluated():
+            statistics = recounted(self.model, *self._counted) if self._counted else nullcontext()
+            with self._step.evaluated(), statistics:
                 yield self.model
         finally:
             if self._step.has_mode:

@@ -34,9 +34,9 @@ class Options(Table):
     reversed."""
     blocks: Annotated[int, Field(ge=0, le=64)] = 0
     """Further convolutions at each size, in each network; with the recipe's `residual` a shortcut leads round each."""
-    norm: NormName = "group"
-    """After each convolution but the last: batch (Ioffe & Szegedy 2015) or group normalisation (Wu & He 2018). What
-    batch has counted of the training weights doesn't fit averaged ones (ema_decay, schedule_free_adamw)."""
+    norm: NormName = "batch"
+    """After each convolution but the last: batch (Ioffe & Szegedy 2015) or group normalisation (Wu & He 2018). Averaged
+    weights (ema_decay, schedule_free_adamw) have batch statistics of their own, see `vae.model.recount`."""
 
 
 class Convolution(nn.Module):
@@ -107,6 +107,7 @@ class ConvVAE(nn.Module):
             height, width = sizes[-1]
             sizes.append((-(-height // STRIDE), -(-width // STRIDE)))
         self._smallest = (widths[-1], *sizes[-1])
+        self.normalises_one_pixel = options.norm == "batch" and sizes[-1] == (1, 1)
         n_features = math.prod(self._smallest)
 
         def changed(layer: nn.Module, width: int, size: tuple[int, int]) -> Convolution:
@@ -180,7 +181,7 @@ def build(recipe: Recipe, shape: tuple[int, ...], pixels: PixelMoments | None = 
     """The recipe's network for examples of that shape, initialised; draws from torch's global generator.
 
     pixels: mean and variance of the training pixels, (D,) each, for `output_bias_from_mean`. Raises UserError for
-    examples that are no images, options that don't exist, and missing pixels."""
+    examples that are no images, options that don't exist, missing pixels, and a batch normalisation of one number."""
     p_x = likelihood(recipe.likelihood)
     model = ConvVAE(
         shape,
@@ -192,6 +193,11 @@ def build(recipe: Recipe, shape: tuple[int, ...], pixels: PixelMoments | None = 
         recipe.dropout,
         recipe.residual,
     )
+    if model.normalises_one_pixel and recipe.batch_size == 1:
+        raise UserError(
+            f"Batch normalisation needs more than one number, and the {len(options_of(recipe).channels)} convolutions "
+            "leave one pixel of a batch of 1: raise batch_size, or set model_options.norm=group."
+        )
     initialise(model, model.not_activated, recipe.init, recipe.activation)
     if recipe.output_bias_from_mean:
         if pixels is None or pixels.mean.shape != (math.prod(shape),):

@@ -130,6 +130,11 @@ class Optimizer:
             else:
                 _bare_step(cast(type, type(rule)))(rule)
 
+    @property
+    def averages(self) -> bool:
+        """Whether `eval()` changes the weights."""
+        return self._schedule_free is not None
+
     @torch.no_grad()
     def eval(self) -> None:
         """The parameters become those to evaluate; steps are refused until `train()`. Repeats do nothing."""

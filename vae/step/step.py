@@ -70,17 +70,25 @@ class Step:
     """Trains a model in place, a batch a call of `take`. The model's parameters are views of one flat tensor.
 
     average: of the weights, which is evaluated in their stead; or None.
+    averages: whether other weights are evaluated than those that are trained.
     has_mode: False where the gradient is made by hand: it has no use for the model's mode, and changing that takes
     longer than a small step.
     """
 
     def __init__(
-        self, flat: Flat, average: Tensor | None, rule: Rule, take: Take, has_mode: bool = True
+        self,
+        flat: Flat,
+        average: Tensor | None,
+        rule: Rule,
+        take: Take,
+        averages: bool,
+        has_mode: bool = True,
     ) -> None:
         self.flat = flat
         self.average = average
         self.take = take
         self.rule = rule
+        self.averages = averages
         self.has_mode = has_mode
 
     @torch.no_grad()
@@ -136,11 +144,12 @@ def build_step(model: nn.Module, likelihood: Likelihood, recipe: Recipe) -> Step
     known = Backprop.covers(model)
     if known and recipe.compile and recipe.optimizer in ("adam", "adamw"):
         adam = CompiledAdam(flat, average, likelihood, recipe)
-        return Step(flat, average, adam, adam.take, has_mode=False)
+        return Step(flat, average, adam, adam.take, average is not None, has_mode=False)
     optimizer = Optimizer(flat.groups(recipe), recipe)
     gradient = by_hand(flat, likelihood, recipe) if known else by_autograd(model, flat, likelihood, recipe)
     take = operation_by_operation(flat, average, optimizer, gradient, recipe)
-    return Step(flat, average, optimizer, take, has_mode=not known)
+    averages = average is not None or optimizer.averages
+    return Step(flat, average, optimizer, take, averages, has_mode=not known)
 
 
 def operation_by_operation(

@@ -139,6 +139,17 @@ def test_trains_resumes_and_is_read_again(colours: Dataset, tmp_path: Path) -> N
         assert torch.equal(again.model.encode(x)[0], model.encode(x)[0])  # type: ignore[operator]
 
 
+def test_bf16_trains_near_fp32(colours: Dataset) -> None:
+    """Convolutions and normalisation under bf16 autocast end within a hundredth of the loss in float32."""
+    losses = []
+    for precision in ("fp32", "bf16"):
+        training = train(recipe(precision=precision, model_options={"channels": [4]}), colours, 160)
+        training.advance(8)
+        losses.append(training.evaluate(colours.valid).loss)
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("values", "shape", "words"),
     [
@@ -146,6 +157,11 @@ def test_trains_resumes_and_is_read_again(colours: Dataset, tmp_path: Path) -> N
         ({"model_options": {"channels": [0]}}, (8, 8), "channels.0 = 0: must be greater than or equal to 1"),
         ({"model_options": {"channels": []}}, (8, 8), "channels = []"),
         ({"model_options": {"norm": "layer"}}, (8, 8), "norm = 'layer': must be 'none', 'batch' or 'group'"),
+        (
+            {"model_options": {"channels": [4, 4, 4], "norm": "batch"}, "batch_size": 1},
+            (8, 8),
+            "the 3 convolutions leave one pixel of a batch of 1: raise batch_size, or set model_options.norm=group",
+        ),
         ({}, (64,), "takes images (H, W), (H, W, 3) or (3, H, W), not examples of shape (64,)"),
         ({}, (8, 8, 4), "not examples of shape (8, 8, 4)"),
     ],
@@ -159,5 +175,5 @@ def test_what_is_refused(values: dict[str, Any], shape: tuple[int, ...], words: 
 
 
 def test_default_options_are_the_documented_ones() -> None:
-    """A recipe that says nothing has two convolutions, of 32 and 64 channels, each with group normalisation."""
-    assert (Options().channels, Options().blocks, Options().norm) == ((32, 64), 0, "group")
+    """A recipe that says nothing has two convolutions, of 32 and 64 channels, each with batch normalisation."""
+    assert (Options().channels, Options().blocks, Options().norm) == ((32, 64), 0, "batch")
