@@ -194,7 +194,7 @@ def test_the_best_trial_has_its_images(finished_study: Tiny, open_dashboard: Ope
 def test_pictures_that_cannot_be_drawn_are_named(tiny: Tiny, tiny_store: Store) -> None:
     """Without the models of the run, on another machine say, all else is published and the note says why."""
     assert "![" in tiny.note(tiny_store, "search")
-    publish(tiny_store, tiny.name, tiny.folder / "elsewhere", None)
+    publish(tiny_store, tiny.name, Local(tiny.folder / "elsewhere"), None)
     note = tiny.note(tiny_store, "search")
     assert "| muon" in note
     assert "![" not in note

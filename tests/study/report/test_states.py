@@ -129,7 +129,7 @@ class TestStates:
                 without = render(evidence, Local(tiny.artifacts), None)
             finally:
                 (tmp_path / "moved.npy").rename(evidence.experiment.data)
-            nothing = render(evidence, tmp_path / "elsewhere", None)
+            nothing = render(evidence, Local(tmp_path / "elsewhere"), None)
         assert 'id="reconstructions"' in whole
         assert 'id="latent"' in whole
         assert 'id="reconstructions"' not in without
