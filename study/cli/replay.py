@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -140,6 +141,11 @@ def _recording(
     return from_curves(Path(called(sources[0])).stem, columns.read(sources), every)
 
 
+def _told(correlation: float) -> str:
+    """Where the early values are all the same there is none."""
+    return "undefined" if math.isnan(correlation) else f"{correlation:.2f}"
+
+
 def _numbers(option: str, text: str | None, kind: Callable[[str], N]) -> tuple[N, ...]:
     try:
         return tuple(kind(part) for part in text.split(",")) if text else ()
@@ -157,7 +163,7 @@ def _print(found: Replayed) -> None:
     for workers in dict.fromkeys(found.settings.workers):
         out.print(f"\nWith {workers} simulated worker{'' if workers == 1 else 's'}:")
         out.print(replay_table(found, workers))
-    looks = ", ".join(f"{e.rank_correlation:.2f} at {e.share:.0%}" for e in found.looks)
+    looks = ", ".join(f"{_told(e.rank_correlation)} at {e.share:.0%}" for e in found.looks)
     out.print(f"\nRank correlation of early and final values: {looks} of the {found.tapes.clock}.")
     for sentence in sentences(found):
         out.print(sentence)

@@ -48,7 +48,7 @@ def _answer(found: Replayed) -> Section:
         "the recommended one, the shaded band the regret that counts as small. Bars: 95 % over orders of arrival."
     )
     title = f"What was used, and what it cost, with {_count(found.first_workers)}"
-    figure = single("pareto", "pareto", title, caption, graph, layout="wide")
+    figure = single("pareto", "pareto", title, caption, graph)
     return Section(
         "answer", "What would stopping early have saved?", blocks=[figure, _table(found, found.first_workers)]
     )

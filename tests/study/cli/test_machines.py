@@ -147,3 +147,17 @@ def test_what_a_replay_refuses(call: Call, curves: str, arguments: tuple[str, ..
     assert result.code == 2
     assert says in result.err
     assert not Path("reports").exists()
+
+
+def test_a_correlation_of_equal_values_is_undefined(call: Call, tmp_path: Path) -> None:
+    """Runs that are alike until their last evaluation have no order early on."""
+    rows = [
+        f"a,{seed},{epoch},{6 - epoch - seed * (epoch == 4)}" for seed in range(6) for epoch in (1, 2, 3, 4)
+    ]
+    (tmp_path / "tied.csv").write_text("\n".join(["arm,seed,epoch,value", *rows]), encoding="utf-8")
+    result = call(
+        "replay", str(tmp_path / "tied.csv"), "--orders", "1", "--simulated-workers", "1", "--workers", "1"
+    )
+    assert result.code == 0
+    assert "undefined at 10%, undefined at 25%" in result.out
+    assert "nan" not in result.out
