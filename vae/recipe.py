@@ -6,13 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -24,6 +22,8 @@ from pydantic_core import PydanticCustomError
 from vae.code import is_reference
 from vae.documents import parse_json, parse_toml, read_text
 from vae.errors import UserError, did_you_mean
+from vae.networks import NETWORK_FIELDS, NETWORKS, OWN_NETWORK, Width
+from vae.table import Table, brief, explain
 
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
 InitName = Literal[
@@ -46,11 +46,6 @@ LikelihoodName = Literal[
 
 #: Optimizers whose useful learning rates lie in the range of plain gradient descent, not of Adam.
 SGD_FAMILY = frozenset({"sgd", "momentum", "nesterov"})
-
-#: Characters of a refused value that are shown.
-SHOWN = 200
-
-Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
 def _named(text: str) -> str:
@@ -85,25 +80,6 @@ _SCALARS = (bool, int, float, str)
 Options = Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
-class Network(NamedTuple):
-    """What a network takes from a recipe beside latent_size."""
-
-    fields: frozenset[str]
-    """Those of NETWORK_FIELDS that it takes."""
-    has_options: bool
-    """Whether it takes `model_options`."""
-
-
-#: Recipe fields that change the network or its first weights, and that not every network has.
-NETWORK_FIELDS = ("hidden", "residual", "activation", "dropout", "init", "output_bias_from_mean")
-#: The networks that come with this project.
-NETWORKS: dict[str, Network] = {
-    "mlp": Network(frozenset(NETWORK_FIELDS), has_options=False),
-    "conv": Network(frozenset(NETWORK_FIELDS), has_options=True),
-}
-#: A network of the user's own: all that it takes are its options.
-OWN_NETWORK = Network(frozenset(), has_options=True)
-
 #: Tables of a recipe, whose values have names with a dot: model_options.width.
 TABLES = ("model_options", "optimizer_options")
 #: What a factory and an optimizer class are given under these names already.
@@ -113,22 +89,6 @@ GIVEN = {
 }
 #: Fields that recipes of before don't have: in JSON only where they say something, so that those stay as they were.
 _LATER = ("model", "model_options", "optimizer_options")
-
-
-class Table(BaseModel):
-    """A table of fields as a file holds it: frozen and strict, its unknown fields refused with the nearest there is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fields_are_known(cls, values: Any) -> Any:
-        for name in values if isinstance(values, dict) else ():
-            if isinstance(name, str) and name not in cls.model_fields:
-                way_out = did_you_mean(name, cls.model_fields)
-                told = {"kind": cls.__name__.lower(), "name": name, "way_out": way_out}
-                raise PydanticCustomError("unknown_field", "There is no field '{name}'", told)
-        return values
 
 
 class Recipe(Table):
@@ -340,7 +300,7 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
             continue
         within = after.get(table, {})
         if not isinstance(within, dict):
-            raise UserError(f"{table} must be a table, not {_short(within)}.")
+            raise UserError(f"{table} must be a table, not {brief(within)}.")
         after[table] = {key: kept for key, kept in within.items() if key != name}
         if value is not None:
             after[table][name] = value
@@ -366,42 +326,6 @@ def parse_value(field: str, text: str) -> Any:
 def unknown_field(field: str) -> str:
     """The message for a field that no Recipe has, with the nearest that exists."""
     return f"A recipe has no field '{field}'. {did_you_mean(field, Recipe.model_fields)}"
-
-
-def explain(error: ValidationError, source: str) -> str:
-    """A pydantic error as one line: where, the value, the rule; unknown names get the nearest."""
-    rules: dict[tuple[str, str], list[str]] = {}
-    for item in error.errors():
-        place = [part for part in item["loc"] if not _is_branch(part)]
-        where = ".".join(map(str, place))
-        if item["type"] == "unknown_field":
-            kind, name, way_out = (item["ctx"][key] for key in ("kind", "name", "way_out"))
-            if kind == "recipe" and not where:
-                return f"{source}: {unknown_field(name)}"
-            return f"{source}: {where or f'a {kind}'} has no '{name}'. {way_out}"
-        # What a whole table breaks is told by its rule, which names the field.
-        value = "" if isinstance(item["input"], Mapping | BaseModel) else f" = {_short(item['input'])}"
-        shown = f"{where}{value}: " if where else ""
-        # A field of several kinds has one error a kind: its value is told once, its rules in a row.
-        rule = item["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        rules.setdefault((where, shown), []).append(rule)
-    lines = [
-        shown + " or ".join([first, *(rule.removeprefix("must be ") for rule in more)])
-        for (_, shown), (first, *more) in rules.items()
-    ]
-    return f"{source}: " + "; ".join(lines)
-
-
-def _short(value: Any) -> str:
-    """As Python writes it, cut where it is too long for a line."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-
-
-def _is_branch(part: int | str) -> bool:
-    """Whether a part of an error's place names a branch of a union and nothing the user wrote."""
-    branches = ("literal[", "constrained-", "function-after[")
-    return isinstance(part, str) and part.startswith(branches)
 
 
 def _says(field: str, value: Any) -> bool:

@@ -35,7 +35,8 @@ from study.design.workload import Workload, is_small
 from study.terms import BASELINE, Phase
 from vae.code import is_reference, label
 from vae.errors import UserError
-from vae.recipe import Recipe, Table, explain, is_field, unknown_field
+from vae.recipe import Recipe, is_field, unknown_field
+from vae.table import Table, explain
 
 #: What is trained on where neither the command nor an earlier run says anything.
 DATA = "digits"

@@ -13,18 +13,16 @@ from pydantic import Field, model_validator
 from study.design.workload import is_small
 from vae.code import is_reference
 from vae.errors import UserError
+from vae.networks import NETWORK_FIELDS, NETWORKS, OWN_NETWORK
 from vae.recipe import (
-    NETWORK_FIELDS,
-    NETWORKS,
-    OWN_NETWORK,
     SGD_FAMILY,
     TABLES,
     Recipe,
-    Table,
     changed,
     is_field,
     unknown_field,
 )
+from vae.table import Table
 
 #: Sobol points always have this many dimensions, of which a space uses the first: an arm's own knobs
 #: then leave the shared dimensions as they are in every other arm.

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError
 from study.design.space import Space, check_space
 from study.terms import BASELINE, COMBINED, REFERENCE_ARMS, SEARCH
 from vae.errors import UserError, did_you_mean
-from vae.recipe import Recipe, Table, explain, is_field, unknown_field
+from vae.recipe import Recipe, is_field, unknown_field
+from vae.table import Table, explain
 
 Family = Literal[
     "initialisation",

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vae.errors import UserError
+from vae.networks import NETWORK_FIELDS
 from vae.recipe import (
-    NETWORK_FIELDS,
     ActivationName,
     InitName,
     LikelihoodName,

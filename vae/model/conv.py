@@ -16,7 +16,9 @@ from vae.likelihoods import PixelMoments, at_least_fp32, likelihood
 from vae.model.init import initialise
 from vae.model.linear import Linear
 from vae.model.mlp import ACTIVATIONS, Network
-from vae.recipe import Recipe, Table, Width, explain
+from vae.networks import Width
+from vae.recipe import Recipe
+from vae.table import Table, explain
 
 NormName = Literal["none", "batch", "group"]
 #: Groups of the group normalisation, at most (Wu & He 2018 have 32 of far wider layers).
