@@ -104,7 +104,7 @@ class Recipe(Table):
     """The network: the fully connected one; a convolutional one (see `vae.model.conv`); or one of your own, a factory
     by name (see `vae.model.bring`)."""
     model_options: Options = Field(default_factory=dict)
-    """Keyword arguments of the network's factory. conv has channels, blocks and norm; mlp has none, its settings are
+    """Keyword arguments of the network's factory. conv has `vae.networks.ConvOptions`; mlp has none, its settings are
     the fields that follow."""
     hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64, strict=False)] = (500,)
     """Widths of the encoder's hidden layers; the decoder's are the same reversed (Kingma & Welling 2014)."""
@@ -168,6 +168,21 @@ class Recipe(Table):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds the weights, the order of the examples, the sampling of z and dropout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_are_whole(cls, values: Any) -> Any:
+        """A network's options that are left out are put in, so that a stored recipe says all that is trained."""
+        if not isinstance(values, dict) or not isinstance(values.get("model"), str):
+            return values
+        known, given = NETWORKS.get(values["model"], OWN_NETWORK).options, values.get("model_options", {})
+        if known is None or not isinstance(given, dict):
+            return values
+        try:
+            options = known.model_validate(given)
+        except ValidationError as error:
+            raise ValueError(explain(error, f"model_options of {values['model']}")) from None
+        return values | {"model_options": options.model_dump(mode="json")}
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -241,21 +256,13 @@ class Recipe(Table):
 
     @classmethod
     def from_json(cls, text: str, source: str = "recipe") -> Recipe:
-        """The Recipe that `to_json` wrote. Raises UserError."""
-        try:
-            values = parse_json(text)
-        except ValueError as error:
-            raise UserError(f"{source} is not valid JSON: {error}") from None
-        return cls.from_dict(_mapping(values, source), source)
+        """The Recipe that `to_json` wrote, or that of an earlier version. Raises UserError."""
+        return cls.from_dict(as_written(_parsed(text, source, "JSON")), source)
 
     @classmethod
     def from_toml(cls, text: str, source: str = "recipe") -> Recipe:
         """The Recipe that `to_toml` wrote. Raises UserError."""
-        try:
-            values = parse_toml(text)
-        except ValueError as error:
-            raise UserError(f"{source} is not valid TOML: {error}") from None
-        return cls.from_dict(values, source)
+        return cls.from_dict(_parsed(text, source, "TOML"), source)
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -264,8 +271,8 @@ class Recipe(Table):
             text = read_text(path)
         except (OSError, ValueError) as error:
             raise UserError(f"The recipe {path} can't be read: {error}") from None
-        parse = cls.from_json if path.suffix == ".json" else cls.from_toml
-        return parse(text, source=str(path))
+        language: Language = "JSON" if path.suffix == ".json" else "TOML"
+        return cls.from_dict(_parsed(text, str(path), language), str(path))
 
     def to_json(self) -> str:
         """One line of JSON with every field that the first version had, and of later ones those that say something;
@@ -279,6 +286,15 @@ class Recipe(Table):
     def batch(self, n_train: int) -> int:
         """Examples per step on a training set of n_train examples."""
         return n_train if self.batch_size == "full" else self.batch_size
+
+
+def as_written(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's plain values as an earlier version stored them, with what they meant then: conv normalised by group
+    while a recipe didn't hold those of its options that were left out."""
+    options = values.get("model_options", {})
+    if values.get("model") != "conv" or not isinstance(options, dict) or "norm" in options:
+        return values
+    return values | {"model_options": options | {"norm": "group"}}
 
 
 def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,7 +350,14 @@ def _says(field: str, value: Any) -> bool:
     return bool(value != known.get_default(call_default_factory=True))
 
 
-def _mapping(values: Any, source: str) -> dict[str, Any]:
+Language = Literal["JSON", "TOML"]
+
+
+def _parsed(text: str, source: str, language: Language) -> dict[str, Any]:
+    try:
+        values = parse_json(text) if language == "JSON" else parse_toml(text)
+    except ValueError as error:
+        raise UserError(f"{source} is not valid {language}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{source} must be a table of fields, not {type(values).__name__}.")
     return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -18,6 +18,8 @@ class Table(BaseModel):
     """A table of fields as a file holds it: frozen and strict, its unknown fields refused with the nearest there is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    told_as: ClassVar[str | None] = None
+    """What a message calls it; None: by its class, a technique."""
 
     @model_validator(mode="before")
     @classmethod
@@ -25,7 +27,7 @@ class Table(BaseModel):
         for name in values if isinstance(values, dict) else ():
             if isinstance(name, str) and name not in cls.model_fields:
                 way_out = did_you_mean(name, cls.model_fields)
-                told = {"kind": cls.__name__.lower(), "name": name, "way_out": way_out}
+                told = {"kind": cls.told_as or f"a {cls.__name__.lower()}", "name": name, "way_out": way_out}
                 raise PydanticCustomError("unknown_field", "There is no field '{name}'", told)
         return values
 
@@ -38,9 +40,9 @@ def explain(error: ValidationError, source: str) -> str:
         where = ".".join(map(str, place))
         if item["type"] == "unknown_field":
             kind, name, way_out = (item["ctx"][key] for key in ("kind", "name", "way_out"))
-            if kind == "recipe" and not where:
+            if kind == "a recipe" and not where:
                 return f"{source}: A recipe has no field '{name}'. {way_out}"
-            return f"{source}: {where or f'a {kind}'} has no '{name}'. {way_out}"
+            return f"{source}: {where or kind} has no '{name}'. {way_out}"
         # What a whole table breaks is told by its rule, which names the field.
         value = "" if isinstance(item["input"], Mapping | BaseModel) else f" = {brief(item['input'])}"
         shown = f"{where}{value}: " if where else ""

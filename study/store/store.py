@@ -15,6 +15,7 @@ from study.store.names import require_name
 from study.store.outage import patiently
 from study.store.schema import experiment, unix_now
 from vae.errors import UserError, did_you_mean
+from vae.recipe import as_written
 
 T = TypeVar("T")
 
@@ -34,6 +35,30 @@ def _of_before(stored: dict[str, Any]) -> dict[str, Any]:
 def _of_one_split(stored: dict[str, Any]) -> dict[str, Any]:
     """An experiment stored before blocks had splits of their own: what was compared keeps the one it has."""
     return stored | ({"split_per_block": False} if stored.get("arms") else {})
+
+
+def _of_unsaid_options(stored: dict[str, Any]) -> dict[str, Any]:
+    """An experiment stored before a recipe held the options of its network: a technique goes on with what it trained,
+    and so does the baseline."""
+    techniques = {}
+    for name, fields in stored.get("techniques", {}).items():
+        overrides = fields.get("overrides", {})
+        if "model_options.norm" not in overrides:
+            overrides = as_written(overrides)
+        techniques[name] = fields | ({"overrides": overrides} if overrides else {})
+    return stored | {"techniques": techniques, "recipe": as_written(stored["recipe"])}
+
+
+def _as_begun(spec: dict[str, Any]) -> dict[str, Any]:
+    """The experiment of a spec, with what it meant when it was begun."""
+    stored: dict[str, Any] = spec["experiment"]
+    if "method" not in stored:
+        stored = _of_before(stored)
+    if "split_per_block" not in stored:
+        stored = _of_one_split(stored)
+    if "dimensions" not in spec:
+        stored = _of_unsaid_options(stored)
+    return stored
 
 
 class Store:
@@ -141,11 +166,7 @@ class Store:
         if spec is None:
             return None
         loaded: dict[str, Any] = json.loads(spec)
-        if "experiment" in loaded and "method" not in loaded["experiment"]:
-            loaded["experiment"] = _of_before(loaded["experiment"])
-        if "experiment" in loaded and "split_per_block" not in loaded["experiment"]:
-            loaded["experiment"] = _of_one_split(loaded["experiment"])
-        return loaded
+        return loaded | {"experiment": _as_begun(loaded)} if "experiment" in loaded else loaded
 
     def experiments(self) -> list[str]:
         """The names that have a spec, oldest first."""

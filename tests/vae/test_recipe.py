@@ -40,7 +40,7 @@ SCALARS = st.booleans() | st.integers(-(10**20), 10**20) | floats(-1e300, 1e300)
 OPTIONS = st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=4), max_size=4)
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "model": st.just("mlp") | OWN,
+    "model": st.sampled_from(["mlp", "conv"]) | OWN,
     "model_options": OPTIONS,
     "hidden": st.lists(st.integers(1, 65_536), min_size=1, max_size=64).map(tuple),
     "latent_size": st.integers(1, 65_536),
@@ -75,7 +75,8 @@ def consistent(values: dict[str, Any]) -> bool:
 
 def agreeing(values: dict[str, Any]) -> dict[str, Any]:
     """Without what says nothing to the network and the optimizer drawn."""
-    out = {"model_options"} if values["model"] == "mlp" else set(NETWORK_FIELDS)
+    own = ":" in values["model"]
+    out = set(NETWORK_FIELDS) if own else {"model_options"}
     out |= set() if ":" in values["optimizer"] else {"optimizer_options"}
     kept = {key: value for key, value in values.items() if key not in out}
     given = {"lr", "weight_decay", "params", "data_shape", "latent_size", "parameters_per_pixel"}
@@ -126,6 +127,27 @@ def test_a_recipe_of_before_is_written_as_before() -> None:
     own = Recipe(model="nets.py:make", model_options={"width": 8})
     assert list(json.loads(own.to_json()))[:2] == ["model", "model_options"]
     assert hash(own) == hash(Recipe.from_json(own.to_json()))
+
+
+def test_a_recipe_says_all_of_its_networks_options() -> None:
+    """Those that are left out are put in, in JSON too: what is stored means the same under whatever default."""
+    whole = {"channels": [32, 64], "blocks": 0, "norm": "batch"}
+    recipe = Recipe.from_dict({"model": "conv", "model_options": {"blocks": 2}})
+    assert recipe.model_options == whole | {"blocks": 2}
+    assert json.loads(recipe.to_json())["model_options"] == whole | {"blocks": 2}
+    assert Recipe.from_json(recipe.to_json()) == Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe().replace(model="conv").model_options == whole
+    assert Recipe(model="conv").replace(model="mlp") == Recipe()
+    assert recipe.replace(**{"model_options.blocks": None}).model_options == whole
+
+
+def test_conv_of_before_normalises_by_group(tmp_path: Path) -> None:
+    """JSON that was stored while options were left out meant the default of then; what a user writes, that of now."""
+    before = '{"model": "conv", "model_options": {"channels": [4]}}'
+    assert Recipe.from_json(before).model_options == {"channels": [4], "blocks": 0, "norm": "group"}
+    (tmp_path / "mine.json").write_text(before)
+    assert Recipe.load(tmp_path / "mine.json").model_options["norm"] == "batch"
+    assert Recipe.from_toml('model = "conv"').model_options["norm"] == "batch"
 
 
 def test_names_with_a_dot_are_parts_of_a_table() -> None:

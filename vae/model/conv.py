@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, cast
+from typing import cast
 
 import torch
-from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from vae.errors import UserError
@@ -16,29 +15,14 @@ from vae.likelihoods import PixelMoments, at_least_fp32, likelihood
 from vae.model.init import initialise
 from vae.model.linear import Linear
 from vae.model.mlp import ACTIVATIONS, Network
-from vae.networks import Width
+from vae.networks import ConvOptions, NormName
 from vae.recipe import Recipe
-from vae.table import Table, explain
 
-NormName = Literal["none", "batch", "group"]
 #: Groups of the group normalisation, at most (Wu & He 2018 have 32 of far wider layers).
 GROUPS = 8
 #: Numbers in a group, at least, where a map of few pixels has enough channels.
 FEWEST = 4
 STRIDE, KERNEL = 2, 3
-
-
-class Options(Table):
-    """The `model_options` of `conv`; everything else are fields of the recipe, as for the fully connected network."""
-
-    channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16, strict=False)] = (32, 64)
-    """Of each convolution in the encoder, every one of which halves height and width; the decoder has them
-    reversed."""
-    blocks: Annotated[int, Field(ge=0, le=64)] = 0
-    """Further convolutions at each size, in each network; with the recipe's `residual` a shortcut leads round each."""
-    norm: NormName = "batch"
-    """After each convolution but the last: batch (Ioffe & Szegedy 2015) or group normalisation (Wu & He 2018). Averaged
-    weights (ema_decay, schedule_free_adamw) have batch statistics of their own, see `vae.model.recount`."""
 
 
 class Convolution(nn.Module):
@@ -87,7 +71,7 @@ class ConvVAE(nn.Module):
         shape: tuple[int, ...],
         latent_size: int,
         parameters_per_pixel: int,
-        options: Options | None = None,
+        options: ConvOptions | None = None,
         hidden: tuple[int, ...] = (500,),
         activation: str = "relu",
         dropout: float = 0.0,
@@ -100,7 +84,7 @@ class ConvVAE(nn.Module):
                 f"The network conv takes images (H, W), (H, W, 3) or (3, H, W), not examples of shape {shape}: "
                 "save them in one of these, or use the network mlp."
             )
-        options = options or Options()
+        options = options or ConvOptions()
         self.latent_size, self.parameters_per_pixel = latent_size, parameters_per_pixel
         self._image, self._colours_first = image, colours_first(shape)
         widths = options.channels
@@ -183,13 +167,13 @@ def build(recipe: Recipe, shape: tuple[int, ...], pixels: PixelMoments | None = 
     """The recipe's network for examples of that shape, initialised; draws from torch's global generator.
 
     pixels: mean and variance of the training pixels, (D,) each, for `output_bias_from_mean`. Raises UserError for
-    examples that are no images, options that don't exist, missing pixels, and a batch normalisation of one number."""
-    p_x = likelihood(recipe.likelihood)
+    examples that are no images, missing pixels, and a batch normalisation of one number."""
+    p_x, options = likelihood(recipe.likelihood), ConvOptions.model_validate(recipe.model_options)
     model = ConvVAE(
         shape,
         recipe.latent_size,
         p_x.parameters_per_pixel,
-        options_of(recipe),
+        options,
         recipe.hidden,
         recipe.activation,
         recipe.dropout,
@@ -197,7 +181,7 @@ def build(recipe: Recipe, shape: tuple[int, ...], pixels: PixelMoments | None = 
     )
     if model.normalises_one_pixel and recipe.batch_size == 1:
         raise UserError(
-            f"Batch normalisation needs more than one number, and the {len(options_of(recipe).channels)} convolutions "
+            f"Batch normalisation needs more than one number, and the {len(options.channels)} convolutions "
             "leave one pixel of a batch of 1: raise batch_size, or set model_options.norm=group."
         )
     initialise(model, model.not_activated, recipe.init, recipe.activation)
@@ -207,14 +191,6 @@ def build(recipe: Recipe, shape: tuple[int, ...], pixels: PixelMoments | None = 
         with torch.no_grad():
             model.output_bias.copy_(p_x.initial_bias(pixels))
     return model
-
-
-def options_of(recipe: Recipe) -> Options:
-    """The recipe's `model_options` as `conv` takes them. Raises UserError: the option, the value, the rule."""
-    try:
-        return Options.model_validate(recipe.model_options)
-    except ValidationError as error:
-        raise UserError(explain(error, "model_options of conv")) from None
 
 
 def _norm(name: NormName, width: int, size: tuple[int, int]) -> nn.Module:

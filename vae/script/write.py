@@ -20,8 +20,9 @@ from vae.evaluation import EVALUATION_SEED, GRID_IMAGES
 from vae.files import write_whole
 from vae.images import colours_first, image_shape
 from vae.likelihoods import likelihood
-from vae.model.conv import STRIDE, groups_of, options_of
+from vae.model.conv import STRIDE, groups_of
 from vae.model.init import GAINS
+from vae.networks import ConvOptions
 from vae.optim.muon import BF16_FROM
 from vae.recipe import Recipe
 from vae.versions import version_of
@@ -51,7 +52,7 @@ def script(recipe: Recipe, data: Dataset, tau: int) -> Script:
         )
     batch = recipe.batch(len(data.train))
     data.require_batch(batch)
-    conv = options_of(recipe) if recipe.model == "conv" else None
+    conv = ConvOptions.model_validate(recipe.model_options) if recipe.model == "conv" else None
     image = image_shape(data.shape)
     sizes = [] if image is None else [(image.height, image.width)]
     for _ in conv.channels if conv else ():

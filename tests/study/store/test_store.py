@@ -38,6 +38,28 @@ def test_experiments_round_trip(store: Store) -> None:
     assert store.experiments() == ["b", "a"]
 
 
+def test_an_experiment_of_before_keeps_its_networks(store: Store) -> None:
+    """While recipes left their network's options out, conv normalised by group: the baseline and the techniques that
+    were stored then go on so, but for those that say how."""
+    techniques = {
+        "conv": {"overrides": {"model": "conv", "model_options.blocks": 1}},
+        "said": {"overrides": {"model": "conv", "model_options.norm": "none"}},
+        "half": {"scale": {"batch_size": 0.5}},
+    }
+    experiment = {"method": 2, "split_per_block": True, "recipe": {"model": "conv"}, "techniques": techniques}
+    store.save_experiment("before", {"experiment": experiment})
+    store.save_experiment("now", {"experiment": experiment, "dimensions": None})
+    before, now = (store.load_experiment(name) for name in ("before", "now"))
+    assert before is not None
+    assert now is not None
+    assert before["experiment"] == experiment | {
+        "recipe": {"model": "conv", "model_options": {"norm": "group"}},
+        "techniques": techniques
+        | {"conv": {"overrides": techniques["conv"]["overrides"] | {"model_options": {"norm": "group"}}}},
+    }
+    assert now["experiment"] == experiment
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "x" * 201])
 def test_a_name_that_would_mix_studies_is_refused(store: Store, name: str) -> None:
     """A name with a slash, no name, or one that overflows its column is refused."""

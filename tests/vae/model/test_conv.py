@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from vae.checkpoint import load_model, save_model
@@ -17,8 +20,9 @@ from vae.data.dataset import Dataset, load
 from vae.errors import UserError
 from vae.likelihoods import likelihood
 from vae.model.bring import build_network, require_fit
-from vae.model.conv import ConvVAE, Options, build
+from vae.model.conv import ConvVAE, build
 from vae.model.init import GAINS, initialise
+from vae.networks import ConvOptions
 from vae.recipe import Recipe
 from vae.training import train
 
@@ -77,7 +81,7 @@ def test_colours_first_and_last_are_one_network() -> None:
 
 def test_a_map_of_one_pixel_passes_something_on() -> None:
     """Normalised alone, the one number of a channel would be 0 whatever the image."""
-    model = ConvVAE((8, 8), 2, 1, Options(channels=(8, 8, 8), norm="group"), hidden=(8,))
+    model = ConvVAE((8, 8), 2, 1, ConvOptions(channels=(8, 8, 8), norm="group"), hidden=(8,))
     mean, _ = model.encode(torch.rand(2, 64, generator=torch.Generator().manual_seed(0)))
     assert not torch.allclose(mean[0], mean[1])
 
@@ -150,6 +154,19 @@ def test_bf16_trains_near_fp32(colours: Dataset) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
+def test_a_model_file_of_before_holds_the_network_of_then(colours: Dataset, tmp_path: Path) -> None:
+    """A file written while a recipe left the norm out is of group normalisation, and loads as that."""
+    options = {"channels": [4], "norm": "group"}
+    path = tmp_path / "before.safetensors"
+    save_model(path, train(recipe(model_options=options), colours, 16), colours)
+    with safe_open(path, framework="pt") as file:
+        metadata, weights = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    said = json.loads(metadata["recipe"])
+    said["model_options"] = {"channels": [4]}
+    save_file(weights, path, metadata=metadata | {"recipe": json.dumps(said)})
+    assert load_model(path).recipe.model_options == options | {"blocks": 0}
+
+
 @pytest.mark.parametrize(
     ("values", "shape", "words"),
     [
@@ -176,4 +193,4 @@ def test_what_is_refused(values: dict[str, Any], shape: tuple[int, ...], words: 
 
 def test_default_options_are_the_documented_ones() -> None:
     """A recipe that says nothing has two convolutions, of 32 and 64 channels, each with batch normalisation."""
-    assert (Options().channels, Options().blocks, Options().norm) == ((32, 64), 0, "batch")
+    assert (ConvOptions().channels, ConvOptions().blocks, ConvOptions().norm) == ((32, 64), 0, "batch")
