@@ -19,6 +19,8 @@ from study.statistics.verdicts import Verdict
 from study.terms import BASELINE, COMBINED, WITHOUT, Outcome, Phase
 from vae.recipe import Recipe
 
+#: A change of tenfold and more that is not ruled out: nothing worth the words is.
+USEFUL = 9.0
 #: What the phases' counts are called.
 PHASES = {
     Phase.SEARCH: "search trials",
@@ -294,7 +296,7 @@ def _counted(findings: Findings) -> str:
     counts, terms = verdicts(findings), findings.terms
     faster, open_, slower = counts[Verdict.FASTER], counts[Verdict.UNDECIDED], counts[Verdict.SLOWER]
     pending = counts[Verdict.NOT_MEASURED]
-    missed = sum(counts[word] for word in (Verdict.UNRELIABLE, Verdict.NEVER, Verdict.NOT_TUNED))
+    missed = sum(n for word, n in counts.items() if word.missed)
     unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
     if counts[Verdict.UNRELIABLE_BASELINE]:
         baseline = findings.arms[0]
@@ -306,9 +308,7 @@ def _counted(findings: Findings) -> str:
     family = f"{n} {terms.arms if n != 1 else terms.arms.removesuffix('s')}"
     if terms.guided:
         most = max((x for arm in findings.techniques if (x := _less_than(arm)) is not None), default=None)
-        ruled_out = (
-            "" if most is None or math.isinf(most) else f" (if they change anything, by less than {most:.0%})"
-        )
+        ruled_out = f" (if they change anything, by less than {most:.0%})" if most and most < USEFUL else ""
         return (
             f"Of {family} {faster} {_be(faster)} faster in {terms.clock}, "
             f"{slower} slower{unmeasured}, {missed} without a verdict for missing the target, and {open_} not "

@@ -137,6 +137,9 @@ class ArmResult:
     """Ratio on the seeds that both reach the target on."""
     rmst: Estimate | None = None
     """Ratio with misses truncated at tau."""
+    at_most: float | None = None
+    """No speed-up in examples above this: the upper 95 % limit of `rmst`, for a miss takes tau at least, and so many
+    examples. None where the baseline has misses too, and without an interval."""
     throughput: Estimate | None = None
     """Examples per second over the baseline's; None before it is timed."""
     examples_per_second: float | None = None

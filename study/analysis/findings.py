@@ -183,14 +183,12 @@ def beside(result: ArmResult, pair: Pair, tau: float) -> ArmResult:
     """The arm with its ratios to the baseline that no verdict rests on: on joint hits, and truncated at tau."""
     B, A = (pair.baseline_examples, pair.baseline_hit), (pair.arm_examples, pair.arm_hit)
     if pair.paired:
-        return replace(
-            result,
-            conditional=conditional_ratio(*B, *A, pair.blocks),
-            rmst=rmst_ratio(*B, *A, tau, pair.blocks),
-        )
-    # Without pairs there are no joint hits.
-    within = unpaired_speed_up(pair.baseline_examples.clip(max=tau), pair.arm_examples.clip(max=tau))
-    return replace(result, rmst=within)
+        result = replace(result, conditional=conditional_ratio(*B, *A, pair.blocks))
+        within = rmst_ratio(*B, *A, tau, pair.blocks)
+    else:  # without pairs there are no joint hits
+        within = unpaired_speed_up(pair.baseline_examples.clip(max=tau), pair.arm_examples.clip(max=tau))
+    bounds = pair.baseline_hit.all() and math.isfinite(within.high)
+    return replace(result, rmst=within, at_most=within.high if bounds else None)
 
 
 def said(result: ArmResult, examples: Judged, seconds: Judged | None) -> ArmResult:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
-from study.analysis.arm import Measure
+from study.analysis.arm import ArmResult, Measure
 from study.statistics.speed_up import Estimate
 from vae.recipe import Recipe
 
 #: Stands where there is no number.
 DASH = "–"
+#: Before the bound of an arm whose misses leave no more to say.
+AT_MOST = "at most"
 
 
 def number(value: float | None, form: str = ".4g") -> str:
@@ -35,6 +37,15 @@ def ratio(value: float, low: float, high: float) -> str:
 def speed_up_of(measure: Measure | None) -> str:
     """A measure's ratio with the interval that is shown; a dash without a measure."""
     return DASH if measure is None else ratio(measure.ratio, *measure.shown)
+
+
+def examples_of(arm: ArmResult) -> str:
+    """An arm's speed-up in examples with the interval that is shown; or what it is at most, where misses leave no more
+    to say."""
+    measure = arm.examples
+    if measure is None or measure.known or not measure.verdict.missed or arm.at_most is None:
+        return speed_up_of(measure)
+    return f"{AT_MOST} {arm.at_most:.2f}x"
 
 
 def ratio_of(estimate: Estimate | None) -> str:

@@ -18,7 +18,7 @@ from study.analysis.curve_notes import curve_notes
 from study.analysis.findings import Findings, bits
 from study.analysis.notes import notes
 from study.analysis.standing import Standing
-from study.analysis.words import DASH, number, p_value, speed_up_of
+from study.analysis.words import AT_MOST, DASH, examples_of, number, p_value, speed_up_of
 from study.cli.terminal import plural
 from study.design.experiment import Experiment
 from study.design.phases import FINALISTS, GUIDED_ROUNDS
@@ -213,6 +213,8 @@ def print_forest(console: Console, comparison: Findings) -> None:
         if not comparison.has_seconds:
             words_said = {arm.examples.verdict for arm in comparison.arms if arm.examples is not None}
         legend = [f"{short}: {words}" for verdict, (short, words) in _SHORT.items() if verdict in words_said]
+        if any(examples_of(arm).startswith(AT_MOST) for arm in comparison.arms):
+            legend.append(f"{AT_MOST}: a miss takes tau or more")
         if legend:
             console.print("; ".join(legend))
 
@@ -274,7 +276,8 @@ def forest_table(comparison: Findings, wide: bool) -> Table:
             elif measure is None:
                 cells += [DASH, DASH]
             else:
-                cells += [speed_up_of(measure), _verdict(measure, wide)]
+                told = examples_of(arm) if measure is arm.examples else speed_up_of(measure)
+                cells += [told, _verdict(measure, wide)]
         table.add_row(*cells)
     return table
 

@@ -10,7 +10,7 @@ from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
 from study.analysis.findings import nats
 from study.analysis.notes import notes
-from study.analysis.words import DASH, p_value, speed_up_of
+from study.analysis.words import DASH, examples_of, p_value, speed_up_of
 from study.dashboard.board import Image
 from study.report.markdown import markdown_text
 from study.terms import SEARCH
@@ -53,7 +53,11 @@ def verdict_table(comparison: Comparison) -> str:
             cells += ["1x", "baseline", DASH, "1x", "baseline"]
         else:
             p = markdown_text(p_value(arm.p_adjusted))
-            cells += [*_verdict(arm.examples), p, *_verdict(arm.seconds)]
+            cells += [
+                *_verdict(examples_of(arm), arm.examples),
+                p,
+                *_verdict(speed_up_of(arm.seconds), arm.seconds),
+            ]
         rows.append(cells)
     return table(header, rows)
 
@@ -67,9 +71,12 @@ def arm_note(comparison: Comparison, arm: str, baseline_id: int) -> str:
     result = find(comparison.arms, arm)
     if result is not None and comparison.target is not None:
         text += f"\n\nTarget reached on {result.hits} of {result.seeds} seeds."
-        for measure, unit in ((result.examples, "examples"), (result.seconds, "seconds")):
-            shown, verdict = _verdict(measure)
-            text += f"\n\nIn {unit}: **{verdict}**{'' if shown == DASH else f', {shown}'}."
+        for unit, shown, measure in (
+            ("examples", examples_of(result), result.examples),
+            ("seconds", speed_up_of(result.seconds), result.seconds),
+        ):
+            told, verdict = _verdict(shown, measure)
+            text += f"\n\nIn {unit}: **{verdict}**{'' if shown == DASH else f', {told}'}."
     whole = markdown_text(f"{comparison.experiment.name}/baseline")
     # Names are never links: the dashboard's dark mode draws links dark blue.
     return f"{text}\n\nAll arms side by side: the note of {whole} ([open](/dashboard/studies/{baseline_id}/note))."
@@ -114,8 +121,6 @@ def _answer(evidence: Evidence, comparison: Comparison) -> list[str]:
     return said
 
 
-def _verdict(measure: Measure | None) -> tuple[str, str]:
-    """Speed-up with its interval, and the verdict, as Markdown."""
-    if measure is None:
-        return DASH, DASH
-    return markdown_text(speed_up_of(measure)), markdown_text(measure.words)
+def _verdict(shown: str, measure: Measure | None) -> tuple[str, str]:
+    """Speed-up as it is shown, and the verdict, as Markdown."""
+    return markdown_text(shown), DASH if measure is None else markdown_text(measure.words)

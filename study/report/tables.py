@@ -9,7 +9,7 @@ from study.analysis.answer import sooner_words
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, sorted_arms
 from study.analysis.evidence import Evidence
 from study.analysis.findings import Findings, bits
-from study.analysis.words import DASH, p_value, speed_up_of
+from study.analysis.words import DASH, examples_of, p_value, speed_up_of
 from study.figures.panel import as_float
 from study.report import words
 from study.report.blocks import Cell, Table, estimate, number
@@ -49,7 +49,7 @@ def arms_table(comparison: Findings) -> Table:
                 _arm(arm.arm, arm.family),
                 _hits(arm),
                 number(arm.epochs, ".2f") if in_epochs else number(arm.mean_examples),
-                base or _speed_up(examples),
+                base or _examples(arm),
                 _p(examples),
                 verdict(examples),
                 *([estimate(arm.throughput)] if terms.tuned else []),
@@ -249,6 +249,12 @@ def _arm(arm: Any, family: Any) -> Cell:
 
 def _hits(arm: ArmResult | CombinedArm | ArticleArm) -> Cell:
     return Cell(f"{arm.hits} of {arm.seeds}", arm.hits) if arm.seeds else Cell(DASH)
+
+
+def _examples(arm: ArmResult) -> Cell:
+    known = arm.examples is not None and arm.examples.known
+    told = examples_of(arm)
+    return _speed_up(arm.examples) if known else Cell(told, None if told == DASH else arm.at_most)
 
 
 def _speed_up(measure: Measure | None) -> Cell:

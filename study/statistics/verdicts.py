@@ -44,6 +44,11 @@ class Verdict(StrEnum):
         """Whether the arm could be compared: what is unreliable or not there claims no speed-up."""
         return self.decided or self is Verdict.UNDECIDED
 
+    @property
+    def missed(self) -> bool:
+        """Whether the arm misses the target on too many seeds for more to be said."""
+        return self in (Verdict.UNRELIABLE, Verdict.NEVER, Verdict.NOT_TUNED)
+
 
 _SENTENCES = {
     Verdict.FASTER: "faster by more than the margin, the whole family of arms taken together",

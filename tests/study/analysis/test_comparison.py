@@ -14,12 +14,16 @@ import pandas as pd
 import pytest
 from fake_training import FakeTraining, Finished, Scores, arms_table, estimated, loss_at, share_to
 
+from study.analysis.arm import find
 from study.analysis.columns import article_frame
 from study.analysis.comparison import Comparison, _edges
 from study.analysis.evidence import read
+from study.analysis.findings import beside
 from study.analysis.notes import notes
+from study.analysis.words import DASH, examples_of, speed_up_of
 from study.design.space import Dimension
 from study.protocol.selection import State
+from study.statistics.judgement import Pair
 from study.statistics.verdicts import Verdict
 from study.store import records
 from study.store.store import Store
@@ -93,6 +97,23 @@ def test_misses_count_as_tau(compared: Finished, comparison: Comparison) -> None
     assert found["rmst"] == pytest.approx(B.mean() / np.where(hit, E, TAU).mean(), rel=1e-9)
     assert math.isnan(found["speed_up"])
     assert math.isinf(row(comparison, "never")["ert"])
+
+
+def test_an_arm_that_misses_is_at_most_so_fast(compared: Finished, comparison: Comparison) -> None:
+    """Where too many seeds miss for a ratio, the truncated one's upper limit bounds it, and is what is shown; not
+    where the baseline's own examples are cut off at tau, nor of an arm that has a ratio."""
+    for name in ("flaky", "never"):
+        arm = find(comparison.arms, name)
+        assert arm is not None
+        assert arm.rmst is not None
+        assert arm.at_most == arm.rmst.high > arm.rmst.ratio
+        assert examples_of(arm) == f"at most {arm.rmst.high:.2f}x"
+    twice = find(comparison.arms, "twice")
+    assert twice is not None
+    assert examples_of(twice) == speed_up_of(twice.examples) != DASH
+    E, hit = np.full(3, 8.0), np.array([True, True, False])
+    pair = Pair(np.arange(3), E, hit, E, hit, None)
+    assert beside(twice, pair, 8.0).at_most is None
 
 
 def recipe_of(run: Any) -> Recipe:

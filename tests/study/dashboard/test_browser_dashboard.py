@@ -24,7 +24,7 @@ import pytest
 
 from study.analysis.answer import sentences
 from study.analysis.evidence import read
-from study.analysis.words import speed_up_of
+from study.analysis.words import examples_of, speed_up_of
 from study.store.store import Store
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def test_the_note_shows_the_verdict_table(served: Served, watched: Watched) -> N
     assert set(rows) == {arm.arm for arm in comparison.arms}
     for arm in comparison.arms:
         if arm.examples is not None and arm.seconds is not None:
-            assert rows[arm.arm][2:4] == [speed_up_of(arm.examples), arm.examples.words]
+            assert rows[arm.arm][2:4] == [examples_of(arm), arm.examples.words]
             assert rows[arm.arm][5:7] == [speed_up_of(arm.seconds), arm.seconds.words]
     said = page.locator("p").all_inner_texts()
     assert [sentence for sentence in said if tiny.hostile in sentence]

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from study.analysis.answer import sentences
 from study.analysis.evidence import read
-from study.analysis.words import speed_up_of
+from study.analysis.words import examples_of
 from study.dashboard.board import Image, plot_pieces, write
 from study.dashboard.publisher import publish
 from study.report.markdown import markdown_text
@@ -112,7 +112,7 @@ def test_the_notes_hold_the_answer(tiny: Tiny, tiny_store: Store) -> None:
             shown = rows[arm.arm]
             assert f"{arm.hits}/3" in shown
             if arm.examples is not None:
-                assert markdown_text(speed_up_of(arm.examples)) in shown
+                assert markdown_text(examples_of(arm)) in shown
                 assert markdown_text(arm.examples.words) in shown
     assert f"note of {tiny.name}/baseline" in tiny.note(tiny_store, "muon")
 
