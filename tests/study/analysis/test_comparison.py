@@ -99,7 +99,7 @@ def test_misses_count_as_tau(compared: Finished, comparison: Comparison) -> None
     assert math.isinf(row(comparison, "never")["ert"])
 
 
-def test_an_arm_that_misses_is_at_most_so_fast(compared: Finished, comparison: Comparison) -> None:
+def test_an_arm_that_misses_is_at_most_so_fast(comparison: Comparison) -> None:
     """Where too many seeds miss for a ratio, the truncated one's upper limit bounds it, and is what is shown; not
     where the baseline's own examples are cut off at tau, nor of an arm that has a ratio."""
     for name in ("flaky", "never"):
