@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import plotly.graph_objects as go
 
 from study.analysis.arm import ArmResult, CombinedArm, Measure, sorted_arms
+from study.analysis.words import AT_MOST
 from study.figures.arms import Family
 from study.figures.theme import (
     BLUE,
@@ -51,6 +52,8 @@ class Row(NamedTuple):
     """A censored arm's ratio truncated at tau and its interval."""
     timed: bool = True
     params: Mapping[str, Any] | None = None
+    at_most: float | None = None
+    """See `ArmResult`; in examples alone."""
 
     @property
     def ratio(self) -> float:
@@ -83,9 +86,9 @@ def arm_rows(arms: Iterable[ArmResult], unit: Unit = "examples") -> list[Row]:
         truncated = (_NAN,) * 3 if rmst is None else (rmst.ratio, rmst.low, rmst.high)
         ratio, low, high = (value * factor for value in truncated)
         measure = arm.examples if unit == "examples" else arm.seconds
-        rows.append(
-            Row(arm.arm, arm.family, arm.hits, arm.seeds, measure, (ratio, low, high), timed, arm.params)
-        )
+        bound = arm.at_most if unit == "examples" else None
+        counted = arm.hits, arm.seeds
+        rows.append(Row(arm.arm, arm.family, *counted, measure, (ratio, low, high), timed, arm.params, bound))
     return rows
 
 
@@ -214,8 +217,9 @@ def _right_note(i: int, row: Row) -> dict[str, Any]:
         text = f"<b>{text}</b>" if row.measure is not None and row.measure.verdict.decided else text
     else:
         colour = MUTED
-        text = f"{row.hits} of {row.seeds} reach it" if row.hits else f"none of {row.seeds} reaches it"
-        text = text if row.seeds else "not measured yet"
+        reach = f"{row.hits} of {row.seeds} reach it" if row.hits else f"none of {row.seeds} reaches it"
+        bound = "" if row.at_most is None else f"{AT_MOST} {row.at_most:.2f}x ({row.hits} of {row.seeds} hit)"
+        text = (bound or reach) if row.seeds else "not measured yet"
         if row.seeds and not row.timed:
             text = "not timed yet"
     return {

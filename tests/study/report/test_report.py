@@ -86,6 +86,9 @@ class TestNumbers:
         unreliable = find(arms, UNRELIABLE)
         assert unreliable is not None
         notes = [note.text for note in figure.layout.annotations]
+        assert f"at most {unreliable.at_most:.2f}x ({unreliable.hits} of 5 hit)" in notes
+        in_seconds = figures_forest.forest(figures_forest.arm_rows(arms, "seconds"), "seconds")
+        notes = [note.text for note in in_seconds.layout.annotations]
         assert f"{unreliable.hits} of 5 reach it" in notes
         assert "none of 5 reaches it" in notes
 
