@@ -59,6 +59,8 @@ def script(recipe: Recipe, data: Dataset, tau: int) -> Script:
         height, width = sizes[-1]
         sizes.append((math.ceil(height / STRIDE), math.ceil(width / STRIDE)))
     is_residual = recipe.residual and len(recipe.hidden) > 1
+    has_batch_norm = conv is not None and conv.norm == "batch"
+    averages = recipe.ema_decay > 0 or recipe.optimizer == "schedule_free_adamw"
     notes = tuple(_notes(recipe))
     text = (
         _environment()
@@ -82,8 +84,9 @@ def script(recipe: Recipe, data: Dataset, tau: int) -> Script:
             is_residual=is_residual,
             projects=is_residual and len(set(recipe.hidden)) > 1,
             has_schedule=recipe.lr_schedule != "constant" or recipe.warmup > 0,
-            has_mode=recipe.dropout > 0 or (conv is not None and conv.norm == "batch"),
-            averages=recipe.ema_decay > 0 or recipe.optimizer == "schedule_free_adamw",
+            has_mode=recipe.dropout > 0 or has_batch_norm,
+            averages=averages,
+            recounts=averages and has_batch_norm,
             grid_images=GRID_IMAGES,
             evaluation_seed=EVALUATION_SEED,
         )
@@ -115,9 +118,8 @@ def write_stored(path: Path, split: Split) -> Path:
     }
 
     def write(temporary: Path) -> None:
-        with temporary.open(
-            "wb"
-        ) as file:  # a full disk is an error here, and would end a memory map's process
+        # A full disk is an error here, and would end a memory map's process.
+        with temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for values in split.stored():
                 file.write(values.numpy().tobytes())

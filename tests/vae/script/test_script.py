@@ -88,6 +88,10 @@ OTHERS = {
             "dropout": 0.1,
             "output_bias_from_mean": True,
         },
+        "conv, batch, averaged": CONV
+        | {"model_options": {"channels": [4]}, "ema_decay": 0.9, "dropout": 0.1, "likelihood": "bernoulli"},
+        "conv, batch, schedule-free": CONV
+        | {"model_options": {"channels": [4], "blocks": 1}, "optimizer": "schedule_free_adamw"},
         "conv, muon": CONV
         | {
             "model_options": {"channels": [4, 6], "blocks": 1},
