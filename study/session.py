@@ -18,7 +18,7 @@ from study.design.workload import SMALL_DATA
 from study.place import Place
 from study.protocol.planner import Planner
 from study.protocol.selection import State, winning_recipes
-from study.protocol.stored import Stored, find_stored, stored
+from study.protocol.stored import Stored, find_stored, require_same_data, stored
 from study.store.artifacts import Artifacts
 from study.store.database import WORKER_CONNECTIONS, Database
 from study.store.outage import patiently
@@ -99,7 +99,7 @@ class Session:
             likelihood=experiment.recipe.likelihood,
             data_dir=place.data_dir,
         )
-        _require_same_data(kept, data)
+        require_same_data(name, kept.fingerprint, data)
         artifacts = kept.files(place.artifacts)
         artifacts.require()
         return cls(place, store, experiment, data, artifacts)
@@ -172,7 +172,8 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     likelihood = experiment.recipe.likelihood
     data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
     experiment = with_sources(build(request, len(data.train), before), before)
-    _require_same_data(kept, data)
+    if kept is not None:
+        require_same_data(name, kept.fingerprint, data)
     require_batches(experiment, before, len(data.train), source)
     if before is None:
         require_evaluation(experiment, len(data.train), source)
@@ -234,13 +235,7 @@ def calibrated_spread(place: Place, name: str) -> float | None:
 def stored_experiment(store: Store, name: str, data: Dataset) -> Experiment | None:
     """The stored experiment of that name; None where there is none. Raises UserError for other data."""
     kept = find_stored(store, name)
-    _require_same_data(kept, data)
-    return None if kept is None else kept.experiment
-
-
-def _require_same_data(kept: Stored | None, data: Dataset) -> None:
-    if kept is not None and kept.fingerprint != data.fingerprint:
-        raise UserError(
-            f"Experiment '{kept.experiment.name}' was started with data of SHA-256 {kept.fingerprint[:12]}..., not "
-            f"{data.fingerprint[:12]}... ({data.name}): bring the same file and seed, or use another --name."
-        )
+    if kept is None:
+        return None
+    require_same_data(name, kept.fingerprint, data)
+    return kept.experiment

@@ -17,5 +17,7 @@ class FailureError(UserError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The way out after an unknown word: the nearest known one, or all of them where none is near."""
     names = list(known)
+    if not names:
+        return "There is none."
     near = difflib.get_close_matches(word, names, n=1)
     return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names)}."

@@ -9,6 +9,7 @@ from pathlib import Path
 from study.analysis.answer import Use, offers
 from study.analysis.standing import Standing
 from study.design.own import require_sources
+from study.protocol.stored import require_same_data
 from vae.data.dataset import Dataset, load
 from vae.errors import UserError
 from vae.files import write_bytes
@@ -76,9 +77,5 @@ def _data(standing: Standing, data_dir: Path | None) -> Dataset:
         data_dir=data_dir,
         download=False,
     )
-    if data.fingerprint != standing.fingerprint:
-        raise UserError(
-            f"Experiment '{standing.name}' was trained on data of SHA-256 {standing.fingerprint[:12]}..., not "
-            f"{data.fingerprint[:12]}... ({data.name}): bring the same file, or name its folder by --data-dir."
-        )
+    require_same_data(standing.name, standing.fingerprint, data)
     return data

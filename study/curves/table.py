@@ -205,7 +205,7 @@ class _Names:
         if name not in self._names:
             raise UserError(
                 f"{self._where}: no column {name!r} (--{role}{'' if role == 'where' else '-from'}). "
-                f"{did_you_mean(name, self._names) if self._names else 'It has none.'}"
+                f"{did_you_mean(name, self._names)}"
             )
         return name
 

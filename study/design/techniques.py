@@ -156,7 +156,9 @@ def catalogue(own: dict[str, dict[str, Any]] | None = None) -> dict[str, Techniq
 
 
 def find(name: str, known: dict[str, Technique]) -> Technique:
-    """The technique of that name. Raises UserError with the nearest name."""
+    """The technique of that name. Raises UserError with the nearest name and where all are told."""
     if name in known:
         return known[name]
-    raise UserError(f"Unknown arm '{name}'. {did_you_mean(name, known)}")
+    raise UserError(
+        f"Unknown arm '{name}'. {did_you_mean(name, known)} What each is: python -m study techniques."
+    )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.design.experiment import Experiment
 from study.design.workload import Workload
 from study.store.artifacts import Artifacts
 from study.store.locations import Location
 from study.store.store import Store
-from vae.errors import UserError, did_you_mean
+from vae.errors import UserError
+
+if TYPE_CHECKING:
+    from vae.data.dataset import Dataset  # torch, which who only reads does without
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,14 @@ def stored(store: Store, name: str) -> Stored:
     """The experiment of that name. Raises UserError with what there is, where it isn't there."""
     found = find_stored(store, name)
     if found is None:
-        names = store.experiments()
-        raise UserError(f"No experiment '{name}' in {store.database.name}. {did_you_mean(name, names)}")
+        raise store.no_experiment(name)
     return found
+
+
+def require_same_data(name: str, fingerprint: str, data: Dataset) -> None:
+    """Raises UserError for other data than that with this fingerprint, which experiment NAME was begun with."""
+    if data.fingerprint != fingerprint:
+        raise UserError(
+            f"Experiment '{name}' was begun with data of SHA-256 {fingerprint[:12]}..., not {data.fingerprint[:12]}... "
+            f"({data.name}): bring the same file and seed, name the folder of it by --data-dir, or use another --name."
+        )

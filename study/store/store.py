@@ -181,7 +181,13 @@ class Store:
             return require_name(names[0], f"{self.database.name}: the experiment's name")
         if name is not None and name in names:
             return require_name(name, "--name")
-        listed = ", ".join(names) or "none"
         if name is None:
+            listed = ", ".join(names) or "none"
             raise UserError(f"Which experiment? Give --name. Experiments in {self.database.name}: {listed}.")
-        raise UserError(f"No experiment '{name}' in {self.database.name}. {did_you_mean(name, names)}")
+        raise self.no_experiment(name)
+
+    def no_experiment(self, name: str) -> UserError:
+        """What to raise where there is no NAME, with what there is."""
+        return UserError(
+            f"No experiment '{name}' in {self.database.name}. {did_you_mean(name, self.experiments())}"
+        )

@@ -113,7 +113,7 @@ def test_a_recipe_that_is_not_there_is_refused(call: Call, fake_url: str, tmp_pa
         store.save_experiment("fake", spec | {"data_fingerprint": "0" * 64})
     result = call("export", "--out", "out", "--recipe", "fastest")
     assert result.code == 2
-    assert "Experiment 'fake' was trained on data of SHA-256 000000000000..., not " in result.err
+    assert "Experiment 'fake' was begun with data of SHA-256 000000000000..., not " in result.err
     assert not (tmp_path / "out").exists()
 
 

@@ -16,6 +16,7 @@ import sqlalchemy
 from fake_study import expire, finish, plan, row, scalar, take
 from optuna.trial import TrialState
 
+from study.protocol.stored import stored
 from study.store import records
 from study.store.claims import Claim, LeaseLost
 from study.store.owner import new_owner
@@ -181,6 +182,20 @@ def test_a_reader_reads_and_cannot_write(store: Store, owners: list[str]) -> Non
             reader.save_experiment("digits", {})
         with pytest.raises(optuna.exceptions.StorageInternalError):
             optuna.create_study(study_name="new", storage=reader.optuna)
+
+
+def test_a_name_that_is_not_there_is_told_with_what_there_is(store: Store) -> None:
+    """The nearest, all, or that there is none; by whoever asks for it."""
+    for ask in (store.pick_name, lambda name: stored(store, name)):
+        with pytest.raises(UserError, match=r"^No experiment 'digist' in \S+\. There is none\.$"):
+            ask("digist")
+    for name in ("digits", "fashion"):
+        store.save_experiment(name, {})
+    for ask in (store.pick_name, lambda name: stored(store, name)):
+        with pytest.raises(UserError, match=r"Did you mean 'digits'\?$"):
+            ask("digist")
+        with pytest.raises(UserError, match=r"There are: digits, fashion\.$"):
+            ask("mnist")
 
 
 def test_headway_changes_with_what_happens(store: Store, owners: list[str]) -> None:
