@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -117,10 +117,13 @@ class Local:
         return Local(self.path.absolute())
 
     def exists(self) -> bool:
-        return self.path.is_file()
+        with self._explained("be read"):
+            return self.path.is_file()
 
     def files(self) -> Iterator[Local]:
-        return (Local(path) for path in sorted(self.path.rglob("*")) if path.is_file())
+        with self._explained("be read"):
+            found = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
+        return (Local(path) for path in found)
 
     @contextmanager
     def local(self) -> Iterator[Path]:
@@ -134,20 +137,28 @@ class Local:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("xb") as file:
                 file.write(content)
-        except FileExistsError:
-            return False
         except OSError as error:
+            if isinstance(error, FileExistsError) and self.exists():
+                return False
             raise FailureError(f"{self.path.parent} can't be written to: {error.strerror}.") from None
         return True
 
     def delete(self) -> None:
-        self.path.unlink(missing_ok=True)
+        with self._explained("be deleted"), suppress(FileNotFoundError, NotADirectoryError):
+            self.path.unlink()
 
     def require_writable(self, what: str) -> None:
         try:
             try_folder(self.path)
         except OSError as error:
             raise FailureError(f"{what} can't be written to: {self.path}: {error.strerror}.") from None
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FailureError(f"{self.path} can't {what}: {error.strerror}.") from None
 
 
 @dataclass(frozen=True)
@@ -175,7 +186,7 @@ class Remote:
             fs, path = self._reach()
             try:
                 return bool(fs.info(path)["type"] == "file")
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return False
 
     def files(self) -> Iterator[Remote]:
@@ -214,6 +225,8 @@ class Remote:
             try:
                 self._write(lambda fs, target: fs.pipe_file(target, content, mode="create"))
             except FileExistsError:
+                if not self.exists():
+                    raise
                 return False
         return True
 
@@ -266,8 +279,10 @@ class Remote:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (UserError, FileExistsError):
+        except UserError:
             raise
+        except FileExistsError:
+            raise FailureError(f"{self.url} can't {what}: a file stands where a folder would be.") from None
         except Exception as error:  # each protocol's package has errors of its own
             raise FailureError(f"{self.url} can't {what}: {_line(error)}.") from None
 

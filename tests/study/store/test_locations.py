@@ -84,6 +84,38 @@ def test_only_the_first_creates(place: Location) -> None:
     assert got(mark) == b"first"
 
 
+def test_a_file_in_the_way_of_a_folder_is_one_line(place: Location) -> None:
+    """Whatever is asked of what lies below it: nothing is there, and nothing can be written."""
+    put(place, b"mine")
+    below = place / "digits" / "experiment-id"
+    assert not below.exists()
+    assert got(below) is None
+    below.delete()
+    for write in (
+        lambda: put(below, b"x"),
+        lambda: below.create(b"x"),
+        lambda: place.require_writable("--artifacts"),
+    ):
+        with pytest.raises(FailureError, match=r"can't be written") as caught:
+            write()
+        assert len(str(caught.value).splitlines()) == 1
+    assert got(place) == b"mine"
+
+
+def test_what_a_disk_refuses_is_one_line(tmp_path: Path) -> None:
+    """Such as a name that is too long, or a folder in the place of a file."""
+    for attempt in (
+        Local.exists,
+        Local.delete,
+        lambda file: list(file.files()),
+        lambda file: file.create(b""),
+    ):
+        with pytest.raises(FailureError, match="File name too long"):
+            attempt(Local(tmp_path / ("x" * 300)))
+    with pytest.raises(FailureError, match=r"can't be deleted: "):
+        Local(tmp_path).delete()
+
+
 def test_what_can_be_written_to_is_left_as_it_is(place: Location) -> None:
     """The try leaves no file."""
     place.require_writable("--artifacts")
