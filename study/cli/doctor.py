@@ -13,7 +13,7 @@ from study.cli.terminal import out, plural, quiet, uncollected
 from vae.command import grouped
 
 if TYPE_CHECKING:
-    from study.doctor import Finding
+    from study.doctor.findings import Finding
 
 
 @grouped
@@ -27,13 +27,14 @@ def doctor(
 ) -> None:
     """Check a database and its files; exit code 1 where something is wrong that isn't mended."""
     quiet()
-    from study import doctor
+    from study.doctor.examine import examine
+    from study.doctor.repair import repair as mend
     from study.store.locations import locate
     from study.store.store import Store
 
     place = locate(artifacts)
     with Store.open(storage, read_only=True) as store:
-        findings = doctor.examine(store, place)
+        findings = examine(store, place)
         _print(findings, f"{store.database.name}: {', '.join(store.experiments()) or 'no experiment'}")
     wrong = [finding for finding in findings if not finding.is_note]
     mendable = [finding for finding in wrong if finding.mend is not None]
@@ -45,14 +46,14 @@ def doctor(
         raise SystemExit(1)
     if mendable:
         with Store.open(storage) as store:
-            out.print(f"Copy of before: {doctor.repair(store, mendable)}", soft_wrap=True)
-            findings = doctor.examine(store, place)
+            out.print(f"Copy of before: {mend(store, mendable)}", soft_wrap=True)
+            findings = examine(store, place)
         _print(findings, "After the repair:")
     raise SystemExit(any(not finding.is_note for finding in findings))
 
 
 def _print(findings: Sequence[Finding], title: str) -> None:
-    from study.doctor import Check
+    from study.doctor.findings import Check
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("check", "found", "what to do"):

@@ -18,7 +18,9 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from study.design.build import Request
-from study.doctor import Check, Finding, at_work, examine, repair
+from study.doctor.examine import examine
+from study.doctor.findings import Check, Finding
+from study.doctor.repair import at_work, repair
 from study.place import Place
 from study.session import Session
 from study.store import checks, records
