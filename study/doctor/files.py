@@ -13,7 +13,7 @@ from study.store.artifacts import Artifacts
 from study.store.checks import TrialFacts
 from study.store.locations import Local, Location
 from study.store.store import Store
-from vae.errors import UserError
+from vae.errors import FailureError, UserError
 
 #: What `write_whole` calls a file that it has not finished.
 _UNFINISHED_FILE = re.compile(r"\..+-[0-9a-f]{8}")
@@ -25,6 +25,16 @@ def beside_database(store: Store) -> Iterator[Finding]:
     path = store.database.path
     if path is None:
         return
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        yield Finding(
+            Check.LEFTOVERS,
+            f"{log.name} holds what was written last: a command is at work, or was killed. {path.name} alone is not "
+            "the whole.",
+            f"The next run takes it in. Copy by: sqlite3 {path.name} '.backup copy.db'. If another file was put in the "
+            "place of this one, take the log of the former away.",
+            is_note=True,
+        )
     left = [*path.parent.glob(f".{path.name}.*.new*"), *path.parent.glob(f".{path.name}.lock")]
     yield from _remove([Local(file) for file in left], "of a database that was being made")
 
@@ -37,7 +47,11 @@ def of_experiment(store: Store, name: str, facts: Sequence[TrialFacts], root: Lo
     except UserError as error:
         yield Finding(Check.EXPERIMENTS, str(error), "Restore a copy of before.")
         return
-    there = list(files.path.files())
+    try:
+        there, are_ours = list(files.path.files()), files.are_ours()
+    except FailureError as error:
+        yield Finding(Check.ARTIFACTS, f"{name}: {error}", "Set that right, or give another --artifacts.")
+        return
     if not there:
         if any(trial.outcome is not None for trial in facts):
             yield Finding(
@@ -46,14 +60,14 @@ def of_experiment(store: Store, name: str, facts: Sequence[TrialFacts], root: Lo
                 "Give --artifacts as it was trained with, or bring the folder back; the figures need none of it.",
             )
         return
-    if not files.are_ours():
+    if not are_ours:
         yield Finding(
             Check.ARTIFACTS,
             f"{name}: {files.path} holds the files of another experiment.",
             "Give --artifacts as it was trained with.",
         )
         return
-    yield from _models(store, name, files)
+    yield from _models(store, name, files, there)
     left = [file for file in there if _UNFINISHED_FILE.fullmatch(file.name)]
     done = {files.state(trial.study_name, trial.number): trial.outcome is not None for trial in facts}
     studies = {trial.study_name for trial in facts}
@@ -65,12 +79,14 @@ def of_experiment(store: Store, name: str, facts: Sequence[TrialFacts], root: Lo
     yield from _remove(left, "of trainings that have ended or were killed")
 
 
-def _models(store: Store, name: str, files: Artifacts) -> Iterator[Finding]:
+def _models(store: Store, name: str, files: Artifacts, there: Sequence[Location]) -> Iterator[Finding]:
     missing = []
     for offer in offers(Standing.read(store, name)):
         run = offer.run
-        if run is not None and run.recipe is not None and not files.model(run.study, run.number).exists():
-            missing.append(f"{offer.arm}, {offer.use.words} ({files.model(run.study, run.number)})")
+        if run is not None and run.recipe is not None:
+            model = files.model(run.study, run.number)
+            if model not in there:
+                missing.append(f"{offer.arm}, {offer.use.words} ({model})")
     if missing:
         yield Finding(
             Check.ARTIFACTS,

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, func, inspect, or_, select, text
 
 from study.store import optuna_private, schema, sqlite
+from study.store.names import is_study
 from study.store.owner import is_gone
 from study.store.schema import curve, of_name, setup_lease, studies, trial_run, trials, unix_now
 from study.store.store import LEASE, Store
@@ -107,7 +108,8 @@ def names(store: Store) -> list[str]:
 
 
 def trial_facts(store: Store, name: str) -> list[TrialFacts]:
-    """Every trial of NAME, in order of study and number."""
+    """Every trial of NAME, in order of study and number; without those of another program's studies, whose names only
+    begin as ours do."""
     seen = func.max(curve.c.examples).label("seen")
     last = select(curve.c.trial_id, seen).group_by(curve.c.trial_id).subquery()
     query = (
@@ -156,6 +158,7 @@ def trial_facts(store: Store, name: str) -> list[TrialFacts]:
                 curve_examples=row.seen or 0,
             )
             for row in connection.execute(query)
+            if is_study(row.study_name)
         ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 from command_line import Call
 from fake_study import plan, scalar, take
@@ -24,7 +25,7 @@ from study.doctor.repair import at_work, repair
 from study.place import Place
 from study.session import Session
 from study.store import checks, records
-from study.store.locations import Local
+from study.store.locations import Local, locate
 from study.store.owner import host_id, new_owner
 from study.store.store import Store
 from vae.errors import FailureError
@@ -301,6 +302,60 @@ def test_an_index_out_of_step_is_made_anew(call: Call, folder: Path) -> None:
     assert call("doctor", *place, "--repair").code == 0
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_log_beside_the_file_is_noted(folder: Path, tmp_path: Path) -> None:
+    """As a killed process leaves it: the file without it lacks the last changes, a copy as the note says has them."""
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
+    with closing(sqlite3.connect(folder / "optuna.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE later (a)")
+        connection.commit()
+        shutil.copytree(folder, killed)
+    alone.mkdir()
+    shutil.copy(killed / "optuna.db", alone)
+    found = {}
+    for place in (killed, alone):
+        with Store.open(f"sqlite:///{place / 'optuna.db'}", read_only=True) as store:
+            found[place] = [
+                finding
+                for finding in examine(store, Local(folder / "artifacts"))
+                if finding.check is Check.LEFTOVERS
+            ]
+    (note,) = found[killed]
+    assert note.is_note
+    assert note.what.startswith("optuna.db-wal holds what was written last")
+    assert "sqlite3 optuna.db '.backup copy.db'" in note.way_out
+    assert found[alone] == []
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(killed / "optuna.db")) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    for path, has_it in ((alone / "optuna.db", False), (copy, True)):
+        with closing(sqlite3.connect(path)) as connection:
+            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        assert ("later" in names) is has_it
+
+
+@pytest.mark.parametrize("name", ["fake/not-ours/2/x", "fake/.."])
+def test_anothers_study_is_left_alone(folder: Path, name: str) -> None:
+    """One whose name only begins as ours do: its running trial is nothing to mend."""
+    with Store.open(f"sqlite:///{folder / 'optuna.db'}") as store:
+        theirs = optuna.create_study(study_name=name, storage=store.optuna)
+        trial = theirs.ask()
+        findings = examine(store, Local(folder / "artifacts"))
+        assert [finding for finding in findings if not finding.is_note] == []
+        repair(store, findings)
+        assert theirs.trials[trial.number].state is TrialState.RUNNING
+
+
+def test_a_place_out_of_reach_is_no_damage(folder: Path) -> None:
+    """The database is whole, and all else of it is looked at."""
+    unfinish(folder, GONE, now(30))
+    with Store.open(f"sqlite:///{folder / 'optuna.db'}", read_only=True) as store:
+        findings = examine(store, locate("ftp://127.0.0.1:1/x"))
+    wrong = [finding for finding in findings if not finding.is_note]
+    assert [finding.check for finding in wrong] == [Check.TRIALS, Check.ARTIFACTS]
+    assert re.search("^fake: ftp://127.0.0.1:1/x can't be read: ", wrong[1].what)
 
 
 def test_hosts_whose_clocks_differ_are_named(folder: Path) -> None:
