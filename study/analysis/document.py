@@ -141,6 +141,7 @@ class Policy(_Part):
     regret_p90_low: Number
     regret_p90_high: Number
     best_cut: float
+    """Share of orders in which the best run was ended early and what was found is worse."""
     best_cut_low: float
     best_cut_high: float
 

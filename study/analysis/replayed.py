@@ -189,9 +189,8 @@ def sentences(found: Replayed) -> list[str]:
         first = (
             f"Use {how}: it would have used {s.share:.0%} of the {tapes.clock} and {s.seconds_share:.0%} of "
             "the seconds; "
-            f"in nine of ten orders what it found is within {number(s.regret_p90)} of the best run, and it "
-            "cut the best run "
-            f"in {s.best_cut:.0%} of them."
+            f"in nine of ten orders what it found is within {number(s.regret_p90)} of the best run, and in "
+            f"{s.best_cut:.0%} of them it cut that one and found a worse."
         )
     what = total(tapes)
     seconds = f", {what['seconds']:,.0f} seconds" if tapes.timed else ""
@@ -227,7 +226,9 @@ def notes(found: Replayed) -> list[str]:
         )
     broken = sum(tape.diverged for tape in tapes.runs)
     if broken:
-        said.append(f"{broken} runs broke down by themselves; what they used is counted as it was.")
+        said.append(
+            f"{broken} runs broke down by themselves: none of them is a choice; what they used is counted as it was."
+        )
     if tapes.failed:
         said.append(f"{tapes.failed} runs without an evaluation were left out.")
     if not tapes.timed:

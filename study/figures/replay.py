@@ -80,6 +80,6 @@ def _hover(s: Score, clock: str) -> str:
             s.policy.use,
             f"{s.share:.0%} of the {clock}",
             f"regret: median {s.regret:.4g}, 90th percentile {s.regret_p90:.4g} [{low:.4g}, {high:.4g}]",
-            f"cuts the best run in {s.best_cut:.0%} of orders",
+            f"cuts the best run and finds a worse one in {s.best_cut:.0%} of orders",
         ]
     )

@@ -129,4 +129,4 @@ def _median_at(tapes: Tapes, number: int) -> float:
         for tape in tapes.runs
     ]
     finite = [value for value in at if np.isfinite(value)]
-    return float(np.median(finite)) if finite else float(tapes.finals.max())
+    return float(np.median(finite)) if finite else tapes.median

@@ -39,7 +39,8 @@ class Score:
     regret_p90_interval: tuple[float, float]
     """95 % interval of that percentile, from order statistics: for the luck of these orders alone."""
     best_cut: float
-    """Share of orders in which the best run of all was ended early."""
+    """Share of orders in which the best run of all was ended early and what was found is worse. One that had shown all
+    it had by then, or beside which another as good was found, has cost nothing."""
     best_cut_interval: tuple[float, float]
     """Exact 95 % interval."""
     cut: Array
@@ -59,13 +60,11 @@ def score(tapes: Tapes, orders: Orders) -> Score:
         # Its runs end at the target, which cuts nothing short.
         reached = [to_target(tape, policy.target) for tape in tapes.runs]
         times = np.array([np.inf if at is None else at for at in reached])
-        best, reference = int(np.argmin(times)), float(times.min())
-        found_best = np.array([one.found <= reference for one in played])
-        cut_best = ~found_best
+        reference = float(times.min())
     else:
-        best, reference = tapes.best, float(tapes.finals.min())
-        cut_best = cut[:, best]
+        reference = float(tapes.finals.min())
     regret = np.sort([0.0 if one.found == reference else one.found - reference for one in played])
+    n_cut = int((regret > 0.0).sum())
     return Score(
         policy=policy,
         workers=orders.workers,
@@ -76,8 +75,8 @@ def score(tapes: Tapes, orders: Orders) -> Score:
         regret=_quantile(regret, 0.5),
         regret_p90=_quantile(regret, 0.9),
         regret_p90_interval=quantile_interval(regret, 0.9),
-        best_cut=float(cut_best.mean()),
-        best_cut_interval=clopper_pearson(int(cut_best.sum()), n),
+        best_cut=n_cut / n,
+        best_cut_interval=clopper_pearson(n_cut, n),
         cut=cut.mean(axis=0),
     )
 

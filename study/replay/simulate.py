@@ -59,21 +59,26 @@ def play(
     table = _Table(tapes, policy, {} if answers is None else answers)
     makespan = _schedule(order, workers, table)
     seen = np.array([table.seen[i] for i in range(len(tapes.runs))], dtype=np.int64)
+
+    def found(run: int) -> float:
+        return tapes.runs[run].best_after(int(seen[run]))
+
     if policy.kind is Kind.STAGE:
         # All have come as far as the stage; the best of them then runs to its end, alone.
-        chosen = min(order, key=lambda i: tapes.runs[i].best_after(int(seen[i])))
-        tape = tapes.runs[chosen]
-        makespan += float(tape.seconds[-1] - tape.seconds[seen[chosen] - 1])
-        seen[chosen] = len(tape)
-        return Played(seen, chosen, tape.final, makespan)
+        further = min(order, key=found)
+        tape = tapes.runs[further]
+        makespan += float(tape.seconds[-1] - tape.seconds[seen[further] - 1])
+        seen[further] = len(tape)
+        chosen = min(order, key=found)  # another where it broke down on the way
+        return Played(seen, chosen, found(chosen), makespan)
     if policy.kind is Kind.TARGET:
         hits = {i: table.hits[i] for i in order if i in table.hits}
         chosen = min(hits, key=hits.__getitem__, default=order[0])
         return Played(seen, chosen, hits.get(chosen, math.inf), makespan)
     # As Optuna does: the best of those that were not cut; the best of all where every one was.
     candidates = [i for i in order if i in table.complete] or list(order)
-    chosen = min(candidates, key=lambda i: tapes.runs[i].best_after(int(seen[i])))
-    return Played(seen, chosen, tapes.runs[chosen].best_after(int(seen[chosen])), makespan)
+    chosen = min(candidates, key=found)
+    return Played(seen, chosen, found(chosen), makespan)
 
 
 @dataclass(frozen=True)

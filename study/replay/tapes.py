@@ -46,12 +46,14 @@ class Tape:
 
     @cached_property
     def final(self) -> float:
-        """The lowest finite value; infinite without one."""
-        finite = [value for value in self.values if np.isfinite(value)]
-        return min(finite, default=float("inf"))
+        """`best_after` all of them."""
+        return self.best_after(len(self))
 
     def best_after(self, evaluations: int) -> float:
-        """The lowest finite value of the first evaluations; infinite without one."""
+        """The lowest finite value of the first evaluations; infinite without one, and once it has broken down: such a
+        run is nobody's choice, whatever it had reached."""
+        if self.diverged and evaluations >= len(self):
+            return float("inf")
         return min((v for v in self.values[:evaluations] if np.isfinite(v)), default=float("inf"))
 
     @property
@@ -85,7 +87,7 @@ class Tapes:
 
     @cached_property
     def finals(self) -> Array:
-        """(n,) the lowest value of each run."""
+        """(n,) the lowest value of each run; infinite for one that broke down."""
         return np.array([run.final for run in self.runs])
 
     @cached_property
@@ -144,7 +146,7 @@ def to_tapes(
     tapes = [_tape(run, grid, timed, schedule) for run, schedule in kept]
     made = Tapes(tapes, grid, every, curves.clock, timed, len(curves) - len(runs), curves.maximise)
     if not np.isfinite(made.finals.min()):
-        raise UserError("No run has a finite value: there is nothing to choose from.")
+        raise UserError("Every run broke down or has no finite value: there is nothing to choose from.")
     return made
 
 

@@ -75,8 +75,8 @@ def _table(found: Replayed, workers: int) -> Table:
             ]
         )
     caption = (
-        f"Every policy with {_count(workers)}, the cheapest first; the regret is what was found less "
-        "the best run."
+        f"Every policy with {_count(workers)}, the cheapest first; the regret is what was found less the best run, "
+        "which counts as cut where it was ended early and what was found is worse."
     )
     return Table(f"policies-{workers}", caption, titles, rows, words=("policy", "looks", "how to use it"))
 

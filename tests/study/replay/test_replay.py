@@ -119,11 +119,35 @@ def test_what_was_used_and_what_was_saved_are_all_of_it() -> None:
 
 
 def test_a_run_that_broke_down_is_never_chosen() -> None:
-    """Not even for what it had reached: Optuna is told of it as cut."""
+    """Not even for what it had reached, by no policy, at a stage before it broke down either: the best of the others is
+    what is looked for, so that running all to their ends always finds it."""
     values = [np.full(POINTS, 5.0 + i) for i in range(N - 1)] + [np.array([1.0, 1.0, np.nan])]
     ends = [Ended.COMPLETE] * (N - 1) + [Ended.DIVERGED]
     tapes = to_tapes(curves(values, ended=ends))
-    assert play(tapes, NONE, range(N), 2).selected == 0
+    assert tapes.gap == (N - 2) / 2
+    stage = Policy("before it broke down", Kind.STAGE, "", number=2)
+    for policy in (stage, *policies(tapes)):
+        for workers in (1, 2):
+            assert play(tapes, policy, range(N), workers).selected == 0
+    found = scored(tapes, NONE)
+    assert (found.regret_p90, found.best_cut) == (0.0, 0.0)
+    assert scored(tapes, stage).regret_p90 == 0.0
+    with pytest.raises(UserError, match="Every run broke down"):
+        to_tapes(curves(values[-1:] * N, ended=ends[-1:] * N), grid=np.arange(1.0, POINTS))
+
+
+def test_a_cut_that_costs_nothing_is_none() -> None:
+    """Ended once it had shown its best, or another as good in its stead: the best run is not lost. Ended before, it
+    is."""
+    reached = [np.maximum(5.0 + i, 10.0 + i - np.arange(POINTS)) for i in range(N)]
+    patient = scored(to_tapes(curves(reached)), Policy("patience 3", Kind.WITHIN, "", patience=3))
+    assert patient.cut.min() == 1.0
+    assert (patient.regret_p90, patient.best_cut) == (0.0, 0.0)
+    tied = [np.maximum(1.0 if i < 6 else 2.0 + i, 30.0 - 2.0 * np.arange(POINTS)) for i in range(N)]
+    stage = scored(to_tapes(curves(tied)), Policy("best at 25%", Kind.STAGE, "", number=5))
+    assert 0.0 < stage.best_cut < 1.0
+    went_on = 1.0 - stage.cut  # the share of orders in which each of them did
+    assert stage.best_cut == pytest.approx(went_on[6:].sum())
 
 
 def live(tapes: Tapes, pruner: BasePruner, order: Sequence[int]) -> list[tuple[int, TrialState]]:
