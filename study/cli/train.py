@@ -64,7 +64,9 @@ def run(
 def search(
     experiment: ExperimentOptions,
     place: PlaceOptions,
-    trials: Annotated[int | None, typer.Option("--trials", help="Total trials; default: 30.")] = None,
+    search_trials: Annotated[
+        int | None, typer.Option("--search-trials", "--trials", help="Total trials; default: 30.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option("--sampler", help="tpe, random, qmc or gp.")] = None,
     pruner: Annotated[
         str | None,
@@ -78,11 +80,11 @@ def search(
     json: Json = False,
 ) -> None:
     """The joint search alone: everything is sampled, one Optuna study NAME/search."""
-    if trials is not None and trials < 1:
-        raise UserError(f"--trials {trials}: a search needs at least one trial.")
+    if search_trials is not None and search_trials < 1:
+        raise UserError(f"--search-trials {search_trials}: a search needs at least one trial.")
     request = experiment.request(
         without="arms",
-        search={"trials": trials, "sampler": sampler, "pruner": pruner, "patience": patience},
+        search={"trials": search_trials, "sampler": sampler, "pruner": pruner, "patience": patience},
         defaults={"search": {"trials": 30}},
     )
     _execute("search", place, request, dry_run, json)
@@ -93,8 +95,9 @@ def compare(
     experiment: ExperimentOptions,
     comparison: ComparisonOptions,
     place: PlaceOptions,
-    trials: Annotated[
-        int | None, typer.Option("--trials", help="K: coarse tuning points per arm; default: 8.")
+    tune_trials: Annotated[
+        int | None,
+        typer.Option("--tune-trials", "--trials", help="K: coarse tuning points per arm; default: 8."),
     ] = None,
     stop_at_target: Annotated[
         bool | None,
@@ -126,7 +129,7 @@ def compare(
     request = experiment.request(
         without="search",
         **comparison.values,
-        tune_trials=trials,
+        tune_trials=tune_trials,
         stop_at_target=stop_at_target,
         defaults={"arms": "default"},
     )
