@@ -27,7 +27,7 @@ def images(
     evidence: Evidence, study_id: int, artifacts: Location, data_dir: Path | None
 ) -> tuple[list[Image], str]:
     """The pictures of the search's best trial, drawn unless they are there, and in words why some are not: no model
-    under `artifacts`, another experiment's, no data. Nothing before there is a best trial.
+    under `artifacts`, which may be out of reach, another experiment's, no data. Nothing before there is a best trial.
 
     Raises FailureError where nothing can be written.
     """
@@ -39,22 +39,23 @@ def images(
         _image(best, evidence.table.set_index("trial_id")["started"][best.trial_id], study_id, filename)
         for filename in TITLES
     ]
-    if all((folder / image.artifact_id).exists() for image in found):
-        return found, ""
-    from study.report.model import gallery
-    from vae.pictures import enlarged
-
     files = Artifacts.of(artifacts, evidence.name, evidence.kept_artifacts)
     path = files.model(best.study, best.number)
-    if not (files.are_ours() and path.exists()):
-        return [], f"the model of trial {best.number} is not in {artifacts}"
     try:
+        if all((folder / image.artifact_id).exists() for image in found):
+            return found, ""
+        if not (files.are_ours() and path.exists()):
+            return [], f"the model of trial {best.number} is not in {artifacts}"
+        from study.report.model import gallery
+
         with path.local() as file:
             drawn = gallery(file, evidence.experiment, evidence.fingerprint, data_dir)
     except UserError as error:
         return [], str(error)
     if Recipe.from_json(drawn.recipe_json) != best.recipe:
         return [], f"{path} is of another experiment"
+    from vae.pictures import enlarged
+
     pictures = {"reconstructions.png": drawn.reconstructions, "samples.png": drawn.samples}
     for image in found:
         png = pictures[image.filename]

@@ -195,10 +195,13 @@ class _Files:
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         image = self._folder / require_name(artifact_id, "a file")
-        if not image.exists():
-            raise HTTPError(404, f"No file {artifact_id} in {self._folder}: is --artifacts right?")
-        with image.local() as path:
-            return BytesIO(path.read_bytes())
+        try:
+            if not image.exists():
+                raise HTTPError(404, f"No file {artifact_id} in {self._folder}: is --artifacts right?")
+            with image.local() as path:
+                return BytesIO(path.read_bytes())
+        except FailureError as error:
+            raise HTTPError(503, str(error)) from None
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         content = content_body.read()

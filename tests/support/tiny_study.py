@@ -30,7 +30,7 @@ from study.design.build import Request
 from study.place import Place
 from study.session import Session
 from study.store import records
-from study.store.locations import Local
+from study.store.locations import Local, locate
 from study.store.store import Store
 
 
@@ -182,9 +182,11 @@ def open_dashboard(tmp_path: Path) -> Iterator[Open]:
     """Opens the dashboard of a database as `serve` does."""
     opened: list[Any] = []
 
-    def open_dashboard(url: str, artifacts: Path = tmp_path / "artifacts", local: bool = True) -> Client:
+    def open_dashboard(
+        url: str, artifacts: Path | str = tmp_path / "artifacts", local: bool = True
+    ) -> Client:
         store = Store.open(url, read_only=True)
-        dashboard = Dashboard(store, Local(artifacts), local=local, say=print)
+        dashboard = Dashboard(store, locate(str(artifacts)), local=local, say=print)
         opened.extend([dashboard, store])
         return Client(dashboard)
 

@@ -20,7 +20,7 @@ from study.analysis.words import examples_of
 from study.dashboard.board import Image, plot_pieces, write
 from study.dashboard.publisher import publish
 from study.report.markdown import markdown_text
-from study.store.locations import Local
+from study.store.locations import Local, locate
 from study.store.store import Store
 from vae.errors import UserError
 
@@ -199,6 +199,20 @@ def test_pictures_that_cannot_be_drawn_are_named(tiny: Tiny, tiny_store: Store) 
     assert "| muon" in note
     assert "![" not in note
     assert re.search(r"Not all pictures can be shown: the model of trial \d+ is not in .*elsewhere", note)
+
+
+def test_an_artifact_store_out_of_reach_is_named(tiny: Tiny, tiny_store: Store, open_dashboard: Open) -> None:
+    """A server that is away takes neither the note with it nor the page: both say what is missing, in a line."""
+    away = "ftp://127.0.0.1:1/artifacts"
+    client = open_dashboard(tiny.url, away)
+    address = re.findall(r"!\[[^\]]*\]\((/artifacts/[^)]*)\)", tiny.note(tiny_store, "search"))[0]
+    status, _, content = client.request(address)
+    assert status == 503
+    assert b"Connection refused" in content
+    publish(tiny_store, tiny.name, locate(away), None)
+    note = tiny.note(tiny_store, "search")
+    assert "| muon" in note
+    assert re.search(r"Not all pictures can be shown: .*127\.0\.0\.1:1.* refused", note)
 
 
 def test_a_model_of_another_database_is_not_shown(tiny: Tiny, tiny_store: Store) -> None:
