@@ -126,8 +126,8 @@ def decide(
     tuned: bool = True,
     level: float = 0.95,
 ) -> Verdict:
-    """The verdict on one arm from the p that decides (of the family and of all looks), the sign of its theta, and
-    the hits (S,) of both.
+    """The verdict on one arm from the p that decides (of the family and of all looks), the sign of theta at the look
+    that gave it, and the hits (S,) of both.
 
     NEVER and UNRELIABLE (under nine hits in ten) are the arm's, NOT_TUNED where it isn't reliable and no tuning run
     reached the target; UNRELIABLE_BASELINE is the study's and comes after them. FASTER and SLOWER: p below 1 - level.
@@ -158,9 +158,19 @@ def look_share(look: int) -> float:
 def over_looks(p: Sequence[npt.ArrayLike]) -> Array:
     """The p (m,) that decides, from each look's adjusted p (m,) in order: the least p over the share of its look, at
     most 1. A verdict once given stays. NaN where no look gave one."""
+    return np.asarray(np.minimum(np.fmin.reduce(_by_share(p), axis=0), 1.0))
+
+
+def deciding_look(p: Sequence[npt.ArrayLike]) -> npt.NDArray[np.int64]:
+    """The look (m,), counted from 0, whose p is that of `over_looks`, and whose sign goes with it; the first where none
+    gave one."""
+    scaled = _by_share(p)
+    return np.asarray(np.where(np.isnan(scaled), np.inf, scaled).argmin(axis=0))
+
+
+def _by_share(p: Sequence[npt.ArrayLike]) -> Array:
     shares = [look_share(look) for look in range(1, len(p) + 1)]
-    scaled = np.array([np.asarray(values, dtype=np.float64) / s for values, s in zip(p, shares, strict=True)])
-    return np.asarray(np.minimum(np.fmin.reduce(scaled, axis=0), 1.0))
+    return np.array([np.asarray(values, dtype=np.float64) / s for values, s in zip(p, shares, strict=True)])
 
 
 def interval_over_looks(

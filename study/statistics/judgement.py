@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from study.statistics.curves import Array, Hits
-from study.statistics.family import decide, interval_over_looks, over_looks, p_beyond, reliable, with_tuning
+from study.statistics.family import (
+    decide,
+    deciding_look,
+    interval_over_looks,
+    over_looks,
+    p_beyond,
+    reliable,
+    with_tuning,
+)
 from study.statistics.speed_up import (
     NAN,
     Estimate,
@@ -137,7 +145,8 @@ def _decided(
     beyond = [
         [NAN if e is None or math.isnan(e.theta) else p_beyond(e, margin) for e in look] for look in at_looks
     ]
-    p = over_looks([holm(look) for look in beyond])
+    adjusted = [holm(look) for look in beyond]
+    p, deciding = over_looks(adjusted), deciding_look(adjusted)
     found: list[Judged | None] = []
     for i, pair in enumerate(pairs):
         estimates = [e for look in at_looks if (e := look[i]) is not None]
@@ -145,9 +154,9 @@ def _decided(
             found.append(None)
             continue
         last = replace(estimates[-1], p=beyond[-1][i])
-        verdict = decide(
-            float(p[i]), last.theta, pair.arm_hit, pair.baseline_hit, tuned=pair.tuned, level=level
-        )
+        decided = at_looks[deciding[i]][i]
+        theta = NAN if decided is None else decided.theta
+        verdict = decide(float(p[i]), theta, pair.arm_hit, pair.baseline_hit, tuned=pair.tuned, level=level)
         limits = interval_over_looks(estimates, len(pairs), level) if pair.judged else (NAN, NAN)
         found.append(Judged(last, limits, float(p[i]), verdict))
     return found

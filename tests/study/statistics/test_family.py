@@ -13,6 +13,7 @@ from study.statistics.family import (
     MARGIN,
     TYPICAL_TUNING_VARIANCE,
     decide,
+    deciding_look,
     effect_in_reach,
     if_anything,
     interval_over_looks,
@@ -224,6 +225,7 @@ def test_p_over_looks_by_hand():
     p = over_looks([[0.018, 0.5, NAN, NAN], [0.9, 0.0009, 0.0018, NAN]])
     assert p == pytest.approx([0.02, 0.01, 0.02, NAN], nan_ok=True)
     assert over_looks([[0.95]]).tolist() == [1.0]
+    assert deciding_look([[0.018, 0.5, NAN, NAN], [0.9, 0.0009, 0.0018, NAN]]).tolist() == [0, 1, 1, 0]
 
 
 def test_a_verdict_stays():

@@ -26,6 +26,11 @@ def pair(ratio: float, seed: int = 2, sd: float = 0.15, misses: int = 0) -> Pair
     )
 
 
+def noise(n: int) -> np.ndarray:
+    """The luck of n seeds, a factor each."""
+    return np.exp(np.random.default_rng(3).normal(0.0, 0.1, n))
+
+
 def judged(*pairs: Pair | None, variance: float = 0.03**2, looks: tuple[int, ...] = (20,)):
     return judge_family(pairs, baseline_variance=variance, looks=looks, margin=0.02)
 
@@ -66,6 +71,20 @@ def test_verdicts_of_a_family() -> None:
     # The family still counts six, but its spread is that of the three that were judged.
     alone = judged(pair(2.0), pair(0.5, 3), pair(1.0, 4), None, None, None)
     assert [found and found[0].p for found in family[:3]] == [found and found[0].p for found in alone[:3]]
+
+
+def test_a_verdict_keeps_its_sign() -> None:
+    """An arm that a first look calls faster is not called slower by that look's p, though four further seeds miss and
+    the ratio of all falls below 1; without the first look nothing could be said."""
+    E = np.concatenate([BASELINE, BASELINE])
+    hit = ~np.isin(np.arange(40), range(20, 24))
+    arm = Pair(np.arange(40), E, np.ones(40, bool), np.where(hit, E / 1.4 * noise(40), TAU), hit)
+    (found,) = judged(arm, looks=(20, 40))
+    (at_once,) = judged(arm, looks=(40,))
+    assert found is not None
+    assert at_once is not None
+    assert found[0].estimate.ratio < 1.0 < found[0].simultaneous[0]
+    assert (found[0].verdict, at_once[0].verdict) == (Verdict.FASTER, Verdict.UNDECIDED)
 
 
 def test_two_misses_of_twenty_are_counted() -> None:
