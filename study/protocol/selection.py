@@ -25,8 +25,9 @@ from study.terms import BASELINE, REFERENCE_ARMS, SEARCH, Outcome, Phase
 from vae.recipe import Recipe
 
 Scores = npt.NDArray[np.float64]
-#: What an arm's guided tuning is asked with: arm, block, tuning target, slope and the curves of its rounds.
-Question = tuple[str, int, float, float, tuple[Curve, ...]]
+#: What an arm's guided tuning is asked with: arm, block, tuning target, slope (None: unknown, for no NaN is another),
+#: and the curves of each round, of which one that failed as a whole has none.
+Question = tuple[str, int, float, float | None, tuple[tuple[Curve, ...], ...]]
 
 
 class State(History):
@@ -188,14 +189,14 @@ class State(History):
         if coarse is None or target is None:
             return None
         space = coarse[0].assignment.space
-        slope = -calibration.slope / np.log(2.0) if calibration is not None else np.nan
+        slope = float(-calibration.slope / np.log(2.0)) if calibration is not None else np.nan
         rounds = [self._tuning_runs(coarse)]
         while True:
-            question = arm, block, target, float(slope), tuple(run.curve for runs in rounds for run in runs)
+            curves = tuple(tuple(run.curve for run in runs) for runs in rounds)
+            question = arm, block, target, None if np.isnan(slope) else slope, curves
             if question not in self._answers:
-                self._answers[question] = guide(
-                    space, rounds, target=target, tau=float(self.workload.tau), slope=float(slope)
-                )
+                tau = float(self.workload.tau)
+                self._answers[question] = guide(space, rounds, target=target, tau=tau, slope=slope)
             step = self._answers[question]
             if not isinstance(step, Round):
                 return step

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from study.protocol.guided import Guided, Round, TuningRun, guide
 from study.protocol.selection import State
 from study.statistics.curves import Curve
 from study.store import records
+from study.store.store import Store
 from study.workers.trial import Trainer
 from vae.recipe import Recipe
 
@@ -122,12 +125,17 @@ def test_nothing_to_guide() -> None:
     assert guide({"lr": LR}, [[]], target=70.0, tau=TAU, slope=1.0) is None
 
 
-def test_what_a_guided_comparison_runs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A guided comparison that was run at one go; not to be changed."""
+    return finish(tmp_path_factory.mktemp("whole"), **GUIDED)
+
+
+def test_what_a_guided_comparison_runs(whole: Finished) -> None:
     """K coarse points, two rounds of four on seeds of their own to E0, then the vertex on S seeds, five of them to
     tau; the rounds' seeds and the confirmation's are the same in every arm; the vertex is near the known best lr. A
     later look that finds the same curves works nothing out again."""
-    done = finish(tmp_path, **GUIDED)
-    with done.open() as (store, state):
+    with whole.open() as (store, state):
         trials = records.trials(store, "fake")
         for arm in ("baseline", "twice", "same"):
             found = state.guided(arm, 1)
@@ -154,12 +162,41 @@ def test_what_a_guided_comparison_runs(tmp_path: Path) -> None:
         assert seeds["baseline", "confirm"] == seeds["twice", "confirm"]
 
 
-def test_the_plan_depends_on_no_stop(tmp_path: Path) -> None:
+def test_a_round_that_failed_as_a_whole_is_passed_over(whole: Finished, tmp_path: Path) -> None:
+    """Its points say nothing: the next round comes all the same, and the vertex is found from what there is."""
+    folder = whole.copy(tmp_path / "copy")
+    of_round = "phase = 'guided' AND arm = 'twice'"
+    with closing(sqlite3.connect(folder / "optuna.db")) as connection, connection:
+        failed = connection.execute(
+            f"UPDATE trial_run SET outcome = 'failed' WHERE {of_round} "
+            f"AND seed = (SELECT min(seed) FROM trial_run WHERE {of_round})"
+        )
+        assert failed.rowcount == 4
+    with Finished(folder, GUIDED).open() as (_, state):
+        found = state.guided("twice", 1)
+        assert isinstance(found, Guided)
+        assert found.response is not None
+        assert len(found.response.y) == 8 + 4
+
+
+def test_an_unknown_slope_is_asked_with_once(whole: Finished, tmp_path: Path) -> None:
+    """Where the baseline never reaches the target that was given, a later look works nothing out again either."""
+    folder = whole.copy(tmp_path / "copy")
+    with Store.open(f"sqlite:///{folder / 'optuna.db'}") as store:
+        spec = store.load_experiment("fake")
+        assert spec is not None
+        store.save_experiment("fake", spec | {"experiment": spec["experiment"] | {"target": 5.0}})
+    with Finished(folder, GUIDED).open() as (store, state):
+        assert state.calibration is not None
+        assert math.isnan(state.calibration.slope)
+        found = state.guided("twice", 1)
+        assert State(store, state.experiment, state.workload, state).guided("twice", 1) is found
+
+
+def test_the_plan_depends_on_no_stop(whole: Finished, tmp_path: Path) -> None:
     """A comparison that is stopped in the middle of a trial every few dozen evaluations, and gone on with by another
     process that knows the database alone, runs and finds the same as one that was run at one go."""
-    for folder in ("whole", "parts"):
-        (tmp_path / folder).mkdir()
-    whole = finish(tmp_path / "whole", **GUIDED)
+    (tmp_path / "parts").mkdir()
     stops, ended = 0, False
     while not ended:
         stop, seen = threading.Event(), 0
