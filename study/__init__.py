@@ -202,10 +202,10 @@ def analyse(
     column is what where it is called otherwise: arm="optimizer", value="val_loss". A value of NaN is a run that broke
     down; where nothing was measured it is None or pandas' NA. The rest are the command's options.
     Raises UserError for curves that can't say it, as the command would."""
-    from study.analysis.answer import verdict_sentences
     from study.analysis.curve_notes import curve_notes
     from study.analysis.judge_curves import analyse as judge
     from study.analysis.question import Question
+    from study.analysis.sentences import verdict_sentences
     from study.curves.table import Columns, Rows, to_curves
     from study.report.curves_page import figures
     from vae.errors import UserError, did_you_mean
@@ -245,9 +245,9 @@ def _cell(cell: Any) -> Any:
 
 
 def _answer(store: Store, name: str) -> Answer:
-    from study.analysis.answer import sentences
     from study.analysis.evidence import read
     from study.analysis.notes import notes
+    from study.analysis.sentences import sentences
     from study.report.sections import forest_figure
     from vae.errors import UserError
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
-from study.analysis.answer import first_screen, verdict_sentences
 from study.analysis.arm import ArmResult, sorted_arms
 from study.analysis.arm import Measure as Measured
 from study.analysis.curve_notes import curve_notes
 from study.analysis.findings import Findings, Terms
 from study.analysis.notes import notes
+from study.analysis.sentences import first_screen, verdict_sentences
 from study.analysis.standing import Standing
 from study.curves.recorded import described
 from study.store.url import shown

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.analysis.answer import Use, offers
+from study.analysis.advice import Use, offers
 from study.analysis.columns import article_frame, combined_frame, to_frame
 from study.analysis.evidence import Evidence
 from study.analysis.standing import Standing

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.analysis.answer import Use, offers
+from study.analysis.advice import Use, offers
 from study.analysis.standing import Standing
 from study.design.own import require_sources
 from study.protocol.stored import require_same_data

@@ -11,12 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from study.analysis.answer import advice, no_target, sentences, verdict_sentences
+from study.analysis.advice import advice
 from study.analysis.arm import Measure, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.curve_notes import curve_notes
 from study.analysis.findings import Findings, bits
 from study.analysis.notes import notes
+from study.analysis.sentences import no_target, sentences, verdict_sentences
 from study.analysis.standing import Standing
 from study.analysis.words import AT_MOST, DASH, examples_of, number, p_value, speed_up_of
 from study.cli.terminal import plural

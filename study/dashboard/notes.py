@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from study.analysis.answer import advice, no_target, sentences
+from study.analysis.advice import advice
 from study.analysis.arm import Measure, find, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
 from study.analysis.findings import nats
 from study.analysis.notes import notes
+from study.analysis.sentences import no_target, sentences
 from study.analysis.words import DASH, examples_of, p_value, speed_up_of
 from study.dashboard.board import Image
 from study.report.markdown import markdown_text

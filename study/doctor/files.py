@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from study.analysis.answer import offers
+from study.analysis.advice import offers
 from study.analysis.standing import Standing
 from study.doctor.findings import Check, Finding, listed
 from study.protocol.stored import stored

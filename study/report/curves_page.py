@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.analysis.answer import verdict_sentences
 from study.analysis.arm import sorted_arms
 from study.analysis.curve_notes import curve_notes
 from study.analysis.from_curves import FromCurves
+from study.analysis.sentences import verdict_sentences
 from study.analysis.words import ratio
 from study.curves.recorded import described
 from study.figures.panel import Figure, as_float

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from study.analysis.answer import first_screen, missing
 from study.analysis.evidence import Evidence
+from study.analysis.sentences import first_screen, missing
 from study.report import words
 from study.report.blocks import Table
 from study.report.sections import answer, sections

@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from study.analysis.answer import first_screen, missing
 from study.analysis.evidence import Evidence
+from study.analysis.sentences import first_screen, missing
 from study.figures.panel import Panel
 from study.figures.theme import COLOUR_NAMES, DARK, FAMILIES, TEMPLATE
 from study.report import words

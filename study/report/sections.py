@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.analysis.answer import advice
+from study.analysis.advice import advice
 from study.analysis.evidence import Evidence
 from study.analysis.findings import Findings, Shown
 from study.analysis.notes import notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.analysis.answer import Use, offers
+from study.analysis.advice import Use, offers
 from study.analysis.evidence import Evidence
 from study.figures import search as figures_search
 from study.figures import space as figures_space

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from study.analysis.answer import sooner_words
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, sorted_arms
 from study.analysis.evidence import Evidence
 from study.analysis.findings import Findings, bits
+from study.analysis.sentences import sooner_words
 from study.analysis.words import DASH, examples_of, p_value, speed_up_of
 from study.figures.panel import as_float
 from study.report import words

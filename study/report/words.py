@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
-from study.analysis.answer import offers
+from study.analysis.advice import offers
 from study.analysis.arm import ArmResult
 from study.analysis.evidence import Evidence
 from study.analysis.findings import nats

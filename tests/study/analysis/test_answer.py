@@ -10,22 +10,12 @@ from typing import Any
 import pytest
 from fake_training import Finished
 
-from study.analysis.answer import (
-    Addition,
-    Use,
-    addition,
-    advice,
-    against_article,
-    better_than_combined,
-    fastest,
-    offers,
-    sentences,
-    sooner_words,
-    verdicts,
-)
+from study.analysis.advice import Use, advice, offers
+from study.analysis.answer import Addition, addition, against_article, better_than_combined, fastest, verdicts
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, find
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence, read
+from study.analysis.sentences import sentences, sooner_words
 from study.analysis.words import number, p_value, ratio
 from study.statistics.speed_up import Estimate
 from study.statistics.verdicts import Verdict

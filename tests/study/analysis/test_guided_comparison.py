@@ -13,11 +13,11 @@ import pytest
 from fake_training import TECHNIQUES, Finished, finish
 from rich.console import Console
 
-from study.analysis.answer import sentences
 from study.analysis.arm import find
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence, read
 from study.analysis.notes import notes
+from study.analysis.sentences import sentences
 from study.cli.tables import print_plan
 from study.dashboard.plots import figures
 from study.design.build import Request

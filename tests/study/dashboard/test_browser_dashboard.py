@@ -22,8 +22,8 @@ import optuna_dashboard
 import plotly.graph_objects as go
 import pytest
 
-from study.analysis.answer import sentences
 from study.analysis.evidence import read
+from study.analysis.sentences import sentences
 from study.analysis.words import examples_of, speed_up_of
 from study.store.store import Store
 

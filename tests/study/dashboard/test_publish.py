@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image as Pillow
 
-from study.analysis.answer import sentences
 from study.analysis.evidence import read
+from study.analysis.sentences import sentences
 from study.analysis.words import examples_of
 from study.dashboard.board import Image, plot_pieces, write
 from study.dashboard.publisher import publish

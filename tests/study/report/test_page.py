@@ -29,7 +29,7 @@ from report_data import (
     text_of,
 )
 
-from study.analysis.answer import advice
+from study.analysis.advice import advice
 from study.analysis.evidence import Evidence, read
 from study.figures import theme
 from study.figures.panel import Figure

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from fake_training import SPACE, prepare, prepare_search
 
-from study.analysis.answer import Use, offers
+from study.analysis.advice import Use, offers
 from study.analysis.evidence import read
 from study.analysis.export import keep_models
 from study.design.experiment import PrunerName, SamplerName
