@@ -1,4 +1,4 @@
-"""Figures of the tuning, of what stopping early saved, and of how the trials ended."""
+"""Figures of the tuning: its points, the response that guided it, and the winners."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import plotly.graph_objects as go
 from study.figures.arms import Family
 from study.figures.panel import Panel
 from study.figures.theme import (
-    BLUE,
-    COLOURS,
     GREY,
     INK,
     MUTED,
@@ -20,7 +18,6 @@ from study.figures.theme import (
     Mark,
     blank,
     faint,
-    hatched,
     label_text,
     lines,
     log_ticks,
@@ -34,8 +31,6 @@ from study.figures.theme import (
 from study.terms import Phase
 
 ROW, NARROW_ROW = 22, 36
-#: How an outcome is drawn: colour from COLOURS in this order, and a pattern, so that grey prints tell them apart.
-PATTERNS = ("", "/", ".", "x", "-", "\\", "|", "+")
 
 
 def tuning(frame: pd.DataFrame, tau: int, n_train: int, points: int, family: Family) -> list[Panel]:
@@ -328,77 +323,3 @@ def _space_hover(row: dict[Any, Any]) -> str:
             f"range {low:.3g} to {high:.3g}",
         )
     )
-
-
-def savings(frame: pd.DataFrame) -> go.Figure:
-    """Shares of the training examples used, and saved by stopping early, a bar an arm."""
-    shown = frame.iloc[::-1]
-    labels = [label_text(shorten(str(part))) for part in shown["part"]]
-    figure = blank(24 * len(shown) + 84, showlegend=True, barmode="stack")
-    hover = [
-        lines((f"{row['part']} ({row['rule']})", f"{row['stopped']} of {row['trials']} ended before tau"))
-        for row in shown.to_dict("records")
-    ]
-    figure.add_bar(
-        y=labels, x=plain(shown["used"], 4), orientation="h", name="examples used", marker={"color": BLUE},
-        hovertext=hover, hoverinfo="text",
-    )  # fmt: skip
-    figure.add_bar(
-        y=labels,
-        x=plain(shown["saved"], 4),
-        orientation="h",
-        name="saved",
-        marker={
-            "color": PAPER,
-            "line": {"color": BLUE, "width": 1},
-            "pattern": {"shape": "/", "fgcolor": BLUE, "size": 6},
-        },
-        hovertext=hover,
-        hoverinfo="text",
-    )
-    figure.update_layout(
-        xaxis={
-            "range": [0, 1.01],
-            "tickvals": [0, 0.25, 0.5, 0.75, 1],
-            "tickformat": ".0%",
-            "title": {"text": "share of the examples to tau"},
-        },
-        yaxis={"showgrid": False, "tickfont": {"size": 13, "color": INK}},
-        bargap=0.3,
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
-        margin={"t": 34, "b": 44},
-    )
-    return figure
-
-
-def outcomes(frame: pd.DataFrame) -> go.Figure:
-    """Trials by outcome, a bar an arm."""
-    total = frame.groupby(["arm", "outcome"], sort=False)["trials"].sum().reset_index()
-    arms = list(dict.fromkeys(total["arm"]))[::-1]
-    kinds = list(dict.fromkeys(total["outcome"]))
-    figure = blank(24 * len(arms) + 84, showlegend=True, barmode="stack")
-    for i, kind in enumerate(kinds):
-        part = total[total["outcome"] == kind].set_index("arm")["trials"]
-        counts = [int(part.get(arm, 0)) for arm in arms]
-        colour = COLOURS[i % len(COLOURS)]
-        figure.add_bar(
-            y=[label_text(shorten(str(arm))) for arm in arms],
-            x=counts,
-            orientation="h",
-            name=label_text(kind),
-            marker={
-                "color": colour,
-                "line": {"color": PAPER, "width": 1},
-                "pattern": hatched(PATTERNS[i % len(PATTERNS)], colour),
-            },
-            hovertext=[lines((f"{arm}: {n} {kind}",)) for arm, n in zip(arms, counts, strict=True)],
-            hoverinfo="text",
-        )
-    figure.update_layout(
-        xaxis={"title": {"text": "trials"}, "rangemode": "tozero"},
-        yaxis={"showgrid": False, "tickfont": {"size": 13, "color": INK}},
-        bargap=0.3,
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
-        margin={"t": 34, "b": 44},
-    )
-    return figure

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from study.analysis.advice import Use, offers
 from study.analysis.evidence import Evidence
+from study.figures import endings
 from study.figures import search as figures_search
 from study.figures import space as figures_space
-from study.figures import tuning as figures_tuning
 from study.figures.panel import Figure, single
 from study.report import tables, words
 from study.report.blocks import Block, Picture, Section, Text
@@ -106,7 +106,7 @@ def _stopping(evidence: Evidence) -> Section:
         f"{tuning}, a trial ends at the target, or once it can no longer be among the best (adaptive capping, which "
         "never changes who they are); in the search the pruner decides, which can."
     )
-    graph = figures_tuning.savings(evidence.savings)
+    graph = endings.savings(evidence.savings)
     figure = single("stopping-savings", "savings", "Training spared", caption, graph)
     return Section("stopping", title, lead, [figure, tables.savings_table(evidence)])
 
@@ -211,7 +211,7 @@ def _outcomes(evidence: Evidence) -> Section:
     if evidence.outcomes.empty:
         return Section("endings", title, missing="No trial has been planned yet.")
     caption = "All but completed, hit, capped, pruned and stopped are trainings that went wrong, and count as misses."
-    graph = figures_tuning.outcomes(evidence.outcomes)
+    graph = endings.outcomes(evidence.outcomes)
     blocks: list[Block] = [single("outcome-bars", "outcomes", "Trials by outcome", caption, graph)]
     blocks.append(tables.outcomes_table(evidence))
     if not evidence.failures.empty:
