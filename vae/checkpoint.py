@@ -19,6 +19,7 @@ from vae import code
 from vae.data.dataset import Dataset
 from vae.errors import UserError
 from vae.files import write_whole
+from vae.info import reading
 from vae.model.bring import build_network
 from vae.model.mlp import VAE
 from vae.recipe import Recipe
@@ -106,7 +107,7 @@ def load_model(path: Path, network: nn.Module | None = None) -> TrainedModel:
     weights are overwritten. A factory that its recipe names is run if its source has the SHA-256 that the file says,
     looked for by its name and where it was then; the optimizer's and the data's code is not run. Nothing is unpickled.
     Raises UserError."""
-    try:
+    with reading(path):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -115,14 +116,6 @@ def load_model(path: Path, network: nn.Module | None = None) -> TrainedModel:
         seed = metadata.get("split_seed")
         split_seed = None if seed is None else int(seed)
         sources = _sources(metadata.get("sources", "{}"))
-    except FileNotFoundError:
-        raise UserError(
-            f"No model at {path}. `python -m study search` and `python -m vae train` write one."
-        ) from None
-    except KeyError as error:
-        raise UserError(f"{path} is no model written by this project: it has no {error} in it.") from None
-    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is no model written by this project: {_one_line(error)}") from None
     wrote = metadata.get("network")
     if network is None and wrote is not None:
         raise UserError(

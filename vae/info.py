@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +18,8 @@ from vae.recipe import Recipe
 
 #: Characters of a line that a file may have shown.
 SHOWN = 400
+#: A URL as a path has it, with one of its two slashes.
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class ModelInfo:
 
 def read_info(path: Path) -> ModelInfo:
     """What the file at a path says. Raises UserError where it is no model of this project."""
-    try:
+    with reading(path):
         with safe_open(path, framework="numpy") as file:
             said = file.metadata() or {}
             shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 - not a dict
@@ -70,8 +75,21 @@ def read_info(path: Path) -> ModelInfo:
             versions={name: str(value) for name, value in _table(said, "versions").items()},
             recipe=recipe,
         )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What is wrong with a model file as a UserError, wherever it is read."""
+    try:
+        yield
     except FileNotFoundError:
-        raise UserError(f"No model at {path}.") from None
+        where = f"No model at {path}. `python -m study search` and `python -m vae train` write one."
+        if _URL.match(str(path)):
+            where = (
+                f"{path} is no file of this machine: copy it here first, as `python -m study export --models` does "
+                "with the models of a study."
+            )
+        raise UserError(where) from None
     except KeyError as error:
         raise UserError(f"{path} is no model written by this project: it has no {error} in it.") from None
     except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from study.analysis.advice import Use, offers
+from study.analysis.advice import Offer, Use, offers
 from study.analysis.columns import article_frame, combined_frame, to_frame
 from study.analysis.evidence import Evidence
 from study.analysis.standing import Standing
@@ -18,6 +18,7 @@ from study.store.artifacts import Artifacts
 from study.store.locations import Location
 from vae.errors import FailureError, UserError
 from vae.files import write_bytes, write_whole
+from vae.recipe import Recipe
 
 FORMATS = ("csv", "parquet")
 
@@ -75,6 +76,34 @@ def keep_models(standing: Standing, files: Artifacts, say: Callable[[str], None]
 
     Raises FailureError where they can't be written."""
     kept = {}
+    for offer, model, recipe in _models(standing, files, say):
+        kept[offer.use] = files.path / f"{offer.use}.safetensors"
+        with model.local() as file:
+            kept[offer.use].save(partial(write_whole, write=partial(shutil.copyfile, file)))
+        (files.path / f"{offer.use}.toml").save(partial(write_bytes, content=recipe.to_toml().encode()))
+    return kept
+
+
+def export_models(
+    standing: Standing, files: Artifacts, folder: Path, say: Callable[[str], None]
+) -> list[Path]:
+    """Copy the model behind every recipe on offer to a folder of this machine, wherever it is kept; the paths written.
+    `say` is told of a model that is gone.
+
+    Raises FailureError."""
+    written = []
+    for offer, model, _ in _models(standing, files, say):
+        with model.local() as file:
+            path = folder / f"{standing.name}-{offer.use}.safetensors"
+            write_whole(path, partial(shutil.copyfile, file))
+        written.append(path)
+    return written
+
+
+def _models(
+    standing: Standing, files: Artifacts, say: Callable[[str], None]
+) -> Iterator[tuple[Offer, Location, Recipe]]:
+    """What is on offer with the model that was kept of it, and that one's recipe."""
     for offer in offers(standing):
         if offer.run is None or offer.run.recipe is None:
             continue
@@ -86,9 +115,4 @@ def keep_models(standing: Standing, files: Artifacts, say: Callable[[str], None]
                 "`python -m vae train --recipe` trains it anew from the recipe that `python -m study export` writes."
             )
             continue
-        kept[offer.use] = files.path / f"{offer.use}.safetensors"
-        with model.local() as file:
-            kept[offer.use].save(partial(write_whole, write=partial(shutil.copyfile, file)))
-        recipe = offer.run.recipe.to_toml().encode()
-        (files.path / f"{offer.use}.toml").save(partial(write_bytes, content=recipe))
-    return kept
+        yield offer, model, offer.run.recipe

@@ -72,15 +72,25 @@ def export(
             help="fastest, best or baseline: this one also as a script that needs torch and numpy alone.",
         ),
     ] = None,
+    models: Annotated[
+        bool, typer.Option("--models", help="Also copy the models of these recipes, from --artifacts.")
+    ] = False,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
     data_dir: DataDir = None,
 ) -> None:
     """Write trials, learning curves and arms as CSV or Parquet files, recipes as TOML files, and one as a script."""
     quiet()
     from study.analysis.evidence import read
-    from study.analysis.export import export_tables, require_format
+    from study.analysis.export import export_models, export_tables, require_format
     from study.place import require_writable
+    from study.store.artifacts import Artifacts as Files
+    from study.store.locations import locate
     from study.store.store import Store
 
+    if artifacts != DEFAULT_ARTIFACTS and not models:
+        raise UserError(
+            f"--artifacts {artifacts} is where --models copies from: add --models, or leave it out."
+        )
     require_writable(folder, "--out")
     with Store.open(storage, read_only=True) as store:
         require_format(format)
@@ -91,6 +101,9 @@ def export(
 
             script = script_of(evidence, recipe, data_dir)
         written = export_tables(evidence, folder, format)
+        if models:
+            files = Files.of(locate(artifacts), evidence.name, evidence.kept_artifacts)
+            written += export_models(evidence, files, folder, say)
         if script is not None:
             written += script.write(folder)
         for path in written:

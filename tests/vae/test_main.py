@@ -114,6 +114,7 @@ def test_trains_an_exported_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("args", "words", "code"),
     [
         (["evaluate", "nowhere.safetensors"], "No model at nowhere.safetensors", 2),
+        (["info", "s3://bucket/m.safetensors"], "is no file of this machine: copy it here first", 2),
         (["train", "--out", "m", "--set", "lr"], "FIELD=VALUE", 2),
         (["train", "--out", "m", "--device", "gpu"], "choose auto, cpu, cuda", 2),
         (["train", "--out", "m", "--device", "cuda:99"], "CUDA devices. Use --device cpu or auto", 2),
@@ -467,7 +468,7 @@ def test_info_says_what_a_file_is(
     assert told["metrics"]["valid_loss"] == pytest.approx(
         told["metrics"]["rate"] + told["metrics"]["distortion"]
     )
-    assert told["recipe"]["model_options"] == {"channels": [4]}
+    assert told["recipe"]["model_options"] == {"channels": [4], "blocks": 0, "norm": "batch"}
     with safe_open(model, framework="pt") as file:
         kept = {key: file.metadata()[key] for key in ("recipe", "shape", "data_fingerprint")}
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict

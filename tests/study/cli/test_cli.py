@@ -133,6 +133,7 @@ def test_without_a_command_there_is_help(call: Call) -> None:
         ("search --patience -1", "patience = -1"),
         ("show", "No database optuna.db"),
         ("export --format xlsx", "No database optuna.db"),
+        ("export --artifacts other", "--artifacts other is where --models copies from: add --models"),
         ("report", "No database optuna.db"),
         ("worker --name x", "No database optuna.db"),
         ("worker", "--name"),
@@ -360,7 +361,12 @@ def test_a_real_search_from_the_command_line(call: Call, tmp_path: Path) -> None
     assert "Search: 2 trials" in result.out
     assert "Best model: artifacts/pixels/best.safetensors" in result.out
     assert (tmp_path / "reports" / "pixels.html").stat().st_size > 10_000
-    assert call("export", "--format", "csv").code == 0
+    assert call("export", "--format", "csv", "--models").code == 0
+    kept = tmp_path / "artifacts" / "pixels" / "best.safetensors"
+    assert (tmp_path / "export" / "pixels-best.safetensors").read_bytes() == kept.read_bytes()
+    gone = call("export", "--models", "--artifacts", f"local://{tmp_path}/elsewhere")
+    assert gone.code == 0
+    assert gone.err.startswith("No model of search trial ")
     best = Recipe.load(tmp_path / "export" / "pixels-best.toml")
     assert best == Recipe.load(tmp_path / "artifacts" / "pixels" / "best.toml")
     assert best.batch_size == 8
