@@ -33,7 +33,8 @@ class Score:
     """Seconds until the last worker is done: median over orders."""
     regret: float
     """How much worse than the best run what was found is: median over orders, in the value's unit; on the clock for a
-    policy that selects by time to target. Infinite where nothing was found."""
+    policy that selects by time to target. 0 too where it is better, a run that was ended before it would have broken
+    down; infinite where nothing was found."""
     regret_p90: float
     """90th percentile over orders."""
     regret_p90_interval: tuple[float, float]
@@ -63,7 +64,7 @@ def score(tapes: Tapes, orders: Orders) -> Score:
         reference = float(times.min())
     else:
         reference = float(tapes.finals.min())
-    regret = np.sort([0.0 if one.found == reference else one.found - reference for one in played])
+    regret = np.sort([0.0 if one.found <= reference else one.found - reference for one in played])
     n_cut = int((regret > 0.0).sum())
     return Score(
         policy=policy,

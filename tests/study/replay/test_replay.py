@@ -132,6 +132,14 @@ def test_a_run_that_broke_down_is_never_chosen() -> None:
     found = scored(tapes, NONE)
     assert (found.regret_p90, found.best_cut) == (0.0, 0.0)
     assert scored(tapes, stage).regret_p90 == 0.0
+    saved = to_tapes(
+        curves([np.full(POINTS, 5.0)] * (N - 1) + [np.array([1.0, 2.0, 2.0, 2.0, np.nan])], ended=ends)
+    )
+    patient = scored(saved, Policy("patience 2", Kind.WITHIN, "", patience=2))
+    assert (patient.regret, patient.regret_p90) == (
+        0.0,
+        0.0,
+    )  # it found 1, better than the best of those that last
     with pytest.raises(UserError, match="Every run broke down"):
         to_tapes(curves(values[-1:] * N, ended=ends[-1:] * N), grid=np.arange(1.0, POINTS))
 
