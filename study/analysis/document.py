@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 from study.analysis.arm import ArmResult, sorted_arms
 from study.analysis.arm import Measure as Measured
 from study.analysis.curve_notes import curve_notes
-from study.analysis.findings import Findings, Terms
+from study.analysis.findings import Findings, Terms, bits
 from study.analysis.notes import notes
 from study.analysis.sentences import first_screen, verdict_sentences
 from study.analysis.standing import Standing
@@ -102,6 +102,10 @@ class Arm(_Part):
     seeds: int
     clock_to_target: Number
     """Mean over seeds, misses at the budget."""
+    final_loss: Number = None
+    """Mean over seeds at the end of the runs, in the workload's unit."""
+    final_bits_per_dimension: Number = None
+    """The same; null where a loss is not the length of a code."""
     on_clock: Measure | None
     """None for the baseline."""
     in_seconds: Measure | None
@@ -116,6 +120,8 @@ class Comparison(_Part):
     workload: Workload
     target: Number
     """The value to reach; null before it is calibrated."""
+    target_bits_per_dimension: Number = None
+    """The same; null where a loss is not the length of a code."""
     arms: list[Arm]
     """The baseline first, then by speed-up."""
     sentences: list[str]
@@ -193,10 +199,12 @@ def of_standing(standing: Standing) -> Comparison:
     """The document of an experiment of ours."""
     comparison, experiment = standing.comparison, standing.experiment
     terms = Terms.of(experiment, standing.workload.dimensions)
+    target = None if comparison is None else comparison.target
     return Comparison(
         name=standing.name,
         workload=_workload(terms, standing.workload.tau),
-        target=None if comparison is None else comparison.target,
+        target=target,
+        target_bits_per_dimension=bits(target, terms.dimensions),
         arms=[] if comparison is None else _arms(comparison),
         sentences=first_screen(standing),
         notes=[] if comparison is None else list(notes(comparison, standing.state)),
@@ -212,6 +220,7 @@ def of_curves(found: FromCurves) -> Comparison:
         name=found.name,
         workload=_workload(found.comparison.terms, found.tau),
         target=found.comparison.target,
+        target_bits_per_dimension=bits(found.comparison.target, found.comparison.terms.dimensions),
         arms=_arms(found.comparison),
         sentences=list(verdict_sentences(found.comparison)),
         notes=list(curve_notes(found)),
@@ -270,10 +279,10 @@ def _workload(terms: Terms, budget: float) -> Workload:
 
 
 def _arms(findings: Findings) -> list[Arm]:
-    return [_arm(arm) for arm in sorted_arms(findings.arms)]
+    return [_arm(arm, findings.terms.dimensions) for arm in sorted_arms(findings.arms)]
 
 
-def _arm(arm: ArmResult) -> Arm:
+def _arm(arm: ArmResult, dimensions: int | None) -> Arm:
     return Arm(
         arm=arm.arm,
         family=arm.family,
@@ -281,6 +290,8 @@ def _arm(arm: ArmResult) -> Arm:
         hits=arm.hits,
         seeds=arm.seeds,
         clock_to_target=arm.mean_examples,
+        final_loss=arm.final_loss,
+        final_bits_per_dimension=bits(arm.final_loss, dimensions),
         on_clock=_measure(arm.examples),
         in_seconds=_measure(arm.seconds),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -63,6 +65,22 @@ def test_an_answer_from_curves_as_a_document() -> None:
     assert arms["fast"]["on_clock"]["verdict"] == "faster"
     assert arms["never"]["on_clock"]["speed_up"] is None
     assert document["sentences"]
+    assert (document["target_bits_per_dimension"], arms["fast"]["final_bits_per_dimension"]) == (None, None)
+
+
+def test_losses_that_are_lengths_of_codes_are_bits_per_dimension_too() -> None:
+    """The target and each arm's final loss, as show and the report have them: nats / dimensions / ln 2."""
+    found = analyse(made(), Question("base", target=3.0), "made")
+    fast = next(arm for arm in found.comparison.arms if arm.arm == "fast")
+    comparison = replace(
+        found.comparison,
+        terms=replace(found.comparison.terms, dimensions=64),
+        arms=[replace(fast, final_loss=2.0)],
+    )
+    document = parsed(of_curves(replace(found, comparison=comparison)).model_dump_json())
+    assert document["target_bits_per_dimension"] == pytest.approx(3.0 / 64 / math.log(2))
+    (arm,) = document["arms"]
+    assert arm["final_bits_per_dimension"] == pytest.approx(2.0 / 64 / math.log(2))
 
 
 def test_a_replay_as_a_document() -> None:
