@@ -23,6 +23,8 @@ from vae.errors import UserError, did_you_mean
 
 #: Bytes of a file or of all files of a package: a factory is no data.
 MAX_BYTES = 64 * 2**20
+#: What anybody's code may raise that is told in a line: sys.exit() too, which would end the program without a word.
+RAISED = (Exception, SystemExit)
 #: Characters of a name, and of an error of the user's own code that are shown.
 MAX_NAME, SHOWN = 300, 300
 
@@ -206,7 +208,7 @@ def _run(path: str, sha256: str, text: bytes) -> ModuleType:
     _see(str(Path(path).parent))
     try:
         exec(compile(text, path, "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:  # it is anybody's code
+    except RAISED as error:
         del sys.modules[module.__name__]
         raise UserError(f"{path} fails as it is read: {told(error, path)}") from error
     return module
@@ -216,7 +218,7 @@ def _module(name: str, source: Source) -> ModuleType:
     _see(str(Path.cwd()))
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         raise UserError(f"The module '{name}' fails as it is imported: {told(error)}") from error
     file = Path(module.__file__ or "").resolve()
     if file not in (source.path, source.path / "__init__.py"):

@@ -39,6 +39,24 @@ class Pickled(torch.optim.SGD):
         super().step()
 
 
+class Local(torch.optim.SGD):
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["of"] = lambda: p
+        super().step()
+
+
+class Idle(torch.optim.SGD):
+    def step(self):
+        pass
+
+
+class Stubborn(torch.optim.SGD):
+    def load_state_dict(self, state):
+        raise SystemExit("not again")
+
+
 class Exploding(torch.optim.SGD):
     @torch.no_grad()
     def step(self):
@@ -66,12 +84,19 @@ def test_what_works_is_let_pass() -> None:
     ("name", "words"),
     [
         ("Forgetful", "goes on otherwise from its saved state than without a stop"),
-        ("Pickled", "can't be saved and read without pickling: keep tensors and plain values alone"),
+        (
+            "Pickled",
+            r"saved and read without pickling: keep tensors and plain values alone \(there is a builtins.type",
+        ),
+        ("Local", r"keep tensors and plain values alone \(there is a builtins.function in it\)"),
+        ("Idle", r"A step of own\.py:Idle changes no weight"),
+        ("Stubborn", r"The state of own\.py:Stubborn isn't taken over .*: not again"),
         ("Exploding", r"After one step of own\.py:Exploding weights are NaN or infinite"),
     ],
 )
 def test_what_would_fail_later_is_told(name: str, words: str) -> None:
-    """A state outside the state, one that only pickle holds, and weights that are none."""
+    """A state outside the state, one that only pickle holds or that isn't taken back, steps that do nothing, and
+    weights that are none."""
     with pytest.raises(UserError, match=words) as error:
         tried(name)
     assert "\n" not in str(error.value)

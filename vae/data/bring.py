@@ -36,7 +36,7 @@ def made(reference: str) -> Arrays:
     factory = code.load(reference, source.sha256)
     try:
         given = factory()
-    except Exception as error:  # it is anybody's code
+    except code.RAISED as error:
         raise UserError(f"{reference} fails: {code.told(error, str(source.path))}") from error
     parts = given if isinstance(given, tuple) and len(given) == 3 else (given,)
     names = ("training", "validation", "test") if len(parts) == 3 else ("",)
@@ -91,7 +91,7 @@ def _array(given: Any, origin: str) -> Array:
         given = given.detach().cpu()
     try:
         array = np.asarray(given)
-    except Exception as error:  # lists of unequal lengths, objects that don't convert
+    except code.RAISED as error:  # lists of unequal lengths, objects that don't convert
         raise UserError(f"{origin} gives no array: {code.told(error)}") from error
     if array.dtype.hasobject or array.ndim == 0:
         raise UserError(f"{origin} gives a {type(given).__name__}, not an array of numbers (N, ...).")

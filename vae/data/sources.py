@@ -101,6 +101,8 @@ def read(source: str, *, data_dir: Path | None = None, download: bool = True) ->
         raise UserError(f"{path} is empty (0 bytes): nothing was written to it.")
     if magic[0] == 0x80:
         raise UserError(f"{path} is a Python pickle, which can run code: save the array with numpy.save.")
+    if path.suffix == ".py":
+        raise UserError(f"{path} is code: name what makes the images in it, {source}:NAME.")
     raise UserError(f"{path} is neither a .npy nor a .npz file (it starts with {magic!r}).")
 
 

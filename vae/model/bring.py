@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, cast
@@ -24,6 +25,9 @@ from vae.gaussian import kl_divergence
 from vae.likelihoods import Likelihood, PixelMoments, likelihood
 from vae.model import conv, mlp
 from vae.recipe import Recipe
+
+#: The way out of a first number that is none.
+_FINITE = "begin with weights that give finite numbers"
 
 
 class Factory(Protocol):
@@ -62,13 +66,13 @@ def build_network(
     _require_options(factory, given, recipe)
     try:
         network = factory(*given, **recipe.model_options)
-    except Exception as error:  # it is anybody's code
+    except code.RAISED as error:
         raise UserError(
             f"{recipe.model} fails for data of shape {given[0]}, latent_size {given[1]}, {given[2]} parameters per "
-            f"pixel and {_listed(recipe)}: {code.told(error, _file(recipe.model))}"
+            f"pixel and {_listed(recipe)}: {code.told(error, str(code.find(recipe.model).path))}"
         ) from error
     if not isinstance(network, nn.Module):
-        raise UserError(f"{recipe.model} must give a torch.nn.Module, not {_shape_of(network)}.")
+        raise UserError(f"{recipe.model} must give a torch.nn.Module, not {_kind(network)}.")
     return network
 
 
@@ -90,10 +94,6 @@ def _require_options(factory: Factory, given: tuple[object, ...], recipe: Recipe
 def _listed(recipe: Recipe) -> str:
     options = ", ".join(f"{name}={value!r}" for name, value in recipe.model_options.items())
     return f"model_options {options}" if options else "no model_options"
-
-
-def _file(reference: str) -> str:
-    return str(code.find(reference).path)
 
 
 def require_fit(network: nn.Module, of: Likelihood, images: Tensor, latent_size: int) -> None:
@@ -118,10 +118,11 @@ def require_fit(network: nn.Module, of: Likelihood, images: Tensor, latent_size:
                 _require_gradient(network, of, images)
     except UserError:
         raise
-    except Exception as error:  # the network is anybody's code
+    except code.RAISED as error:
+        module = sys.modules.get(type(network).__module__)
         raise UserError(
             f"{name} fails on images of shape {tuple(images.shape)} and latent_size {latent_size}: "
-            f"{code.told(error)}"
+            f"{code.told(error, getattr(module, '__file__', None) or '')}"
         ) from error
 
 
@@ -145,7 +146,7 @@ def _require_shapes(model: Model, of: Likelihood, images: Tensor, latent_size: i
     name, n, size = type(model).__name__, len(images), of.parameters_per_pixel * images.shape[1]
     encoded = model.encode(images)
     if not isinstance(encoded, tuple) or len(encoded) != 2:
-        raise UserError(f"{name}.encode must give a pair, mean and log_var, not {_shape_of(encoded)}.")
+        raise UserError(f"{name}.encode must give a pair, mean and log_var, not {_kind(encoded)}.")
     for part, found in zip(("mean", "log_var"), encoded, strict=True):
         _require_shape(found, f"{name}.encode's {part}", (n, latent_size), "latent_size")
     parameters = model.decode(torch.zeros(n, latent_size, device=images.device))
@@ -156,11 +157,11 @@ def _require_gradient(network: nn.Module, of: Likelihood, images: Tensor) -> Non
     name, model = type(network).__name__, cast(Model, network)
     parameters = {key: p for key, p in network.named_parameters() if p.requires_grad}
     if not parameters:
-        raise UserError(f"{name} has no parameter to train.")
+        raise UserError(f"{name} has no parameter to train: one at least must have requires_grad.")
     mean, log_var = model.encode(images)
     loss = objective(-of.log_prob(model.decode(mean), images), kl_divergence(mean, log_var), beta=1.0)
     if not torch.isfinite(loss):
-        raise UserError(f"{name}'s first loss is {float(loss)}: begin with weights that give finite numbers.")
+        raise UserError(f"{name}'s first loss is {float(loss)}: {_FINITE}.")
     if not loss.requires_grad:
         raise UserError(f"{name}'s output hangs on none of its parameters: no gradient reaches them.")
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
@@ -171,17 +172,22 @@ def _require_gradient(network: nn.Module, of: Likelihood, images: Tensor) -> Non
                 "False."
             )
         if not torch.isfinite(gradient).all():
-            raise UserError(f"The first gradient of {name}'s parameter {key} is NaN or infinite.")
+            raise UserError(
+                f"The first gradient of {name}'s parameter {key} is NaN or infinite: sqrt and log have none at 0."
+            )
 
 
 def _require_shape(found: object, what: str, shape: tuple[int, int], why: str) -> None:
     if not isinstance(found, Tensor) or found.shape != shape:
         raise UserError(
-            f"{what} is {_shape_of(found)}; it must be {shape}: images x {why}. Change the network or the recipe."
+            f"{what} is {_kind(found)}; it must be one of shape {shape}: images x {why}. Change the network or the "
+            "recipe."
         )
     if not torch.isfinite(found).all():
-        raise UserError(f"{what} is NaN or infinite for images that are not.")
+        raise UserError(f"{what} is NaN or infinite for images that are not: {_FINITE}.")
 
 
-def _shape_of(found: object) -> str:
-    return f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+def _kind(found: object) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor of shape {tuple(found.shape)}"
+    return "None" if found is None else f"an object of type {type(found).__name__}"

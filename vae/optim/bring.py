@@ -17,6 +17,12 @@ from vae import code
 from vae.errors import UserError
 from vae.recipe import Recipe
 
+#: What the error of a step says -> what its rule needs and doesn't get here.
+_NEEDS = {
+    "closure": "evaluates the loss itself, by a closure,",
+    "does not require grad": "takes derivatives of the gradient",
+}
+
 
 def own_rule(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The recipe's optimizer over these parameters. Raises UserError: no such class, options that it doesn't take."""
@@ -30,9 +36,11 @@ def own_rule(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Opti
     }
     try:
         made = cast(Any, kind)([{"params": parameters, "weight_decay": 0.0}], lr=recipe.lr, **options)
-    except Exception as error:  # it is anybody's code
+    except code.RAISED as error:
         listed = "".join(f", {key}={value!r}" for key, value in options.items())
-        raise UserError(f"{name} can't be made with lr={recipe.lr:g}{listed}: {code.told(error)}") from error
+        raise UserError(
+            f"{name} can't be made with lr={recipe.lr:g}{listed}: {_told(error, name)}"
+        ) from error
     return cast(torch.optim.Optimizer, made)
 
 
@@ -42,12 +50,15 @@ def own_step(name: str, rule: torch.optim.Optimizer, parameters: list[nn.Paramet
     places = [parameter.data_ptr() for parameter in parameters]
     try:
         rule.step()
-    except Exception as error:  # it is anybody's code
-        closure = " (a rule that evaluates the loss itself, by a closure, can't be used here)"
-        raise UserError(
-            f"{name} fails in its step: {code.told(error)}{closure if 'closure' in str(error) else ''}"
-        ) from error
+    except code.RAISED as error:
+        needs = [why for sign, why in _NEEDS.items() if sign in str(error)]
+        hint = f" (a rule that {needs[0]} can't be used here)" if needs else ""
+        raise UserError(f"{name} fails in its step: {_told(error, name)}{hint}") from error
     if [parameter.data_ptr() for parameter in parameters] != places:
         raise UserError(f"{name} puts other tensors in the place of its parameters: change them in place.")
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient  # some take it away, and it is where the next one will be written
+
+
+def _told(error: BaseException, name: str) -> str:
+    return code.told(error, str(code.find(name).path))

@@ -12,7 +12,7 @@ import torch
 from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 
-from vae.code import is_reference
+from vae.code import RAISED, is_reference
 from vae.optim.adamw import AdamW
 from vae.optim.bring import own_rule, own_step
 from vae.optim.muon import Muon
@@ -190,7 +190,7 @@ class Optimizer:
             scratch = self._scratch()
             scratch.load_state_dict(state)
             scratch.step()
-        except Exception as error:  # it is anybody's code
+        except RAISED as error:
             raise ValueError(f"no state of the optimizer '{self._name}': {error}") from error
 
     def _state_after_a_step(self) -> dict[str, Any]:

@@ -63,6 +63,10 @@ def failing():
     return {}["flowers"]
 
 
+def leaving():
+    raise SystemExit("no flowers")
+
+
 def needing(path):
     return images
 
@@ -119,6 +123,7 @@ def test_three_splits_are_as_given() -> None:
         ("whole_numbers", "has dtype int64: images are uint8"),
         ("bad_labels", r"labels has shape \(5,\), but there are 100 images"),
         ("failing", r"own.py:failing fails: line \d+: KeyError: 'flowers'"),
+        ("leaving", r"own.py:leaving fails: line \d+: SystemExit: no flowers"),
         ("needing", r"fails: TypeError: needing\(\) missing 1 required positional argument"),
         ("too_bright", "divide by the largest there can be"),
         ("wohle", r"has no 'wohle'. Did you mean 'whole'\?"),

@@ -291,7 +291,7 @@ def test_unknown_name_is_refused_with_the_nearest(name: str, words: str) -> None
 
 
 def test_what_is_no_data_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory, a pipe, an empty file, text, and a data_dir that is none."""
+    """A directory, a pipe, an empty file, text, code, and a data_dir that is none."""
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe.npy")
     Path("empty.npy").touch()
@@ -300,6 +300,8 @@ def test_what_is_no_data_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert "is not a regular file" in refusal("pipe.npy")
     assert "is empty (0 bytes)" in refusal("empty.npy")
     assert "neither a .npy nor a .npz file (it starts with b'not an')" in refusal("text.npy")
+    Path("own.py").write_text("def images(): ...")
+    assert "is code: name what makes the images in it, own.py:NAME" in refusal("own.py")
     assert "No data set ''" in refusal("")
     assert "is no folder" in refusal("digits", data_dir=tmp_path / "nowhere")
 

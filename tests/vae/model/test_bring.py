@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,17 @@ class Noisy(Network):
         ),
         (
             Network(latent_size=4),
-            r"Network.encode's mean is of shape \(2, 4\); it must be \(2, 3\): images x latent_size",
+            r"Network.encode's mean is a tensor of shape \(2, 4\); it must be one of shape \(2, 3\): images x",
         ),
-        (Network(outputs=63), r"Network.decode's output is of shape \(2, 63\); it must be \(2, 64\)"),
+        (
+            Network(outputs=63),
+            r"Network.decode's output is a tensor of shape \(2, 63\); it must be one of shape \(2, 64\)",
+        ),
         (
             Network(inputs=50),
-            r"Network fails on images of shape \(2, 64\) and latent_size 3: RuntimeError: mat1",
+            r"Network fails on images of shape \(2, 64\) and latent_size 3: line \d+: RuntimeError: mat1",
         ),
-        (MeanOnly(), r"MeanOnly.encode must give a pair, mean and log_var, not of shape \(2, 6\)"),
+        (MeanOnly(), r"MeanOnly.encode must give a pair, mean and log_var, not a tensor of shape \(2, 6\)"),
     ],
     ids=["no-method", "latent", "outputs", "inputs", "mean-only"],
 )
@@ -81,6 +85,11 @@ def test_the_look_changes_nothing() -> None:
     train(RECIPE, load("digits"), 1_000, model=network)
     assert torch.equal(torch.get_rng_state(), expected)
     assert network.training
+
+
+class Leaving(Network):
+    def decode(self, z: Tensor) -> Tensor:
+        sys.exit(len(z) - 2)
 
 
 class Unused(Network):
@@ -124,9 +133,10 @@ def with_weight(value: float) -> Network:
         ),
         (Constant(), "Constant's output hangs on none of its parameters"),
         (with_weight(float("nan")), "Network.decode's output is NaN or infinite"),
+        (Leaving(), r"Leaving fails on images of shape \(2, 64\) .*: line \d+: SystemExit: 0"),
         (Network().requires_grad_(False), "Network has no parameter to train"),
     ],
-    ids=["unused", "constant", "nan", "frozen"],
+    ids=["unused", "constant", "nan", "leaving", "frozen"],
 )
 def test_a_network_that_can_not_be_trained(network: nn.Module, words: str) -> None:
     """A parameter without a gradient and a number that is none are told before the first step."""
@@ -154,6 +164,10 @@ def make(
 
 def no_network(*given: Any) -> Any:
     return given
+
+
+def ending(*given: Any) -> Any:
+    sys.exit(f"no {given[0]}")
 
 
 def failing(*given: Any, a: int) -> Any:
@@ -187,18 +201,24 @@ def test_a_factory_gets_its_options_and_the_seed(here: str) -> None:
     ("name", "options", "words"),
     [
         ("make", {"widht": 4}, r"test_bring.py:make\(.*got an unexpected keyword argument 'widht'"),
-        ("no_network", {}, "test_bring.py:no_network must give a torch.nn.Module, not a tuple"),
+        (
+            "no_network",
+            {},
+            "test_bring.py:no_network must give a torch.nn.Module, not an object of type tuple",
+        ),
         (
             "failing",
             {"a": 1},
             r"fails for data of shape \(8, 8\).* and model_options a=1: line \d+: TypeError",
         ),
+        ("ending", {}, r"test_bring.py:ending fails for .*: line \d+: SystemExit: no \(8, 8\)"),
         ("Unused", {}, r"test_bring.py:Unused\(.*is called with data_shape, latent_size.*no model_options"),
         ("RECIPE", {}, "is a Recipe: name a function or a class"),
     ],
 )
 def test_a_factory_that_does_not_fit(here: str, name: str, options: dict[str, Any], words: str) -> None:
-    """An option it has no argument for, what is no network, and an error of its own are one line each."""
+    """An option it has no argument for, what is no network, and an error of its own, be it sys.exit(), are one line
+    each."""
     with pytest.raises(UserError, match=words) as error:
         train(own(here, name, **options), load("digits"), 1_000)
     assert "\n" not in str(error.value)

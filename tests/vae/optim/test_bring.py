@@ -41,6 +41,18 @@ class Closing(torch.optim.SGD):
         return closure()
 
 
+class Curved(torch.optim.SGD):
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                torch.autograd.grad(p.grad.sum(), p)
+
+
+class Leaving(torch.optim.SGD):
+    def step(self):
+        raise SystemExit(3)
+
+
 class Replacing(torch.optim.SGD):
     def step(self):
         for group in self.param_groups:
@@ -149,6 +161,12 @@ def test_a_state_of_other_shapes_is_refused() -> None:
             r"betas=\(2.0, 0.9\): ValueError: Invalid beta parameter",
         ),
         ("own.py:Closing", {}, "fails in its step: TypeError.*by a closure, can't be used here"),
+        (
+            "own.py:Curved",
+            {},
+            r"step: line \d+: RuntimeError.*takes derivatives of the gradient can't be used here",
+        ),
+        ("own.py:Leaving", {}, r"own.py:Leaving fails in its step: line \d+: SystemExit: 3"),
         ("own.py:Replacing", {}, "puts other tensors in the place of its parameters"),
         ("no_such_library:Lion", {}, "There is no module 'no_such_library' here: install it"),
     ],
