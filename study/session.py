@@ -171,6 +171,13 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     experiment = with_sources(build(request, SMALL_DATA - 1, before), before)
     likelihood = experiment.recipe.likelihood
     data = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
+    if data.code is not None and before is None:
+        again = load(experiment.data, seed=experiment.seed, likelihood=likelihood, data_dir=place.data_dir)
+        if again.fingerprint != data.fingerprint:
+            raise UserError(
+                f"{experiment.data} gives other data each time that it is called (SHA-256 {data.fingerprint[:12]}..., "
+                f"then {again.fingerprint[:12]}...): every process calls it, so give what it draws a seed."
+            )
     experiment = with_sources(build(request, len(data.train), before), before)
     if kept is not None:
         require_same_data(name, kept.fingerprint, data)

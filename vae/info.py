@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vae.code import is_reference
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -106,10 +107,12 @@ def as_lines(found: ModelInfo) -> list[str]:
         f"examples of shape {found.shape}",
     ]
     lines += [f"source    {name}: SHA-256 {sha} of {path}" for name, (path, sha) in found.sources.items()]
-    split = unknown if found.split_seed is None else str(found.split_seed)
+    splits = f"seed of the split: {unknown if found.split_seed is None else found.split_seed}"
+    if found.split_seed is None and is_reference(found.data_source or ""):
+        splits = "in splits of its own"
     lines += [
         f"data      {found.data_name}, fingerprint {found.data_fingerprint}",
-        f"          from {found.data_source or unknown}; seed of the split: {split}",
+        f"          from {found.data_source or unknown}; {splits}",
         f"training  {_pairs(found.training) or unknown}",
         f"metrics   {_pairs(found.metrics) or unknown}",
         f"versions  {_pairs(found.versions) or unknown}",

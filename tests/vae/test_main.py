@@ -473,6 +473,10 @@ def test_info_says_what_a_file_is(
         kept = {key: file.metadata()[key] for key in ("recipe", "shape", "data_fingerprint")}
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     save_file(weights, tmp_path / "old.safetensors", metadata=kept | {"data_name": "\x1b[31mred"})
+    given = kept | {"data_source": "own.py:three_splits"}
+    save_file(weights, tmp_path / "given.safetensors", metadata=given)
+    assert call(monkeypatch, "info", str(tmp_path / "given.safetensors")) == 0
+    assert "from own.py:three_splits; in splits of its own" in capsys.readouterr().out
     assert call(monkeypatch, "info", str(tmp_path / "old.safetensors")) == 0
     text = capsys.readouterr().out
     assert "metrics   not said, a file of before" in text

@@ -11,7 +11,10 @@ from study.design.build import Request, build
 from study.design.experiment import Experiment, default_name
 from study.design.own import require_sources, to_try, with_sources
 from study.design.space import Dimension, sobol_points
+from study.place import Place
 from study.protocol.plan import cut_to_fit
+from study.session import check
+from study.store.locations import Local
 from vae.errors import UserError
 
 NET = "nets.py:Net"
@@ -142,3 +145,20 @@ def test_what_is_tried_beforehand() -> None:
     assert len({recipe for _, recipe in to_try(own, None)}) == len(places) == 9
     assert list(to_try(own, own)) == []
     assert list(to_try(built(arms=["cosine"]), None)) == []
+
+
+def test_data_that_is_other_each_time_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every process calls its factory: what draws without a seed would be refused by the first worker alone."""
+    monkeypatch.chdir(tmp_path)
+    Path("drawn.py").write_text(
+        "import numpy as np\n\nrng = np.random.default_rng(0)\n\n\n"
+        "def images():\n    return rng.random((40, 2, 2), dtype=np.float32)\n"
+    )
+    place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", Local(tmp_path / "artifacts"), None, "cpu", 1)
+    with pytest.raises(
+        UserError, match=r"drawn\.py:images gives other data each time .*give what it draws a seed"
+    ):
+        check(place, Request({"data": "drawn.py:images", "search": {"trials": 1}}))
+    assert not (tmp_path / "optuna.db").exists()
