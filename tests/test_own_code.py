@@ -15,6 +15,7 @@ from study.design.build import Request, build, read_toml
 from study.design.own import to_try, with_sources
 from vae.__main__ import main
 from vae.data.dataset import load
+from vae.recipe import Recipe
 from vae.rehearsal import rehearse
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
@@ -101,6 +102,13 @@ def test_train_evaluate_and_sample(
     code, _, err = vae(capsys, monkeypatch, "sample", "own.safetensors", "--out", "t.png")
     assert (code, "conv_vae.py:ConvVAE has SHA-256" in err) == (2, True)
     assert not Path("t.png").exists()
+
+
+def test_a_rule_of_heavyball() -> None:
+    """SOAP, with matrices and counts of its own in its state: it steps, is saved, and goes on as it would have."""
+    pytest.importorskip("heavyball")
+    recipe = Recipe(optimizer="soap.py:SOAP", hidden=(16,), latent_size=2, batch_size=64)
+    rehearse(recipe, load("digits"), 4_788, torch.device("cpu"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
