@@ -19,7 +19,7 @@ from torch import Tensor
 from vae.checkpoint import TrainedModel
 from vae.data.dataset import Split
 from vae.images import colours_first, image_shape
-from vae.use import decoded, encoded
+from vae.use import codes_at, decoded, reconstructed
 
 #: Images in a row of a sheet, rows of samples, latent dimensions and steps of the walk.
 COLUMNS, SAMPLE_ROWS, WALK_ROWS, WALK_STEPS = 16, 4, 8, 9
@@ -56,7 +56,7 @@ def one_thread() -> Iterator[None]:
 
 def posterior(trained: TrainedModel, split: Split) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
     """Posterior means (N, L) of the first MAP_IMAGES images, float64, and their labels (N,)."""
-    mean, _ = encoded(trained, split.all(MAP_IMAGES))
+    mean = codes_at(trained, split, range(min(MAP_IMAGES, len(split))))
     labels = None if split.labels is None else split.labels[: len(mean)].numpy()
     return mean.double(), labels
 
@@ -84,10 +84,9 @@ def latent_map(means: Tensor, labels: npt.NDArray[np.int64] | None) -> LatentMap
 
 def reconstructions(trained: TrainedModel, split: Split) -> bytes:
     """The first images of a split above their expected pixels from the posterior mean."""
-    x = split.all(COLUMNS)
-    mean, _ = encoded(trained, x)
-    rows = np.concatenate([x.numpy(), decoded(trained, mean).numpy()])
-    return sheet(rows, len(x), trained.shape, limits(x.numpy(), trained.recipe.likelihood))
+    x = split.all(COLUMNS).numpy()
+    rows = np.concatenate([x, reconstructed(trained, split, torch.arange(len(x)))])
+    return sheet(rows, len(x), trained.shape, limits(x, trained.recipe.likelihood))
 
 
 def beside(images: Pixels, found: Pixels, columns: int) -> Pixels:

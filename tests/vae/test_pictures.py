@@ -11,8 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vae.checkpoint import TrainedModel
+from vae.data.dataset import load
 from vae.images import image_shape
-from vae.pictures import latent_map, sheet
+from vae.model.bring import build_network
+from vae.pictures import COLUMNS, latent_map, posterior, reconstructions, sheet
+from vae.recipe import Recipe
+from vae.use import encoded_batches, reconstructed
 
 
 @pytest.mark.parametrize(
@@ -77,3 +82,16 @@ def test_a_map_of_one_or_two_images(n: int, size: int) -> None:
     assert np.isfinite([found.x, found.y]).all()
     if n == 1 and size > 2:
         assert (found.x[0], found.y[0]) == (0.0, 0.0)
+
+
+def test_a_model_of_black_and_white_is_shown_what_it_takes() -> None:
+    """Map and reconstructions are of the images as the likelihood prepares them, as every other command encodes them,
+    and not of the grey ones; above a reconstruction stands the image as it is stored."""
+    digits, recipe = load("digits"), Recipe(hidden=(16,), latent_size=2, likelihood="bernoulli")
+    trained = TrainedModel(build_network(recipe, (8, 8)).eval(), recipe, (8, 8), "digits", "")
+    means, _ = posterior(trained, digits.test)
+    (codes,) = encoded_batches(trained, digits.test)
+    assert torch.equal(means, codes.mean.double())
+    images = digits.test.all(COLUMNS).numpy()
+    rows = np.concatenate([images, reconstructed(trained, digits.test, torch.arange(COLUMNS))])
+    assert reconstructions(trained, digits.test) == sheet(rows, COLUMNS, (8, 8), (0.0, 1.0))
