@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from vae.errors import FailureError, UserError
+from vae.errors import FailureError, UserError, printable
 from vae.versions import version_of
 
 #: Every command has it; `run` looks for it itself, for errors in parsing too.
@@ -77,7 +77,7 @@ def run(app: typer.Typer) -> NoReturn:
             raise
         line, code = _told(error)
         if line:
-            print(f"Error: {line}", file=sys.stderr)
+            print(f"Error: {printable(line)}", file=sys.stderr)
         raise SystemExit(code) from None
     raise SystemExit(code or 0)
 

@@ -21,3 +21,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return "There is none."
     near = difflib.get_close_matches(word, names, n=1)
     return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names)}."
+
+
+def printable(text: str) -> str:
+    """On one line, with control characters written out: what a file says is shown by a terminal, never obeyed."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

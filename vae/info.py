@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from vae.code import is_reference
-from vae.errors import UserError
+from vae.errors import UserError, printable
 from vae.recipe import Recipe
 
 #: Characters of a line that a file may have shown.
@@ -119,7 +119,7 @@ def as_lines(found: ModelInfo) -> list[str]:
         "recipe",
     ]
     recipe = [f"  {line}" for line in found.recipe.to_toml().splitlines()]
-    return [_printable(line) for line in [*lines, *recipe]]
+    return [_cut(printable(line)) for line in [*lines, *recipe]]
 
 
 def _table(said: dict[str, str], key: str) -> dict[str, Any]:
@@ -136,7 +136,5 @@ def _pairs(values: dict[str, Any]) -> str:
     )
 
 
-def _printable(line: str) -> str:
-    """What a file says is shown, never obeyed: a terminal's control characters are written out."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 3]}..."
+def _cut(line: str) -> str:
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - 3]}..."

@@ -60,6 +60,7 @@ def outcome_of(error: BaseException | None, monkeypatch: pytest.MonkeyPatch, *ar
         (None, "", 0),
         (UserError("no"), "Error: no\n", 2),
         (FailureError("full"), "Error: full\n", 1),
+        (UserError("no 'a\x1b[31m\nb'"), r"Error: no 'a\x1b[31m\nb'" + "\n", 2),
         (KeyboardInterrupt(), "", 130),
         (MemoryError("4 TB"), "Error: There is not enough memory for this (4 TB).\n", 1),
     ],
@@ -71,7 +72,7 @@ def test_an_error_is_a_line_and_a_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """2 for usage, 1 for failure, 130 where it was stopped; no traceback."""
+    """2 for usage, 1 for failure, 130 where it was stopped; no traceback. The terminal obeys nothing in it."""
     assert outcome_of(error, monkeypatch) == code
     assert capsys.readouterr().err.lstrip("\n") == line
 

@@ -25,7 +25,7 @@ from vae.checkpoint import TrainedModel
 from vae.compression.bits_back import NOTE, BitsBack, Coded, Levels
 from vae.data.dataset import Split
 from vae.documents import parse_json
-from vae.errors import FailureError, UserError
+from vae.errors import FailureError, UserError, printable
 
 MAGIC = b"\x89VAEBB\r\n"
 FORMAT = 1
@@ -139,7 +139,8 @@ def read_header(file: IO[bytes], path: Path) -> Header:
         told = parse_json(text.decode("utf-8"))
         if told["format"] != FORMAT:
             raise UserError(
-                f"{path} has format {told['format']}, and this version reads {FORMAT}: use the one that wrote it."
+                f"{path} has format {printable(str(told['format'])[:12])}, and this version reads {FORMAT}: use the "
+                "one that wrote it."
             )
         header = Header(
             model=str(told["model"]),
@@ -166,8 +167,8 @@ def decompress(
     Raises UserError for another model than the one that compressed, FailureError for a damaged file."""
     if header.model != model_hash:
         raise UserError(
-            f"{path} was compressed with another model (SHA-256 {_short(header.model)}, not {model_hash[:12]}): "
-            "name that one by --model."
+            f"{path} was compressed with another model (SHA-256 {printable(header.model[:12])}, not "
+            f"{model_hash[:12]}): name that one by --model."
         )
     coder = BitsBack(trained)
     if (header.likelihood, header.shape) != (coder.of.name, trained.shape):
@@ -183,7 +184,7 @@ def decompress(
             told = ", ".join(f"{name} {value}" for name, value in header.versions.items())
             raise FailureError(
                 f"Block {number} of {path} doesn't come out as it was, though it is undamaged: the networks' float64 "
-                f"differs too much from where it was compressed ({_printable(told)}). Decompress it there."
+                f"differs too much from where it was compressed ({printable(told[:200])}). Decompress it there."
             )
         stored = np.rint(levels.astype(np.float64) * (header.white / white)).astype(np.uint8)
         yield stored.reshape(len(levels), *trained.shape)
@@ -250,11 +251,3 @@ def _read_block(file: IO[bytes], path: Path, number: int, most: int) -> tuple[Co
 
 def _damaged(path: Path, how: str) -> FailureError:
     return FailureError(f"{path} is truncated or damaged: {how}.")
-
-
-def _short(text: str) -> str:
-    return _printable(text[:12])
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text[:200])
