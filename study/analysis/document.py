@@ -234,15 +234,14 @@ def of_replay(found: Replayed) -> Replay:
     from study.analysis.replayed import sentences as replay_sentences
 
     tapes = found.tapes
-    finals = sorted(tapes.finals.tolist())
     return Replay(
         name=found.recording.name,
         clock=tapes.clock,
         runs=len(tapes.runs),
         orders=found.chosen.orders,
         seed=found.settings.seed,
-        best=finals[0],
-        median=finals[0] + tapes.gap,
+        best=tapes.shown(float(tapes.finals[tapes.best])),
+        median=tapes.shown(tapes.median),
         recommended=found.chosen.policy.name,
         policies=[_policy(s) for s in found.scores],
         looks=[

@@ -92,6 +92,14 @@ def test_a_replay_as_a_document() -> None:
     assert (document["runs"], document["orders"]) == (18, 3)
 
 
+def test_a_replay_tells_values_as_they_were_recorded() -> None:
+    """Where higher is better, the best and the median are not told negated."""
+    higher = replace(made(), runs=[replace(run, value=run.value - 20.0) for run in made()], maximise=True)
+    document = of_replay(replay(from_curves("made", higher, 1), Settings(orders=1, workers=(1,)), 1))
+    bests = [20.0 - run.value.min() for run in made()]
+    assert (document.best, document.median) == (pytest.approx(max(bests)), pytest.approx(np.median(bests)))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"kind": "comparison"}, {"kind": "else"}, [], {"kind": "experiments", "names": 3}]
 )
