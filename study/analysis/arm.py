@@ -125,6 +125,8 @@ class ArmResult:
     """What was confirmed, with the first block's first seed."""
     params: Mapping[str, Any] | None = None
     """Its tuned values."""
+    compared: Hits | None = None
+    """Its hits on the seeds that stand beside the baseline's: fewer than all where the baseline lacks a seed."""
     resolution: float | None = None
     """Relative width of the grid cell of the hit; infinite where the first evaluation hits; None without one."""
     par2: float | None = None

@@ -180,7 +180,8 @@ def counted(result: ArmResult, E: Array, hit: Hits, tau: float) -> ArmResult:
 
 
 def beside(result: ArmResult, pair: Pair, tau: float) -> ArmResult:
-    """The arm with its ratios to the baseline that no verdict rests on: on joint hits, and truncated at tau."""
+    """The arm with what is compared of it, and with its ratios to the baseline that no verdict rests on: on joint hits,
+    and truncated at tau."""
     B, A = (pair.baseline_examples, pair.baseline_hit), (pair.arm_examples, pair.arm_hit)
     if pair.paired:
         result = replace(result, conditional=conditional_ratio(*B, *A, pair.blocks))
@@ -188,20 +189,22 @@ def beside(result: ArmResult, pair: Pair, tau: float) -> ArmResult:
     else:  # without pairs there are no joint hits
         within = unpaired_speed_up(pair.baseline_examples.clip(max=tau), pair.arm_examples.clip(max=tau))
     bounds = pair.baseline_hit.all() and math.isfinite(within.high)
-    return replace(result, rmst=within, at_most=within.high if bounds else None)
+    compared = Count(int(pair.arm_hit.sum()), pair.arm_hit.size)
+    return replace(result, compared=compared, rmst=within, at_most=within.high if bounds else None)
 
 
 def said(result: ArmResult, examples: Judged, seconds: Judged | None) -> ArmResult:
-    """The arm with what the family's judgement says of it."""
+    """The arm, once it is set `beside` the baseline, with what the family's judgement says of it."""
+    assert result.compared is not None
     return replace(
         result,
-        examples=as_measure(examples, Count(result.hits, result.seeds)),
-        seconds=UNMEASURED if seconds is None else as_measure(seconds, Count(result.hits, result.seeds)),
+        examples=as_measure(examples, result.compared),
+        seconds=UNMEASURED if seconds is None else as_measure(seconds, result.compared),
     )
 
 
 def as_measure(judged: Judged, hits: Count) -> Measure:
-    """A judgement as the record that is shown; `hits` are the arm's."""
+    """A judgement as the record that is shown; `hits` are the arm's on the seeds that are judged."""
     unreliable = hits if judged.verdict is Verdict.UNRELIABLE else None
     p = None if math.isnan(judged.p) else judged.p
     return Measure(judged.estimate, judged.simultaneous, judged.verdict, unreliable, p, decides=True)

@@ -13,7 +13,7 @@ from scipy import special
 from study.analysis.arm import ArmResult, Measure, find
 from study.analysis.findings import Findings
 from study.analysis.words import ratio
-from study.statistics.verdicts import Verdict
+from study.statistics.verdicts import Hits, Verdict
 from vae.errors import UserError, did_you_mean
 
 #: The level of a single proposal, two-sided.
@@ -54,6 +54,11 @@ class Proposal:
     target: float | None
 
     @property
+    def hits(self) -> Hits:
+        """How many of the seeds that are judged reach the target; of all, before any is."""
+        return self.arm.compared or Hits(self.arm.hits, self.arm.seeds)
+
+    @property
     def p(self) -> float:
         """The p of the claim, two-sided and adjusted for the family; 1 where there is none.
 
@@ -81,8 +86,7 @@ class Proposal:
             self.unit,
             self.target,
             self.family,
-            self.arm.hits,
-            self.arm.seeds,
+            *self.hits,
         ]
         text = json.dumps([*told, str(self.measure.verdict), *(float(x).hex() for x in figures)])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -105,12 +109,12 @@ class Proposal:
             Ruling.UNDECIDED: f"{self.arm.arm} is not shown to be {self.require.replace('-', ' ')}",
         }[ruling]
         if not self.measure.known:
-            reach = f"{self.arm.hits} of {self.arm.seeds} seeds reach it"
+            reach = f"{self.hits} seeds reach it"
             return f"{said} ({self.measure.verdict.sentence}; {reach})."
         low, high = self.measure.simultaneous
         figures = ratio(self.measure.ratio, low, high)
         return (
-            f"{said}: {figures} in {self.unit}, {self.arm.hits} of {self.arm.seeds} seeds, p {p_words(self.p)} at "
+            f"{said}: {figures} in {self.unit}, {self.hits} seeds, p {p_words(self.p)} at "
             f"level {level:.2g}, margin {self.margin:.0%}."
         )
 

@@ -99,7 +99,7 @@ def _best(findings: Findings) -> str:
     one = terms.arms.removesuffix("s")
     if not known or target is None:
         return f"On {terms.on} no {one} has a speed-up to report yet."
-    if best is None or best.examples is None:
+    if best is None or best.examples is None or best.compared is None:
         return (
             f"On {terms.on} no {one} is distinguishably faster than {terms.baseline} in reaching "
             f"{terms.level(target)}."
@@ -110,7 +110,7 @@ def _best(findings: Findings) -> str:
     return (
         f"On {terms.on}, {best.arm} reaches {terms.level(target)} "
         f"{speed_up_of(best.examples)} sooner in {terms.clock} than {terms.baseline}"
-        f"{seconds} ({best.seeds} {terms.seeds}, {best.misses} censored)."
+        f"{seconds} ({best.compared.n} {terms.seeds}, {best.compared.misses} censored)."
     )
 
 

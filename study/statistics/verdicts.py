@@ -68,6 +68,11 @@ class Hits(NamedTuple):
     k: int
     n: int
 
+    @property
+    def misses(self) -> int:
+        """How many don't."""
+        return self.n - self.k
+
     def __str__(self) -> str:
         return f"{self.k} of {self.n}"
 

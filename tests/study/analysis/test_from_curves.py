@@ -17,8 +17,10 @@ from study.analysis.columns import to_frame
 from study.analysis.curve_notes import curve_notes
 from study.analysis.evidence import Evidence, read
 from study.analysis.from_curves import FromCurves
+from study.analysis.gate import proposal
 from study.analysis.judge_curves import analyse
 from study.analysis.question import Question
+from study.analysis.sentences import verdict_sentences
 from study.curves.read import read as read_files
 from study.curves.recorded import Curves, Ended, Recorded
 from study.curves.stored import read_stored
@@ -54,6 +56,12 @@ def curves(speeds: dict[str, float] | None = None, seeds: int = 10, paired: bool
         for s in range(seeds)
     ]
     return Curves(runs, "epochs", "val_loss", paired=paired)
+
+
+def one_sided() -> Curves:
+    """Of muon's thirty runs ten have a partner; the others are of seeds that adam lacks, and miss the target."""
+    both = curves({"adam": 1.0, "muon": 2.0})
+    return replace(both, runs=[*both, *(run("muon", str(s), 0.2) for s in range(10, 30))])
 
 
 def judged(found: FromCurves, arm: str) -> tuple[float, float, float, Verdict]:
@@ -365,3 +373,14 @@ def test_evaluations_that_lie_far_apart_are_told() -> None:
     runs = [run(arm, str(s), speed) for arm, speed in slow.items() for s in range(3)]
     found = analyse(Curves(runs, "epochs", "val_loss"), QUESTION, "made up")
     assert "in epochs to it, is adam 8%, muon 20%." in " ".join(curve_notes(found))
+
+
+def test_what_is_said_of_a_ratio_counts_its_pairs() -> None:
+    """Runs without a partner are in no ratio, so they are neither among its seeds nor among its misses."""
+    found = analyse(one_sided(), QUESTION, "made")
+    assert judged(found, "muon")[3] is Verdict.FASTER
+    assert "(10 paired seeds, 0 censored)." in verdict_sentences(found.comparison)[0]
+    assert "10 of 10 seeds, p" in proposal(found.comparison, "muon", "faster", seconds=False).rule()[1]
+    arm = find(found.comparison.arms, "muon")
+    assert arm is not None
+    assert (arm.hits, arm.seeds) == (10, 30)
