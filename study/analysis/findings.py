@@ -31,6 +31,8 @@ class Terms:
     guided: bool = True
     """Whether p decides and the simultaneous interval is the one that is shown (method 2)."""
     blocks: int = 1
+    looks: int = 1
+    """How often verdicts could be read by now; each look has its share of the error level."""
     intervals: str = "simultaneous 95 % intervals"
     """What the intervals hold, in a few words."""
     baseline: str = "the tuned baseline"
@@ -98,6 +100,7 @@ class Terms:
             margin=experiment.margin,
             guided=experiment.guided,
             blocks=experiment.blocks,
+            looks=1 + len(experiment.looks) if experiment.guided else 1,
             intervals=words,
             dimensions=dimensions,
         )

@@ -13,6 +13,7 @@ from scipy import special
 from study.analysis.arm import ArmResult, Measure, find
 from study.analysis.findings import Findings
 from study.analysis.words import ratio
+from study.statistics.family import look_share
 from study.statistics.verdicts import Hits, Verdict
 from vae.errors import UserError, did_you_mean
 
@@ -52,6 +53,8 @@ class Proposal:
     family: int
     """Arms that are judged together."""
     target: float | None
+    looks: int = 1
+    """Which look at the arms this is."""
 
     @property
     def hits(self) -> Hits:
@@ -63,7 +66,7 @@ class Proposal:
         """The p of the claim, two-sided and adjusted for the family; 1 where there is none.
 
         `faster`: beyond the margin, as the verdict has it. `not-slower`: of a ratio at 1 / (1 + margin) or below, twice
-        the one-sided p times the family (Bonferroni)."""
+        the one-sided p times the family over the share of this look (Bonferroni over both)."""
         e = self.measure.estimate
         if not self.measure.known or e.reason is not None or math.isnan(e.se):
             return 1.0
@@ -73,7 +76,7 @@ class Proposal:
         if e.se == 0.0:
             return 0.0 if e.theta > -math.log1p(self.margin) else 1.0
         t = (e.theta + math.log1p(self.margin)) / e.se
-        return min(1.0, 2.0 * self.family * float(special.stdtr(e.df, -t)))
+        return min(1.0, 2.0 * self.family * float(special.stdtr(e.df, -t)) / look_share(self.looks))
 
     @property
     def evidence(self) -> str:
@@ -147,4 +150,5 @@ def proposal(findings: Findings, arm: str, require: str, seconds: bool) -> Propo
         margin=findings.terms.margin,
         family=max(1, len(findings.techniques)) if found.is_technique else 1,
         target=findings.target,
+        looks=findings.terms.looks,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,6 +53,15 @@ def test_a_ruling_follows_the_verdict(speed: float, require: str, ruling: Ruling
     assert said is ruling, line
     assert line.startswith("new is")
     assert line.endswith(".")
+
+
+def test_a_later_look_asks_for_more() -> None:
+    """Seeds that are topped up after a look are another chance to be called as fast: each look has its share."""
+    findings = found({"new": 1.05})
+    again = replace(findings, terms=replace(findings.terms, looks=2))
+    first, second = (proposal(each, "new", "not-slower", seconds=False) for each in (findings, again))
+    assert 0.0 < first.p < 0.05
+    assert second.p == pytest.approx(10.0 * first.p)
 
 
 def test_a_small_level_asks_for_more() -> None:
