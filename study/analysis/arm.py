@@ -114,7 +114,7 @@ class ArmResult:
     epochs: float | None = None
     """The same in epochs."""
     final_loss: float | None = None
-    """Mean validation loss at the end of the confirmation runs."""
+    """Mean validation loss at the end of the confirmation runs that go on to tau; None where none does."""
     best_run: Run | None = None
     """The confirmation run with the lowest loss: its model is the one that is kept."""
     ended: Mapping[Outcome, int] = field(default_factory=dict)

@@ -162,8 +162,7 @@ def _result(
     kind = Kind.BASELINE if arm == BASELINE else Kind.TECHNIQUE if technique else Kind.REFERENCE
     outcomes = [run.outcome for run in own.runs]
     # Where runs end at the target those that go on to tau are a loss's only sample that luck didn't choose.
-    to_tau = experiment.run_to_tau
-    losses = [run.valid_loss for run in own.runs if not to_tau or run.index < to_tau]
+    losses = [run.valid_loss for run in own.runs if run.index < experiment.run_to_tau]
     result = ArmResult(
         arm=arm,
         family=family_of(experiment, arm),

@@ -120,7 +120,7 @@ def _counted(findings: Findings) -> str:
     pending = counts[Verdict.NOT_MEASURED]
     missed = sum(n for word, n in counts.items() if word.missed)
     unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
-    if counts[Verdict.UNRELIABLE_BASELINE]:
+    if counts[Verdict.UNRELIABLE_BASELINE] or any(map(_for_the_baseline, findings.techniques)):
         baseline = findings.arms[0]
         return (
             f"The baseline itself reaches the target on {baseline.hits} of {baseline.seeds} seeds only: nothing can be "
@@ -142,6 +142,17 @@ def _counted(findings: Findings) -> str:
         f"{open_} not distinguishable from the baseline, {slower} slower{unmeasured}, and {missed} "
         f"{'does' if missed == 1 else 'do'} not reach the target on every seed (margin "
         f"{terms.margin:.0%}, simultaneous 95 % intervals{scope})."
+    )
+
+
+def _for_the_baseline(arm: ArmResult) -> bool:
+    """Whether it is the baseline's misses that an arm has no verdict for, as method 1 says it."""
+    measure, compared = arm.examples, arm.compared
+    return (
+        measure is not None
+        and measure.verdict is Verdict.UNRELIABLE
+        and compared is not None
+        and not compared.misses
     )
 
 

@@ -13,12 +13,13 @@ from fake_training import Finished
 from study.analysis.advice import Use, advice, offers
 from study.analysis.answer import Addition, addition, against_article, better_than_combined, fastest, verdicts
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, find
-from study.analysis.comparison import Comparison
+from study.analysis.comparison import Comparison, compare
 from study.analysis.evidence import Evidence, read
 from study.analysis.sentences import sentences, sooner_words
 from study.analysis.words import number, p_value, ratio
+from study.protocol.selection import State
 from study.statistics.speed_up import Estimate
-from study.statistics.verdicts import Verdict
+from study.statistics.verdicts import Hits, Verdict
 from study.terms import BASELINE, COMBINED, Outcome
 
 NAN = float("nan")
@@ -179,6 +180,17 @@ def test_no_arm_stands_out(comparison: Comparison) -> None:
     assert "reached by the tuned baseline in 1/" in last
 
 
+def test_a_baseline_that_misses_is_not_blamed_on_the_arms(comparison: Comparison) -> None:
+    """By method 1 arms that always reach the target are unreliable where the baseline isn't: the sentence says whose
+    misses they are."""
+
+    def whole(arm: ArmResult) -> ArmResult:
+        return judged(replace(arm, compared=Hits(6, 6)), Verdict.UNRELIABLE)
+
+    assert sentences(each(comparison, whole))[1].startswith("The baseline itself reaches the target on")
+    assert "not reach the target on every seed" in sentences(comparison)[1]
+
+
 def test_nothing_compared_is_said(comparison: Comparison) -> None:
     """Before anything is measured there is no figure to quote."""
     assert sentences(replace(comparison, arms=[])) == ["Nothing has been compared yet."]
@@ -236,6 +248,16 @@ def test_a_lucky_or_lost_arm_is_no_best(evidence: Evidence, comparison: Comparis
     assert offered(evidence, low(losses, {Outcome.DIVERGED: 1}))[Use.BEST] == "same"
     assert offered(evidence, low(losses, {Outcome.FAILED: 1}))[Use.BEST] == "same"
     assert offered(evidence, low(losses, {Outcome.COLLAPSED: 6}))[Use.BEST] == "flaky"
+
+
+def test_runs_that_end_at_the_target_have_no_loss_at_tau(compared: Finished) -> None:
+    """Where none goes on to tau there is no final loss, and no arm is on offer for having the lowest."""
+    with compared.open() as (store, state):
+        stops = state.experiment.model_copy(update={"stop_at_target": True})
+        found = compare(State(store, stops, state.workload), [])
+        assert [arm.final_loss for arm in found.arms] == [None] * len(found.arms)
+        standing = replace(read(store, "fake"), experiment=stops, comparison=found)
+        assert [offer.use for offer in offers(standing)] == [Use.FASTEST, Use.BASELINE]
 
 
 def test_the_fastest_is_by_seconds_where_they_are_known(evidence: Evidence, comparison: Comparison) -> None:
