@@ -380,12 +380,18 @@ def _speed(arm: ArmResult | None) -> float:
 
 def _savings(state: State) -> dict[str, float]:
     savings = {}
-    capped = [run for run in state.runs if run.assignment.capped and run.outcome is not None]
-    searched = [run for run in state.runs if run.phase == Phase.SEARCH and run.outcome is not None]
+    ended = [run for run in state.runs if could_be_stopped(run)]
+    capped = [run for run in ended if run.assignment.capped]
+    searched = [run for run in ended if run.phase == Phase.SEARCH]
     for key, runs in (("capping", capped), ("pruning", searched)):
         if runs:
             savings[key] = 1.0 - share_used(state, runs)
     return savings
+
+
+def could_be_stopped(run: Run) -> bool:
+    """Whether a run has ended and a rule could have ended it: what broke down by itself spared nobody anything."""
+    return run.outcome is not None and run.outcome not in (Outcome.DIVERGED, Outcome.FAILED)
 
 
 def share_used(state: State, runs: Sequence[Run]) -> float:

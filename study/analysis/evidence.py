@@ -3,7 +3,7 @@ asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from study.protocol.history import Run
 from study.statistics.curves import Curve
 from study.store import records
 from study.store.store import Store
-from study.terms import BASELINE, REFERENCE_ARMS, StudyName
+from study.terms import BASELINE, REFERENCE_ARMS, Outcome, StudyName
 
 
 class Evidence(Standing):
@@ -64,7 +64,9 @@ class Evidence(Standing):
     def curves(self) -> dict[int, Curve]:
         """Trial id -> its recorded curve on the scale of the first block, for trials that have a point."""
         above = {run.trial_id: self.state.above_first(run.block) for run in self.state.runs}
-        return {i: curve.lowered(above.get(i, 0.0)) for i, curve in curves_of(self.curve_rows).items()}
+        diverged = {run.trial_id for run in self.state.runs if run.outcome is Outcome.DIVERGED}
+        recorded = curves_of(self.curve_rows, diverged)
+        return {i: curve.lowered(above.get(i, 0.0)) for i, curve in recorded.items()}
 
     @cached_property
     def confirmed(self) -> dict[str, list[Run]]:
@@ -172,12 +174,15 @@ def _arm_of(study_name: str) -> str:
     return parsed.arm if parsed is not None else ""
 
 
-def curves_of(rows: pd.DataFrame) -> dict[int, Curve]:
-    """Trial id -> its recorded curve, for trials that have a point."""
+def curves_of(rows: pd.DataFrame, diverged: Collection[int]) -> dict[int, Curve]:
+    """Trial id -> its recorded curve, for trials that have a point; `diverged` are those that ended by diverging, which
+    a last validation loss need not show."""
     groups: Mapping[Any, pd.DataFrame] = dict(iter(rows.groupby("trial_id")))
     return {
         int(trial_id): Curve(
-            group["examples"].to_numpy(np.float64), group["valid_loss"].to_numpy(np.float64, na_value=np.nan)
+            group["examples"].to_numpy(np.float64),
+            group["valid_loss"].to_numpy(np.float64, na_value=np.nan),
+            trial_id in diverged,
         )
         for trial_id, group in groups.items()
     }

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from study.analysis.comparison import share_used
+from study.analysis.comparison import could_be_stopped, share_used
 from study.analysis.words import changes
 from study.design.space import Dimension, Space
 from study.protocol.guided import Guided
@@ -304,10 +304,11 @@ def position(dimension: Dimension, value: float) -> float:
 
 def savings(state: State) -> pd.DataFrame:
     """What stopping early saved, by arm. Columns part, rule, trials, stopped, used, saved (shares of the examples
-    that these trials would have taken to tau); only parts in which trials could be stopped."""
+    that these trials would have taken to tau); only parts in which trials could be stopped, and of them only
+    those that didn't break down by themselves."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in state.runs:
-        if run.outcome is None:
+        if not could_be_stopped(run):
             continue
         if run.assignment.capped:
             groups.setdefault((run.arm, "capping"), []).append(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,9 @@ from study.analysis.columns import article_frame
 from study.analysis.comparison import Comparison, _edges
 from study.analysis.evidence import read
 from study.analysis.findings import beside
+from study.analysis.frames import savings
 from study.analysis.notes import notes
+from study.analysis.search import searched
 from study.analysis.words import DASH, examples_of, speed_up_of
 from study.design.space import Dimension
 from study.protocol.selection import State
@@ -27,6 +30,7 @@ from study.statistics.judgement import Pair
 from study.statistics.verdicts import Verdict
 from study.store import records
 from study.store.store import Store
+from study.terms import Outcome
 from vae.recipe import Recipe
 
 TAU = 64_000
@@ -149,6 +153,39 @@ def test_what_capping_saved_is_counted(compared: Finished, comparison: Compariso
         trials = records.trials(store, "fake")
     tuned = trials[(trials["phase"] == "tune") & (trials["arm"] != "baseline")]
     assert comparison.savings == {"capping": pytest.approx(1 - tuned["examples"].sum() / (TAU * len(tuned)))}
+
+
+def test_what_broke_down_by_itself_is_no_saving(compared: Finished) -> None:
+    """A trial that failed or diverged used few examples, but no rule spared the rest."""
+    with compared.open() as (_, state):
+        whole = savings(state).set_index("part")
+        first = next(run for run in state.runs if run.assignment.capped and run.arm == "twice")
+        for bad, examples in ((Outcome.FAILED, math.nan), (Outcome.DIVERGED, 1.0)):
+            lost = replace(first, outcome=bad, examples=examples)
+            state.runs.append(lost)
+        pd.testing.assert_frame_equal(savings(state).set_index("part"), whole)
+        assert whole.loc["twice", "trials"] == 4
+
+
+def test_a_trial_that_diverged_stays_so_whatever_its_last_loss(compared: Finished) -> None:
+    """Its training loss alone may have become infinite: its curve still counts as infinitely bad from there on."""
+    with compared.open() as (store, _):
+        evidence = read(store, "fake")
+        runs = evidence.state.runs
+        at = next(i for i, run in enumerate(runs) if run.phase == "confirm" and run.arm == "twice")
+        runs[at] = replace(runs[at], outcome=Outcome.DIVERGED)
+        assert np.isfinite(evidence.curves[runs[at].trial_id].valid_loss).all()
+        assert [i for i, curve in evidence.curves.items() if curve.diverged] == [runs[at].trial_id]
+
+
+def test_a_search_trial_that_diverged_is_not_its_best(compared: Finished) -> None:
+    """Neither in the line of the best so far nor elsewhere, however low its loss had been."""
+    ended = {"trial_id": [0, 1, 2], "number": [0, 1, 2], "recipe": [None] * 3, "state": ["COMPLETE"] * 3}
+    ended |= {"outcome": ["completed", "diverged", "collapsed"], "best_valid_loss": [30.0, 20.0, 25.0]}
+    frame = pd.DataFrame(ended | {"study_name": ["fake/search"] * 3, "phase": ["search"] * 3})
+    with compared.open() as (_, state):
+        found = searched(frame, "fake", state.experiment.recipe)
+    assert found["best"].tolist() == [30.0, 30.0, 25.0]
 
 
 def test_seconds_are_examples_times_throughput(compared: Finished, tmp_path: Path) -> None:
