@@ -146,9 +146,14 @@ def _target_words(evidence: Evidence) -> str:
         if calibration.tuning_target < calibration.target
         else ""
     )
+    falls = (
+        f": the loss falls {-calibration.slope:.2f} nats per doubling of examples there"
+        if calibration.slope < 0.0
+        else ""
+    )
     return (
         f"The target, {target}, is {how} loss at {comparison.experiment.target_at:.0%} of the "
-        f"budget: the loss falls {abs(calibration.slope):.2f} nats per doubling of examples there{spread}.{aim}"
+        f"budget{falls}{spread}.{aim}"
     )
 
 
