@@ -28,6 +28,11 @@ def host_id() -> str:
     return f"{marks[0]}-{hashlib.sha256('|'.join(marks).encode()).hexdigest()[:8]}"
 
 
+def host_of(owner: str) -> str:
+    """The host's name in an owner, for people."""
+    return owner.partition(":")[0].rpartition("-")[0]
+
+
 def is_gone(owner: str) -> bool:
     """Whether the process behind `owner` has certainly ended; False for other hosts."""
     host, _, rest = owner.partition(":")

@@ -7,6 +7,9 @@ from typing import Protocol
 
 from vae.errors import FailureError
 
+#: Exit code of a worker that can't take part: another program's release, other data than the experiment's, ...
+REFUSED = 2
+
 
 class Handle(Protocol):
     """One started worker. No method waits for it, but `kill` and `close`, which take a moment."""

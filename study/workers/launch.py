@@ -9,12 +9,13 @@ from enum import StrEnum
 
 from study.store.claims import release_owner
 from study.store.outage import Outage, Patience
+from study.store.owner import host_of
 from study.store.records import headway, remaining
 from study.store.store import Store
-from study.workers.engine import Engine, EngineLost, Handle
+from study.workers.engine import REFUSED, Engine, EngineLost, Handle
 from study.workers.processes import LocalEngine
 from study.workers.signals import GRACE, Signals, counted_signals
-from vae.errors import FailureError
+from vae.errors import FailureError, UserError
 
 #: Deaths in a row with no progress in between that end a launch. Deaths by SIGKILL come from outside (a
 #: user, the kernel short of memory) and say less about the next try.
@@ -66,8 +67,8 @@ def launch(
     random numbers.
     Must be called from the main thread: Ctrl-C or SIGTERM makes the workers put their trials back; a second one
     kills them. Raises FailureError where
-    the database fails, EngineLost where the engine does, and, with a worker's last lines, FailureError where workers
-    die again and again without progress.
+    the database fails, EngineLost where the engine does, and, with a worker's last lines, UserError where one refuses
+    to take part and FailureError where workers die again and again without progress.
     """
     place = engine or LocalEngine(store.url, threads)
 
@@ -118,7 +119,8 @@ class Workers:
     def replace_ended(self) -> None:
         """Let go of workers that have ended, and start as many as there is work for.
 
-        Raises FailureError, with the last lines of one, where they end again and again without progress.
+        Raises UserError where one refuses to take part, as it does where its data differ, and FailureError where they
+        end again and again without progress, each with the last lines of one.
         """
         for worker in list(self._running):
             code = worker.ended()
@@ -167,6 +169,9 @@ class Workers:
         self._deaths.append(code)
         last_lines = worker.last_lines()
         worker.close()
+        if code == REFUSED:
+            where = f" on {host_of(worker.owner)}" if worker.owner else ""
+            raise UserError(f"A worker{where} can't take part: {last_lines.rpartition('Error: ')[2]}")
         failures = [code for code in self._deaths if code != -signal.SIGKILL]
         if len(failures) >= MAX_QUICK_DEATHS or len(self._deaths) >= MAX_QUICK_KILLS:
             raise FailureError(

@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from study.store.database import Database
-from study.workers.engine import EngineLost, Handle
+from study.workers.engine import REFUSED, EngineLost, Handle
 from vae.errors import UserError
 
 #: Seconds without an answer of the cluster's head after which it is given up; Ray itself ends a program after 60.
 LOST_AFTER = 20.0
 
 _PROBE = 2.0
+
+#: An actor whose owner or node manager ends would kill its children before it ends itself, in the middle of a trial.
+_LET_LIVE = {"RAY_kill_child_processes_on_worker_exit": "0"}
 
 
 class RayEngine:
@@ -62,6 +65,8 @@ class RayEngine:
 
         Raises UserError where Ray isn't installed, there is no cluster, no node has room for one worker, or nodes of
         other machines can't reach the database."""
+        # Ray prints the log of a node that died, pages of it, in between what this command says.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
         try:
             import ray
         except ImportError:
@@ -96,7 +101,12 @@ class RayEngine:
 
     def start(self, arguments: Sequence[str]) -> Handle:
         """Ask the cluster for a place and start a worker there once there is one."""
-        place = self._actor.options(num_cpus=self._threads, num_gpus=self._gpus, max_concurrency=3)
+        place = self._actor.options(
+            num_cpus=self._threads,
+            num_gpus=self._gpus,
+            max_concurrency=3,
+            runtime_env={"env_vars": _LET_LIVE},
+        )
         root, folder = str(Path(__file__).resolve().parents[2]), str(Path.cwd())
         command = [list(arguments), self._url, self._threads, self._program and list(self._program)]
         return _RayWorker(self, self._ray, place.remote(root, version("vae-study"), folder, *command))
@@ -177,10 +187,10 @@ class _RayWorker:
             _ = self.owner  # which can't be asked of an actor that is gone
             try:
                 self._code, self._last_lines = self._ray.get(self._outcome)
-            except self._ray.exceptions.RayActorError as error:
-                # Its actor could not be started on its node, which may be so everywhere; or it was killed, by
-                # someone or with its node, which says nothing about the next.
-                self._code = 1 if "creation" in str(error) else -signal.SIGKILL
+            except self._ray.exceptions.RayError as error:
+                # Its node can't run it; or it was killed, by someone or with its node, which says nothing about the
+                # next.
+                self._code = REFUSED if "raised in its creation task" in str(error) else -signal.SIGKILL
                 self._last_lines = _last_line(error)
         return self._code
 
@@ -230,7 +240,8 @@ def _actor_class() -> type:
             from study.workers.processes import LocalEngine
 
             if version("vae-study") != release:
-                raise RuntimeError(f"this node has vae-study {version('vae-study')}, the launcher {release}")
+                node = socket.gethostname()
+                raise RuntimeError(f"{node} has vae-study {version('vae-study')}, the launcher {release}")
             if os.path.isdir(folder):
                 os.chdir(folder)
             self._worker = LocalEngine(url, threads, program).start(arguments)

@@ -30,9 +30,11 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(n_nodes: int) -> Iterator[RayCluster]:
-    """A head without CPUs and so many nodes of one CPU each."""
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+def ray_cluster(n_nodes: int, **variables: str) -> Iterator[RayCluster]:
+    """A head without CPUs and so many nodes of one CPU each, with these environment variables."""
+    environment = (
+        os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"} | variables
+    )
     process = subprocess.Popen(
         [sys.executable, __file__, str(n_nodes)],
         env=environment,
@@ -56,6 +58,8 @@ def main(n_nodes: int) -> None:
     small = {"object_store_memory": 80_000_000, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(n_nodes)]
+    # Who is killed must be gone, as under init: actors take a node manager that is a zombie for alive.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("address", cluster.address, flush=True)
     for _ in sys.stdin:
         _kill(cluster.head_node)

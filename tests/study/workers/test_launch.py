@@ -15,9 +15,10 @@ from fake_study import PROGRAM, Launcher, alive, check_complete, events, finish,
 from study.store import records
 from study.store.owner import new_owner
 from study.store.store import Store
+from study.workers.engine import REFUSED
 from study.workers.launch import Ended, Workers, launch
 from study.workers.processes import LocalEngine
-from vae.errors import FailureError
+from vae.errors import FailureError, UserError
 
 
 def states(store: Store) -> list[str]:
@@ -153,16 +154,17 @@ def test_workers_end_when_their_launcher_dies(sqlite_url: str, tmp_path: Path) -
 class GoneWorker:
     """A worker that has ended with this code."""
 
-    owner = "elsewhere:1"
+    owner = "node-3-0f6a84ca:1"
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code: int, last_lines: str = "why") -> None:
         self.code = code
+        self._last_lines = last_lines
 
     def ended(self) -> int:
         return self.code
 
     def last_lines(self) -> str:
-        return "why"
+        return self._last_lines
 
     def close(self) -> None:
         pass
@@ -268,3 +270,18 @@ def test_a_second_signal_breaks_off_the_planning(prepared_sqlite_url: str, tmp_p
         began = time.monotonic()
         assert launch_fake(store, tmp_path, 1, advance=advance) is Ended.STOPPED
         assert time.monotonic() - began < 10
+
+
+def test_a_worker_that_cannot_take_part_ends_the_launch(prepared_sqlite_url: str) -> None:
+    """Where other data lie on its machine than the experiment's, say: at the first, as bad input, with the machine's
+    name and what the worker said."""
+    said = "a warning / Error: Experiment 'digits' was started with data of SHA-256 1..., not 2..."
+    with Store.open(prepared_sqlite_url) as store:
+        plan(store, "digits/a", 3)
+        workers = Workers(store, "digits", 1, lambda _: GoneWorker(REFUSED, said))  # type: ignore[arg-type, return-value]
+        workers.replace_ended()
+        with pytest.raises(
+            UserError, match=r"^A worker on node-3 can't take part: Experiment .* not 2"
+        ) as caught:
+            workers.replace_ended()
+        assert not isinstance(caught.value, FailureError)

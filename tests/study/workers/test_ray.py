@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import Call
 from fake_study import Launcher, alive, check_complete, events, wait_for
@@ -17,7 +24,8 @@ from ray_cluster import RayCluster, ray_cluster
 from study.store import records
 from study.store.database import Database
 from study.store.store import Store
-from study.workers.ray import RayEngine
+from study.workers.processes import this_program
+from study.workers.ray import RayEngine, _actor_class
 from vae.errors import UserError
 
 FILE = Database.parse("sqlite:///optuna.db")
@@ -34,10 +42,29 @@ def on_ray(url: str, folder: Path, cluster: RayCluster, *arguments: str) -> Laun
     return Launcher(url, folder, "--workers", "2", "--ray", cluster.address, *arguments)
 
 
-def actors_of(launcher: Launcher) -> set[int]:
-    """The processes of Ray that started the workers."""
-    pids = [pid for pid in launcher.owners() if alive(pid)]
-    return {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids}
+def actors_of(launcher: Launcher) -> dict[int, int]:
+    """The processes of the workers, each with its actor's, which started it and lives too."""
+    found = {}
+    for pid in set(launcher.owners()):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if alive(pid) and "StudyWorker" in command(parent(pid)):
+                found[pid] = parent(pid)
+    return found
+
+
+def manager(actor: int) -> int:
+    """The process of Ray that manages the actor's node."""
+    pid = parent(actor)
+    assert "raylet" in command(pid)
+    return pid
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def test_a_killed_ray_worker_is_replaced_and_everything_is_run(
@@ -47,8 +74,7 @@ def test_a_killed_ray_worker_is_replaced_and_everything_is_run(
     its place, and each trial ends once with its whole curve."""
     launcher = on_ray(sqlite_url, tmp_path, cluster, "--trials", "8", "--rows", "40", "--delay", "0.05")
     launcher.begun(2)
-    actors = actors_of(launcher)
-    os.kill(actors.pop(), signal.SIGKILL)
+    os.kill(next(iter(actors_of(launcher).values())), signal.SIGKILL)
     assert "done" in launcher.output(), launcher.errors
     with Store.open(sqlite_url) as store:
         check_complete(store, "digits", 8, 40)
@@ -78,16 +104,67 @@ def test_ctrl_c_stops_the_workers_on_the_cluster(
 def test_a_killed_launcher_leaves_no_worker_on_the_cluster(
     cluster: RayCluster, sqlite_url: str, tmp_path: Path
 ) -> None:
-    """Its actors end with it; run again, all is finished."""
+    """Its actors end with it, without their workers, which put their trials back; run again, all is finished."""
     arguments = ("--trials", "4", "--rows", "40", "--delay", "0.05")
     first = on_ray(sqlite_url, tmp_path, cluster, *arguments)
     first.begun(2)
     first.process.kill()
     first.output()
     wait_for(lambda: not any(alive(pid) for pid in first.owners()), 60)
+    assert sorted(events(tmp_path, "begin")) == sorted(events(tmp_path, "end") + events(tmp_path, "release"))
     assert "done" in on_ray(sqlite_url, tmp_path, cluster, *arguments).output()
     with Store.open(sqlite_url) as store:
         check_complete(store, "digits", 4, 40)
+        assert set(records.trials(store, "digits")["died"]) == {0}
+
+
+@pytest.mark.faults
+def test_a_lost_node_is_done_without(sqlite_url: str, tmp_path: Path) -> None:
+    """Its node manager is killed, and with it its actor: the worker puts its trial back, the other node runs
+    everything, and nothing of Ray's log is printed."""
+    with ray_cluster(2) as cluster, Store.open(sqlite_url, create=True) as store:
+        launcher = on_ray(sqlite_url, tmp_path, cluster, "--trials", "4", "--rows", "400", "--delay", "0.05")
+        launcher.begun(2)
+        os.kill(manager(next(iter(actors_of(launcher).values()))), signal.SIGKILL)
+        assert launcher.output() == "planned\ndone\n"
+        assert launcher.errors == ""
+        check_complete(store, "digits", 4, 400)
+        assert len(events(tmp_path, "release")) == 1
+        wait_for(lambda: not any(alive(pid) for pid in launcher.owners()), 60)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_random_kills_on_ray_lose_and_double_nothing(sqlite_url: str, tmp_path: Path) -> None:
+    """Workers, actors, node managers and the launcher itself are killed with SIGKILL at random, and the command is run
+    again where it ended: every trial ends once, with its whole curve."""
+    seed = random.SystemRandom().randrange(10**6)
+    rng = random.Random(seed)
+    kinds = ["worker"] * 4 + ["actor"] * 4 + ["launcher"] * 2 + ["node"] * 2
+    rng.shuffle(kinds)
+    arguments = ("--trials", "60", "--rows", "100", "--delay", "0.05")
+    with ray_cluster(4) as cluster, Store.open(sqlite_url, create=True) as store:
+        launcher = on_ray(sqlite_url, tmp_path, cluster, *arguments)
+        launcher.begun(1)
+        for kind in kinds:
+            time.sleep(rng.uniform(0, 3))
+            wait_for(lambda: actors_of(launcher) != {}, 120)  # noqa: B023
+            assert launcher.process.poll() is None, f"over before the last kill, seed {seed}"
+            if kind == "launcher":
+                launcher.process.kill()
+                launcher.output()
+                launcher = on_ray(sqlite_url, tmp_path, cluster, *arguments)
+            else:
+                worker, actor = rng.choice(list(actors_of(launcher).items()))
+                os.kill({"worker": worker, "actor": actor, "node": manager(actor)}[kind], signal.SIGKILL)
+        assert launcher.output() == "planned\ndone\n", f"seed {seed}: {launcher.errors}"
+        check_complete(store, "digits", 60, 100)
+        trials = records.trials(store, "digits")
+    ends = [number for _, number, _ in events(tmp_path, "end")]
+    assert len(ends) == len(set(ends)), f"seed {seed}"
+    print(
+        f"12 kills (seed {seed}): 60 trials ended once, {(trials['attempt'] > 1).sum()} of them taken again"
+    )
 
 
 @pytest.mark.faults
@@ -108,6 +185,50 @@ def test_a_killed_head_ends_the_command_with_a_line_and_no_trial_is_lost(
     with ray_cluster(2) as second, Store.open(sqlite_url) as store:
         assert "done" in on_ray(sqlite_url, tmp_path, second, *arguments).output()
         check_complete(store, "digits", 6, 400)
+
+
+@pytest.mark.faults
+def test_a_node_with_other_data_is_refused(sqlite_url: str, tmp_path: Path) -> None:
+    """The path leads to another file there: the command ends as on bad input, with one line that names the node, and
+    no trial was taken."""
+    for place, seed in (("here", 0), ("there", 1)):
+        (tmp_path / place).mkdir()
+        np.save(
+            tmp_path / place / "pixels.npy", np.random.default_rng(seed).random((80, 2, 2), dtype=np.float32)
+        )
+    with ray_cluster(1, HOME=str(tmp_path / "there")) as cluster:
+        options = [
+            "--engine",
+            "ray",
+            "--ray-address",
+            cluster.address,
+            "--data",
+            "~/pixels.npy",
+            "--name",
+            "px",
+        ]
+        options += ["--storage", sqlite_url, "--arms", "dropout", "--set", "batch_size=8"]
+        environment = os.environ | {"HOME": str(tmp_path / "here")}
+        program = this_program("compare", *options)
+        done = subprocess.run(
+            program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        rf"Error: A worker on {socket.gethostname()} can't take part: Experiment 'px' was started with data of SHA-256 "
+        r"\w{12}\.\.\., not \w{12}\.\.\. \(pixels\): bring the same file and seed, or use another --name\.\n",
+        done.stderr,
+    )
+    with Store.open(sqlite_url) as store:
+        trials = records.trials(store, "px")
+        assert set(trials["state"]) == {"WAITING"}
+        assert trials["attempt"].isna().all()
+
+
+def test_a_node_with_another_release_is_refused() -> None:
+    """Both releases and the node are named, before anything is started there."""
+    with pytest.raises(RuntimeError, match=rf"{socket.gethostname()} has vae-study .*, the launcher 0\.0$"):
+        _actor_class()("/nowhere", "0.0", "/nowhere", [], "", 1, None)
 
 
 class Nodes:
