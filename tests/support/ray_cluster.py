@@ -32,9 +32,12 @@ class RayCluster:
 @contextmanager
 def ray_cluster(n_nodes: int, **variables: str) -> Iterator[RayCluster]:
     """A head without CPUs and so many nodes of one CPU each, with these environment variables."""
-    environment = (
-        os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"} | variables
-    )
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_worker_niceness": "0",
+    }
+    environment = os.environ | settings | variables
     process = subprocess.Popen(
         [sys.executable, __file__, str(n_nodes)],
         env=environment,
