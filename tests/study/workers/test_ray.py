@@ -43,23 +43,18 @@ def on_ray(url: str, folder: Path, cluster: RayCluster, *arguments: str) -> Laun
 
 
 def actors_of(launcher: Launcher) -> dict[int, int]:
-    """The processes of the workers, each with its actor's, which started it and lives too."""
+    """The processes of the workers, each with its actor's, which started it and lives on a node that does."""
     found = {}
     for pid in set(launcher.owners()):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            if alive(pid) and "StudyWorker" in command(parent(pid)):
-                found[pid] = parent(pid)
+            actor = parent(pid)
+            if alive(pid) and "StudyWorker" in command(actor) and "raylet" in command(parent(actor)):
+                found[pid] = actor
     return found
 
 
-def manager(actor: int) -> int:
-    """The process of Ray that manages the actor's node."""
-    pid = parent(actor)
-    assert "raylet" in command(pid)
-    return pid
-
-
 def parent(pid: int) -> int:
+    """The process that started it; an actor's is the manager of its node."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -125,7 +120,7 @@ def test_a_lost_node_is_done_without(sqlite_url: str, tmp_path: Path) -> None:
     with ray_cluster(2) as cluster, Store.open(sqlite_url, create=True) as store:
         launcher = on_ray(sqlite_url, tmp_path, cluster, "--trials", "4", "--rows", "400", "--delay", "0.05")
         launcher.begun(2)
-        os.kill(manager(next(iter(actors_of(launcher).values()))), signal.SIGKILL)
+        os.kill(parent(next(iter(actors_of(launcher).values()))), signal.SIGKILL)
         assert launcher.output() == "planned\ndone\n"
         assert launcher.errors == ""
         check_complete(store, "digits", 4, 400)
@@ -156,7 +151,7 @@ def test_random_kills_on_ray_lose_and_double_nothing(sqlite_url: str, tmp_path: 
                 launcher = on_ray(sqlite_url, tmp_path, cluster, *arguments)
             else:
                 worker, actor = rng.choice(list(actors_of(launcher).items()))
-                os.kill({"worker": worker, "actor": actor, "node": manager(actor)}[kind], signal.SIGKILL)
+                os.kill({"worker": worker, "actor": actor, "node": parent(actor)}[kind], signal.SIGKILL)
         assert launcher.output() == "planned\ndone\n", f"seed {seed}: {launcher.errors}"
         check_complete(store, "digits", 60, 100)
         trials = records.trials(store, "digits")
@@ -185,6 +180,7 @@ def test_a_killed_head_ends_the_command_with_a_line_and_no_trial_is_lost(
     with ray_cluster(2) as second, Store.open(sqlite_url) as store:
         assert "done" in on_ray(sqlite_url, tmp_path, second, *arguments).output()
         check_complete(store, "digits", 6, 400)
+        assert set(records.trials(store, "digits")["died"]) == {0}
 
 
 @pytest.mark.faults
