@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from study.design.experiment import Experiment
+from study.design.space import Space, check_corner
 from study.design.workload import Workload
 from study.protocol.history import confirmed, joint
 from study.protocol.selection import State
 from study.protocol.verdicts import family
 from study.statistics.speed_up import speed_up, units
 from study.statistics.verdicts import Verdict
-from study.terms import BASELINE, Phase
+from study.terms import BASELINE, COMBINED, Phase
+from vae.errors import UserError
 from vae.recipe import Recipe
 
 
@@ -64,3 +66,34 @@ def combined_recipe(baseline: Recipe, changes: Iterable[dict[str, Any]]) -> Reci
     for changed in changes:
         baseline = baseline.replace(**changed)
     return baseline
+
+
+def combined_space(experiment: Experiment, workload: Workload, arms: Iterable[str], recipe: Recipe) -> Space:
+    """What is tuned of the recipe that these techniques make together."""
+    space = experiment.shared_space(recipe, workload)
+    for arm in arms:
+        space = experiment.known[arm].in_place(space)
+    return space
+
+
+def together(
+    experiment: Experiment, workload: Workload, arms: Sequence[str], changes: Mapping[str, dict[str, Any]]
+) -> list[str]:
+    """Those of the techniques, best first, that one recipe can have together, and without any one of them. One that
+    doesn't go with the better ones is passed over, as a warm-up that is longer than another's horizon."""
+
+    def is_possible(parts: Sequence[str]) -> bool:
+        try:
+            recipe = combined_recipe(experiment.recipe, (changes[arm] for arm in parts))
+            check_corner(combined_space(experiment, workload, parts, recipe), recipe, COMBINED)
+        except UserError:
+            return False
+        return True
+
+    kept: list[str] = []
+    for arm in arms:
+        tried = [*kept, arm]
+        without_one = ([part for part in tried if part != left_out] for left_out in tried)
+        if all(map(is_possible, (tried, *without_one))):
+            kept = tried
+    return kept

@@ -18,7 +18,7 @@ from study.design.phases import CALIBRATION_SEEDS
 from study.design.space import Space, resolve, sobol_points
 from study.design.workload import Workload
 from study.protocol.assignment import Assignment
-from study.protocol.combine import change, combined_choice, combined_recipe
+from study.protocol.combine import change, combined_choice, combined_recipe, combined_space, together
 from study.protocol.guided import Round
 from study.protocol.history import Run
 from study.protocol.plan import article_recipe
@@ -286,16 +286,17 @@ class Planner:
         earlier = state.of(COMBINED, Phase.TUNE)
         # Chosen once: with more seeds the choice may be another, and the arms must keep their recipes.
         chosen = list(earlier[0].assignment.parts) if earlier else combined_choice(state)
-        if len(chosen) < 2:
-            return
         experiment, workload = self.experiment, self.workload
         found = {arm: state.tuned(arm, 1) for arm in (BASELINE, *chosen)}
         won = {arm: tuned.recipe for arm, tuned in found.items() if tuned is not None}
-        changes = {arm: change(experiment, workload, arm, won[arm]) for arm in chosen}
-        recipe = combined_recipe(experiment.recipe, changes.values())
-        shared = experiment.shared_space(recipe, workload)
-        for arm in chosen:
-            shared = experiment.known[arm].in_place(shared)
+        changes = {arm: change(experiment, workload, arm, won[arm]) for arm in chosen if arm in won}
+        if not earlier:
+            chosen = together(experiment, workload, [*changes], changes)
+        if BASELINE not in won or len(chosen) < 2:
+            return
+        won = {arm: won[arm] for arm in (BASELINE, *chosen)}
+        recipe = combined_recipe(experiment.recipe, (changes[arm] for arm in chosen))
+        shared = combined_space(experiment, workload, chosen, recipe)
         first = Assignment(
             COMBINED,
             Phase.TUNE,

@@ -280,14 +280,21 @@ class State(History):
         n = self.experiment.search.trials
         return self.search_best if n and self.complete(SEARCH, Phase.SEARCH, 1, n) is not None else None
 
+    def failed(self, arm: str, block: int) -> bool:
+        """Whether every tuning trial of the arm failed in a block, which leaves nothing to confirm."""
+        runs = self.complete(arm, Phase.TUNE, block, self.experiment.points(arm))
+        return runs is not None and all(run.outcome == Outcome.FAILED for run in runs)
+
     @cached_property
     def confirmed(self) -> bool:
-        """Every arm has all its confirmation runs."""
+        """Every arm has all the confirmation runs that it will ever have."""
         experiment = self.experiment
         for arm in (BASELINE, *experiment.arms):
-            runs = self.of(arm, Phase.CONFIRM)
-            if len(runs) < experiment.seeds or not all(run.finished for run in runs):
-                return False
+            for block in range(1, experiment.blocks + 1):
+                runs = self.of(arm, Phase.CONFIRM, block)
+                due = 0 if self.failed(arm, block) else experiment.seeds // experiment.blocks
+                if len(runs) < due or not all(run.finished for run in runs):
+                    return False
         return True
 
 
