@@ -26,6 +26,7 @@ from study.protocol.selection import State, Tuned, final_index, reasons, round_i
 from study.protocol.stored import stored
 from study.store import records
 from study.store.enqueue import enqueue
+from study.store.keepalive import LeaseLost
 from study.store.setup import setup_lock
 from study.store.store import Store
 from study.terms import (
@@ -83,10 +84,19 @@ class Planner:
         remaining = records.remaining(self.store, self.experiment.name)
         if progress == self._progress and remaining:
             return False
-        with setup_lock(self.store):
-            stored(
-                self.store, self.experiment.name
-            )  # or it was deleted meanwhile, with the last of its studies
+        try:
+            missing, state = self._enqueue_missing()
+        except LeaseLost:
+            return False  # another planner has been here since: what it found is looked at next
+        self._progress = progress
+        return not missing and not remaining and all(run.finished for run in state.runs)
+
+    def _enqueue_missing(self) -> tuple[list[Planned], State]:
+        """What was missing and is enqueued now, and the look that it was planned from. Raises LeaseLost, with nothing
+        enqueued."""
+        with setup_lock(self.store) as require_right:
+            # It may have been deleted meanwhile, with the last of its studies.
+            stored(self.store, self.experiment.name)
             state = self.observe()
             self._refuse_the_hopeless(state)
             missing = [trial for trial in self._plan(state) if trial.key not in state.known]
@@ -95,9 +105,9 @@ class Planner:
             enqueue(
                 self.store,
                 [(trial.study, trial.params, trial.assignment.to_attrs(trial.params)) for trial in missing],
+                require_right,
             )
-        self._progress = progress
-        return not missing and not remaining and all(run.finished for run in state.runs)
+        return missing, state
 
     def _refuse_the_hopeless(self, state: State) -> None:
         """Raises FailureError where every trial fails for one reason, UserError where no target can be calibrated."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
-from study.store.keepalive import Keepalive
+from study.store.keepalive import Keepalive, LeaseLost
 from study.store.owner import is_gone, new_owner
 from study.store.schema import setup_lease, unix_now
 from study.store.store import LEASE, Store
@@ -18,14 +18,17 @@ _POLL = 0.05
 
 
 @contextmanager
-def setup_lock(store: Store) -> Iterator[None]:
-    """Hold the right to plan and enqueue in this block; waits for it. Raises FailureError."""
+def setup_lock(store: Store) -> Iterator[Callable[[Connection], None]]:
+    """Hold the right to plan and enqueue in this block; waits for it. Raises FailureError.
+
+    What it gives, called in a transaction, holds the right until that ends, and raises LeaseLost where somebody else
+    has it by now: this process was stopped, or cut off, for longer than its lease."""
     owner = new_owner()
     while not store.ride_out(lambda: _take(store, owner)):
         time.sleep(_POLL)
     try:
         with Keepalive(lambda: _renew(store, owner), store.lease, "the right to plan"):
-            yield
+            yield lambda connection: _require(connection, owner)
     finally:
         store.ride_out(lambda: _give_back(store, owner))
 
@@ -55,6 +58,12 @@ def _take(store: Store, owner: str) -> bool:
     except IntegrityError:  # PostgreSQL: another process came first
         return False
     return True
+
+
+def _require(connection: Connection, owner: str) -> None:
+    held = select(setup_lease.c.owner).where(setup_lease.c.id == 1).with_for_update()
+    if connection.execute(held).scalar() != owner:
+        raise LeaseLost("the right to plan")
 
 
 def _renew(store: Store, owner: str) -> None:

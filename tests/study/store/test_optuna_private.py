@@ -129,9 +129,9 @@ def test_trials_are_enqueued_as_optuna_enqueues_them(store: Store) -> None:
     ours = [plan(store, name, 1) for name in names]
     for params, attributes in told:
         theirs.enqueue_trial(params, user_attrs=attributes)
-    enqueue(store, [(name, *each) for each in told for name in names])
-    enqueue(store, [("digits/deleted-meanwhile", {}, {})])
-    enqueue(store, [])
+    enqueue(store, [(name, *each) for each in told for name in names], lambda _: None)
+    enqueue(store, [("digits/deleted-meanwhile", {}, {})], lambda _: None)
+    enqueue(store, [], lambda _: None)
     for optuna_study in ours:
         found = optuna_study.trials[1:]
         assert [trial.number for trial in found] == [1, 2, 3]

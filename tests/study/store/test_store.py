@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from study.protocol.stored import stored
 from study.store import records
 from study.store.claims import Claim, LeaseLost
+from study.store.enqueue import enqueue
 from study.store.owner import new_owner
 from study.store.records import Timing
 from study.store.schema import setup_lease, unix_now
@@ -137,6 +138,22 @@ def test_the_setup_lock_is_kept(store: Store) -> None:
         with store.read() as connection:
             left = sqlalchemy.select(setup_lease.c.lease_expires - unix_now())
             assert connection.execute(left).scalar_one() > 0
+
+
+def test_a_right_that_was_lost_enqueues_nothing(store: Store) -> None:
+    """Who was stopped for longer than the lease, between looking and enqueueing, doubles nobody's trials."""
+    plan(store, "digits/a", 0)
+    with setup_lock(store) as require_right:
+        enqueue(store, [("digits/a", {"x": 1}, {})], require_right)
+        with store.write() as connection:
+            connection.execute(setup_lease.update().values(lease_expires=0.0))
+        with Store.open(store.url) as other, setup_lock(other) as others_right:
+            enqueue(other, [("digits/a", {"x": 2}, {})], others_right)
+            with pytest.raises(LeaseLost):
+                enqueue(store, [("digits/a", {"x": 2}, {})], require_right)
+        with pytest.raises(LeaseLost):
+            enqueue(store, [("digits/a", {"x": 2}, {})], require_right)
+    assert records.remaining(store, "digits") == 2
 
 
 def test_trials_shows_every_parameter(store: Store, owners: list[str]) -> None:
