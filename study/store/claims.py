@@ -55,11 +55,14 @@ class Claim:
         self.attempt = attempt
         #: Whether it is neither finished nor released.
         self.open = True
-        #: Steps that an earlier attempt has reported to Optuna, which warns about repeats.
-        self.reported = frozenset(optuna_private.reports(trial))
         self._unwritten_rows: list[dict[str, Any]] = []
         self._unwritten_reports: list[tuple[int, float]] = []
         self._store = store
+
+    @property
+    def reported(self) -> frozenset[int]:
+        """Steps that are reported to Optuna, by an earlier attempt too: it warns about repeats."""
+        return frozenset(optuna_private.reports(self.trial))
 
     def describe(self, **columns: Any) -> None:
         """Fill columns of `trial_run`: recipe, seed, phase, device, versions, ..."""
@@ -91,9 +94,11 @@ class Claim:
             self._write_curve(connection)
 
     def truncate(self, after_number: int) -> None:
-        """Drop the curve rows numbered above `after_number`: those past the checkpoint that is resumed."""
+        """Drop the curve's rows and the reports numbered above `after_number`: those past the checkpoint that is
+        resumed, by which a pruner would judge the trial before it is there again."""
         with self._store.write() as connection:
             self._fence(connection, {})
+            optuna_private.drop_reports(connection, self.trial, after_number)
             past = and_(curve.c.trial_id == self.trial_id, curve.c.number > after_number)
             connection.execute(curve.delete().where(past))
 

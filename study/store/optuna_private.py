@@ -100,6 +100,14 @@ def write_reports(connection: Connection, trial_id: int, reports: Iterable[tuple
         connection.execute(insert(TrialIntermediateValueModel), rows)
 
 
+def drop_reports(connection: Connection, trial: optuna.Trial, after: int) -> None:
+    """Forget the reports of steps above `after`, in the caller's transaction and in what the trial's pruner sees."""
+    table, known = TrialIntermediateValueModel, reports(trial)
+    connection.execute(delete(table).where(table.trial_id == trial._trial_id, table.step > after))
+    for step in [step for step in known if step > after]:
+        del known[step]
+
+
 def enqueue(
     connection: Connection, waiting: Sequence[tuple[int, Mapping[str, Any], Mapping[str, Any]]]
 ) -> None:

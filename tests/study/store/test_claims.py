@@ -144,6 +144,26 @@ def test_a_row_is_never_doubled(store: Store, owners: list[str]) -> None:
     assert list(records.curves(store, "digits", [claim.trial_id])["number"]) == [0, 1, 2]
 
 
+def test_a_resumed_trial_is_judged_where_it_is(store: Store, owners: list[str]) -> None:
+    """Reports past the checkpoint are dropped with the rows: a pruner sees none of what is yet to come, and what is
+    reported there again is the record."""
+    study = plan(store, "digits/a", 1)
+    first = take(store, owners[0])
+    for step, value in ((10, 4.0), (20, 3.0), (30, 9.0)):
+        first.report(value, step)
+    first.record([row(0)])
+    expire(store)
+    second = take(store, owners[1])
+    second.trial.study.pruner = optuna.pruners.ThresholdPruner(upper=5.0)
+    assert second.trial.should_prune()
+    second.truncate(20)
+    assert second.reported == {10, 20}
+    assert not second.trial.should_prune()
+    second.report(3.5, 30)
+    second.record()
+    assert study.trials[0].intermediate_values == {10: 4.0, 20: 3.0, 30: 3.5}
+
+
 def test_an_expired_lease_is_taken_over(store: Store, owners: list[str]) -> None:
     """The next worker gets the same trial with its parameters, reports and curve, as the next attempt."""
     study = plan(store, "digits/a", 2)
