@@ -134,7 +134,8 @@ class Objective:
         assert name is not None
         search = self.experiment.search
         if name.arm == SEARCH:
-            sampler = build_sampler(search.sampler, sampler_seed)
+            begun = records.progress(self.store, self.experiment.name)
+            sampler = build_sampler(search.sampler, self.experiment.seed, sampler_seed, begun)
             pruner = build_pruner(search.pruner, len(self.grid))
         else:
             # The parameters of these trials were fixed when they were enqueued.

@@ -39,7 +39,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 def test_a_count_is_a_total(searched: Session, tmp_path: Path) -> None:
-    """`trials` is how many there are in the end: asked again nothing is added, asked for more only the rest."""
+    """`trials` is how many there are in the end: asked again nothing is added, asked for more only the rest, of which
+    none is a point of before."""
     searched.run_here()
     assert len(records.trials(searched.store, "fake")) == 8
     session = search(tmp_path, 2)
@@ -51,6 +52,7 @@ def test_a_count_is_a_total(searched: Session, tmp_path: Path) -> None:
     assert len(after) == 5
     assert list(after["number"]) == list(range(5))
     assert after.loc[:1, "value"].tolist() == before["value"].tolist()
+    assert after["params_lr"].nunique() == 5
     session.store.close()
 
 
@@ -224,16 +226,18 @@ def test_every_named_pruner_prunes_in_a_search(tmp_path: Path, name: str) -> Non
 
 
 def test_every_worker_has_its_own_points() -> None:
-    """Two workers with different seeds suggest different points; one seed gives the same again."""
+    """Workers, searches of other seeds and a search that goes on suggest different points; the same of all three gives
+    the same again."""
 
-    def first(name: str, seed: int) -> float:
-        study = optuna.create_study(sampler=build_sampler(name, seed))
+    def first(name: str, *told: int) -> float:
+        study = optuna.create_study(sampler=build_sampler(name, *told))
         return study.ask().suggest_float("lr", 0.0, 1.0)
 
-    for name in ("tpe", "random", "gp"):
-        assert first(name, 1) == first(name, 1) != first(name, 2)
+    for name in ("tpe", "random", "gp", "qmc"):
+        assert first(name, 0, 1, 1) == first(name, 0, 1, 1)
+        assert len({first(name, *told) for told in ((0, 1, 1), (0, 2, 1), (3, 1, 1), (0, 1, 5))}) == 4
     with pytest.raises(ValueError, match="no sampler 'grid'"):
-        build_sampler("grid", 1)
+        build_sampler("grid", 0, 1, 1)
 
 
 def test_optuna_alone_reads_the_study(searched: Session) -> None:
