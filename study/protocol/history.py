@@ -66,6 +66,11 @@ class Run:
         """Which of its phase."""
         return self.assignment.index
 
+    @property
+    def failed(self) -> bool:
+        """Whether it is over without a result: by an error, or ended from outside of this program."""
+        return self.finished and self.outcome in (None, Outcome.FAILED)
+
 
 class History:
     """What has been run of an experiment. With an `earlier` look at it, only what has changed since is read."""

@@ -101,11 +101,12 @@ class State(History):
         runs = self.complete(BASELINE, Phase.CALIBRATION, block, CALIBRATION_SEEDS)
         if runs is None:
             return None, None
-        if all(run.outcome == Outcome.FAILED for run in runs):
+        ended = [run for run in runs if not run.failed]
+        if not ended:
             return None, f"every calibration run failed: {reasons(runs)}"
         try:
             spare = int(experiment.guided)
-            curves = self.curves(runs)
+            curves = self.curves(ended)
             return calibrate_target(curves, tau, experiment.target_at, experiment.target, spare), None
         except ValueError as error:
             return (
@@ -209,7 +210,7 @@ class State(History):
 
     def _tuning_runs(self, runs: Sequence[Run]) -> list[TuningRun]:
         """Those that say something: what failed left no curve to the end, or none at all."""
-        ended = [run for run in runs if run.outcome != Outcome.FAILED]
+        ended = [run for run in runs if not run.failed]
         curves = zip(ended, self.curves(ended), strict=True)
         return [TuningRun(run.params, curve) for run, curve in curves if curve.examples.size]
 
@@ -258,8 +259,7 @@ class State(History):
             return np.array([run.score for run in runs])
         tau = self.workload.tau
         scores = [tuning_score(curve, target, tau) for curve in self.curves(runs)]
-        failed = [run.outcome == Outcome.FAILED for run in runs]
-        return np.where(failed, np.nan, scores)
+        return np.where([run.failed for run in runs], np.nan, scores)
 
     @cached_property
     def search_ranked(self) -> list[Run]:
@@ -283,7 +283,7 @@ class State(History):
     def failed(self, arm: str, block: int) -> bool:
         """Whether every tuning trial of the arm failed in a block, which leaves nothing to confirm."""
         runs = self.complete(arm, Phase.TUNE, block, self.experiment.points(arm))
-        return runs is not None and all(run.outcome == Outcome.FAILED for run in runs)
+        return runs is not None and all(run.failed for run in runs)
 
     @cached_property
     def confirmed(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from fake_training import FakeTraining, Finished, arms_table, of, recipes, rerun
 
 from study.analysis.notes import notes
 from study.protocol.selection import State, judge
+from study.statistics.calibration import calibrate_target
 from study.statistics.curves import MISS
+from study.terms import Phase
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -263,3 +266,22 @@ def test_a_fixed_lr_leaves_one_point(tmp_path: Path) -> None:
     assert Counter(of(trials, "tune")["arm"]) == {"baseline": 1, "twice": 1}
     assert {recipe.lr for recipe in recipes(trials[trials["arm"] != "article"])} == {2e-3}
     assert arms_table(comparison).loc["twice", "speed_up"] == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("outcome", ["failed", None])
+def test_a_failed_calibration_run_sets_no_target(
+    compared: Finished, tmp_path: Path, outcome: str | None
+) -> None:
+    """Its curve ends somewhere: the other seeds alone say where the target is. So it is with a run that was ended from
+    outside, without a word of how."""
+    folder = compared.copy(tmp_path)
+    with closing(sqlite3.connect(folder / "optuna.db")) as database, database:
+        first = "(SELECT min(trial_id) FROM trial_run WHERE phase = 'calibration')"
+        database.execute(f"UPDATE trial_run SET outcome = ? WHERE trial_id = {first}", (outcome,))
+        database.execute(f"UPDATE trials SET state = 'FAIL' WHERE trial_id = {first}")
+        database.execute(f"DELETE FROM curve WHERE trial_id = {first} AND number > 9")
+    with Finished(folder, {}).open() as (_, state):
+        runs = state.of("baseline", Phase.CALIBRATION)
+        assert [run.failed for run in runs] == [True, False, False, False, False]
+        alone = calibrate_target(state.curves(runs[1:]), state.workload.tau, state.experiment.target_at)
+        assert state.calibration == alone
