@@ -182,7 +182,7 @@ def check(place: Place, request: Request) -> tuple[Experiment, Dataset]:
     if kept is not None:
         require_same_data(name, kept.fingerprint, data)
     require_batches(experiment, before, len(data.train), source)
-    if before is None:
+    if before is None or not before.arms:
         require_evaluation(experiment, len(data.train), source)
     least = least_loss(data, likelihood)
     if experiment.target is not None and experiment.target <= least:

@@ -121,6 +121,13 @@ def test_a_budget_without_an_evaluation_is_refused(
         check(place, asked(small, arms=["he"], **values))
 
 
+def test_a_search_s_budget_may_be_too_short_to_compare(place: Place, small: str) -> None:
+    """It is said when arms are first asked for, though the experiment is there already."""
+    Session.prepare(place, asked(small, budget=0.01, search={"trials": 1})).store.close()
+    with pytest.raises(UserError, match="doesn't fit into"):
+        check(place, asked(small, arms=["he"]))
+
+
 def test_arms_that_nobody_asked_for_are_not_said_to_be_left_out(place: Place, small: str) -> None:
     """With arms by name only what is changed in these is said."""
     experiment, _ = check(place, asked(small, arms=["he"]))
