@@ -110,7 +110,7 @@ class Experiment(Table):
     techniques: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """The user's own techniques."""
     fixed: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Recipe fields that --set has fixed: tuned nowhere."""
+    """Recipe fields that --set has fixed: tuned nowhere but as a technique's own knob."""
     search: SearchPlan = SearchPlan()
     sources: dict[str, str] = Field(default_factory=dict)
     """Code of the user's own that is named here, and the SHA-256 with which it was first used: `study.design.own`."""
@@ -187,10 +187,12 @@ class Experiment(Table):
 
     def guided_points(self, arm: str) -> int:
         """Trials of an arm's guided rounds: four a round, or a pair a dimension; none where there are but choices."""
-        ranges = [
-            d for d in (self.space | self.knobs(arm)).items() if is_range(*d) and d[0] not in self.fixed
-        ]
-        n = len(ranges) + ("lr" in self.shared_fields and "lr" not in self.space)
+        known = {field: self.space[field] for field in self.shared_fields if field in self.space}
+        known |= self.knobs(arm)
+        if "lr_schedule" not in known and self.base_recipe(arm).lr_schedule == "constant":
+            known.pop("horizon", None)
+        n = sum(is_range(*dimension) for dimension in known.items())
+        n += "lr" in self.shared_fields and "lr" not in self.space
         if not self.guided or self.points(arm) < 2 or not n:
             return 0
         return GUIDED_ROUNDS * (4 if n == 1 else 2 * n)
@@ -340,7 +342,7 @@ def default_name(data: str) -> str:
     stem = Path(data).stem if Path(data).suffix in (".npy", ".npz") else data
     if is_reference(data):
         stem = label(data)
-    return re.sub(r"[^\w.+-]", "-", stem)
+    return re.sub(r"[^\w.+-]", "-", stem).lstrip(".+-")[:64]
 
 
 def defaults(data: str, n_train: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from vae.evaluation import least_loss
 from vae.recipe import Recipe
 
 TUNED = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "beta": {"low": 0.5, "high": 2.0}}
+RANGE = {"low": 0.1, "high": 1.0}
 
 
 def make(
@@ -220,9 +221,31 @@ def test_names_that_are_no_file_names_are_refused(name: str) -> None:
 
 
 def test_the_default_name_is_the_datas() -> None:
-    """Without a name the data gives it: a set's own, or a file's without folder and suffix."""
+    """Without a name the data gives it: a set's own, a file's without folder and suffix, or a folder's path, without
+    what a name can't begin with and no longer than one can be."""
     assert make().name == "digits"
     assert make(data="some/where/my images.npy").name == "my-images"
+    assert make(data="./images").name == "images"
+    assert make(data="/home/me/images").name == "home-me-images"
+    assert make(data=f"{'x' * 80}.npy").name == "x" * 64
+
+
+@pytest.mark.parametrize(
+    ("arm", "fixed", "space", "points"),
+    [
+        ("he", {}, {}, 8),
+        ("he", {"lr": 1e-3}, {}, 0),
+        ("cosine", {"lr": 1e-3, "horizon": 0.5}, {}, 8),  # a technique's own knob is tuned all the same
+        ("he", {}, {"lr": RANGE, "beta": RANGE, "horizon": RANGE}, 8),  # a constant lr has no horizon
+        ("cosine", {}, {"lr": RANGE, "beta": RANGE, "horizon": RANGE}, 12),
+    ],
+)
+def test_guided_points_are_a_pair_a_dimension(
+    arm: str, fixed: dict[str, Any], space: dict[str, Any], points: int
+) -> None:
+    """Of what is really tuned in the arm; four where that is one."""
+    experiment = make(fixed=fixed, arms=[arm], space=space)
+    assert experiment.guided_points(arm) == points
 
 
 @pytest.mark.parametrize("likelihood", ["cross_entropy", "bernoulli", "dynamic_bernoulli"])
