@@ -57,11 +57,8 @@ def export_tables(evidence: Evidence, folder: Path, format: str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for key, table in tables(evidence).items():
             path = folder / f"{prefix}{key}.{format}"
-            if format == "csv":
-                table.to_csv(path, index=False)
-            else:
-                table.to_parquet(path, index=False)
-            written.append(path)
+            write = table.to_csv if format == "csv" else table.to_parquet
+            written.append(write_whole(path, partial(write, index=False)))
         for offer in offers(evidence):
             path = folder / f"{prefix}{offer.use}.toml"
             written.append(write_bytes(path, offer.recipe.to_toml().encode()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from glob import escape
 
 from study.analysis.advice import offers
 from study.analysis.standing import Standing
@@ -35,7 +36,10 @@ def beside_database(store: Store) -> Iterator[Finding]:
             "place of this one, take the log of the former away.",
             is_note=True,
         )
-    left = [*path.parent.glob(f".{path.name}.*.new*"), *path.parent.glob(f".{path.name}.lock")]
+    left = [
+        *path.parent.glob(f".{escape(path.name)}.*.new*"),
+        *path.parent.glob(f".{escape(path.name)}.lock"),
+    ]
     yield from _remove([Local(file) for file in left], "of a database that was being made")
 
 

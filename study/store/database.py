@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,9 @@ class Database:
         raise UserError(f"{self.name} was written by a newer Optuna. Upgrade: pip install -U optuna")
 
     def _create_file(self, path: Path) -> None:
-        for stale in path.parent.glob(f".{path.name}.*.new*"):  # of a process that was killed right here
+        for stale in path.parent.glob(
+            f".{escape(path.name)}.*.new*"
+        ):  # of a process that was killed right here
             stale.unlink()
         new = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
@@ -319,7 +322,7 @@ class Database:
                 f"{self.name} can't be created: {error.strerror}. Give another --storage."
             ) from None
         finally:
-            for part in path.parent.glob(f"{new.name}*"):
+            for part in path.parent.glob(f"{escape(new.name)}*"):
                 part.unlink()
 
     def _install(self, storage: RDBStorage) -> None:

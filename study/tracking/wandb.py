@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from glob import escape
 from pathlib import Path
 
 import wandb
@@ -44,7 +45,7 @@ class Wandb:
 
     def write(self, run: TrackedRun) -> None:
         """Noted once all of it is there; the server drops steps that it has already."""
-        for half in (self._root / "wandb").glob(f"offline-run-*-{run.key}"):
+        for half in (self._root / "wandb").glob(f"offline-run-*-{escape(run.key)}"):
             shutil.rmtree(half)
         with wandb.init(
             project=self._project,
