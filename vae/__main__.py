@@ -86,6 +86,8 @@ def train_command(
         if not equals:
             raise UserError(f"--set {assignment}: write FIELD=VALUE, for example --set lr=3e-4.")
         chosen = chosen.replace(**{field: parse_value(field, text)})
+    if network is not None and chosen.model != network:
+        raise UserError(f"--model {network} and --set model={chosen.model}: say one network.")
     require_writable(out)
     picture = out.with_name(f"{out.stem}.training.png")
     require_writable(picture)

@@ -104,7 +104,10 @@ class ExperimentOptions:
         if search is not None:
             values["search"] = values.get("search", {}) | given(**search)
         source = "command line" if self.file is None else str(self.file)
-        fixed = given(model=self.model) | fixed_fields(self.fix)
+        fixed = fixed_fields(self.fix)
+        if self.model is not None and fixed.get("model", self.model) != self.model:
+            raise UserError(f"--model {self.model} and --set model={fixed['model']}: say one network.")
+        fixed = given(model=self.model) | fixed
         return Request(values, fixed, defaults or {}, source)
 
 

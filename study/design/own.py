@@ -8,6 +8,7 @@ from study.design.experiment import Experiment
 from study.design.space import Space, ends
 from study.terms import BASELINE
 from vae import code
+from vae.code import is_reference
 from vae.errors import UserError
 from vae.recipe import Recipe
 
@@ -16,8 +17,28 @@ def with_sources(experiment: Experiment, stored: Experiment | None) -> Experimen
     """The experiment with the SHA-256 of all code that it names. Raises UserError for code that has changed since the
     stored one was begun, or that isn't the one that its own `sources` say: another file under the same name is another
     question."""
-    before = experiment.sources if stored is None else stored.sources
-    return experiment.model_copy(update={"sources": before | _found(experiment, before)})
+    begun = {} if stored is None else stored.sources
+    found = begun | _found(experiment, begun)
+    for name, pinned in experiment.sources.items():
+        if name not in found and name not in _of_techniques(experiment):
+            named = f"There are: {', '.join(found)}." if found else "It names none."
+            raise UserError(
+                f"Experiment '{experiment.name}': sources has {name}, code that it doesn't name. {named}"
+            )
+        if pinned != found.get(name, pinned):  # an arm that isn't compared yet has none
+            raise UserError(
+                f"Experiment '{experiment.name}': {name} has SHA-256 {found[name][:12]}..., and sources says "
+                f"{pinned[:12]}...: bring that code, or mend sources."
+            )
+    return experiment.model_copy(update={"sources": found})
+
+
+def _of_techniques(experiment: Experiment) -> set[str]:
+    """Code that the user's own techniques name, compared or not."""
+    own = [experiment.known[name] for name in experiment.techniques]
+    chosen = [choice for t in own for field in t.knobs for choice in t.knobs[field].choices or ()]
+    values = [*chosen, *(value for t in own for value in t.overrides.values())]
+    return {value for value in values if isinstance(value, str) and is_reference(value)}
 
 
 def require_sources(experiment: Experiment) -> None:

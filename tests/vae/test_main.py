@@ -114,6 +114,7 @@ def test_trains_an_exported_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("args", "words", "code"),
     [
         (["evaluate", "nowhere.safetensors"], "No model at nowhere.safetensors", 2),
+        (["train", "--model", "conv", "--set", "model=mlp", "--out", "m.safetensors"], "say one network", 2),
         (["info", "s3://bucket/m.safetensors"], "is no file of this machine: copy it here first", 2),
         (["train", "--out", "m", "--set", "lr"], "FIELD=VALUE", 2),
         (["train", "--out", "m", "--device", "gpu"], "choose auto, cpu, cuda", 2),

@@ -80,6 +80,7 @@ def test_without_a_command_there_is_help(call: Call) -> None:
         ("run --search-trials -1", "search.trials = -1: must be greater than or equal to 0"),
         ("search --trials 0", "--search-trials 0: a search needs at least one trial"),
         ("compare --blocks 0", "blocks = 0"),
+        ("compare --model conv --set model=mlp", "--model conv and --set model=mlp: say one network"),
         ("compare --blocks 3 --seeds 20", "seeds (20) must be divisible by blocks (3)"),
         ("compare --margin 1", "margin = 1.0: must be less than 1"),
         ("compare --aa 0", "--aa 0: at least one"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,26 @@ def test_other_code_is_another_question(tmp_path: Path, monkeypatch: pytest.Monk
         with_sources(built(more, **values), more)
     with pytest.raises(UserError, match="bring that code back, or begin anew under another name"):
         require_sources(more)
+
+
+def test_a_pinned_hash_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sources` pins what the experiment names, an arm that waits included; a wrong hash and a wrong name are refused,
+    also where the experiment has begun."""
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text("# it\n")
+    values: dict[str, Any] = {"recipe": {"model": NET}, "techniques": {"lion": LION}}
+    right = hashlib.sha256(b"# it\n").hexdigest()
+    pins = {NET: right, LION["overrides"]["optimizer"]: "later"}
+    begun = with_sources(built(**values, sources=pins), None)
+    assert begun.sources == {NET: right}
+    assert with_sources(built(begun, **values), begun).sources == {NET: right}
+    for stored in (None, begun):
+        with pytest.raises(
+            UserError, match=r"nets\.py:Net has SHA-256 .*, and sources says 0123\.\.\.: bring"
+        ):
+            with_sources(built(stored, **values, sources={NET: "0123"}), stored)
+        with pytest.raises(UserError, match=r"sources has nets\.py:Nett, code .* There are: nets\.py:Net\."):
+            with_sources(built(stored, **values, sources={"nets.py:Nett": right}), stored)
 
 
 def test_what_is_tried_beforehand() -> None:
