@@ -97,6 +97,8 @@ def _best(findings: Findings) -> str:
     terms, target, best = findings.terms, findings.target, fastest(findings)
     known = [arm for arm in findings.techniques if arm.examples is not None and arm.examples.known]
     one = terms.arms.removesuffix("s")
+    if target is not None and findings.techniques and all(map(_misses, findings.techniques)):
+        return f"On {terms.on} no {one} reaches {terms.level(target)} often enough for a speed-up."
     if not known or target is None:
         return f"On {terms.on} no {one} has a speed-up to report yet."
     if best is None or best.examples is None or best.compared is None:
@@ -112,6 +114,11 @@ def _best(findings: Findings) -> str:
         f"{speed_up_of(best.examples)} sooner in {terms.clock} than {terms.baseline}"
         f"{seconds} ({best.compared.n} {terms.seeds}, {best.compared.misses} censored)."
     )
+
+
+def _misses(arm: ArmResult) -> bool:
+    missed = arm.examples is not None and arm.examples.verdict.missed
+    return missed and not _for_the_baseline(arm)
 
 
 def _counted(findings: Findings) -> str:

@@ -191,6 +191,13 @@ def test_a_baseline_that_misses_is_not_blamed_on_the_arms(comparison: Comparison
     assert "not reach the target on every seed" in sentences(comparison)[1]
 
 
+@pytest.mark.parametrize("verdict", [Verdict.NEVER, Verdict.NOT_TUNED])
+def test_that_all_miss_is_said(comparison: Comparison, verdict: Verdict) -> None:
+    """Where every technique misses too often there is nothing to wait for."""
+    first = sentences(each(comparison, lambda arm: judged(arm, verdict)))[0]
+    assert first.endswith("no technique reaches a validation loss of 21.48 nats often enough for a speed-up.")
+
+
 def test_nothing_compared_is_said(comparison: Comparison) -> None:
     """Before anything is measured there is no figure to quote."""
     assert sentences(replace(comparison, arms=[])) == ["Nothing has been compared yet."]
