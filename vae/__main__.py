@@ -12,6 +12,7 @@ import typer
 from vae import look
 from vae.command import Debug, command_line, run
 from vae.errors import FailureError, UserError
+from vae.images import in_words
 from vae.options import (
     Data,
     DataDir,
@@ -143,8 +144,8 @@ def evaluate(
     print(f"IWAE bound, k = {k}: {found.iwae:.3f} nats, {found.bits_per_dim:.4f} bits per dim")
     if not found.is_likelihood:
         print(
-            f"{trained.recipe.likelihood} on grey pixels is no likelihood: compare these figures with its own kind "
-            "only."
+            f"{trained.recipe.likelihood} on pixels between black and white is no likelihood: compare these "
+            "figures with its own kind only."
         )
 
 
@@ -186,7 +187,7 @@ def encode(
     size = trained.recipe.latent_size
     batches = progress(use.encoded_batches(trained, part), len(part), lambda batch: len(batch.mean))
     use.write_codes(out, part, size, batches)
-    print(f"{len(part)} images of {part.base.shape[1]} pixels -> {size} numbers each: {out}")
+    print(f"{len(part)} {in_words(trained.shape)} -> {size} numbers each: {out}")
 
 
 @app.command()
@@ -318,7 +319,7 @@ def compress(
             print(f"{other.name:<14}{other.n_bytes:>12} bytes, {8 * other.n_bytes / n_dims:.4f} bits per dim")
     if of.levels == 2 and not is_black_and_white(part):
         typer.echo(
-            f"Note: {images} has grey pixels; of them the black and white that {of.name} makes is kept.",
+            f"Note: {images} has pixels between black and white; of them the 0 and 255 that {of.name} makes is kept.",
             err=True,
         )
 

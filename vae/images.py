@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -24,6 +25,18 @@ def image_shape(shape: tuple[int, ...]) -> ImageShape | None:
     if len(shape) == 3 and shape[0] in (1, 3):
         return ImageShape(shape[1], shape[2], shape[0])
     return None
+
+
+def in_words(shape: tuple[int, ...]) -> str:
+    """What examples of that shape are taken for: "images of 64 pixels", "images of 32 x 32 pixels in colour", "examples
+    of 13 numbers"."""
+    image = image_shape(shape)
+    if image is None:
+        what = "" if len(shape) == 1 else ", which are no images"
+        return f"examples of {' x '.join(map(str, shape))} numbers{what}"
+    if image.channels == 1:
+        return f"images of {math.prod(shape)} pixels"
+    return f"images of {image.height} x {image.width} pixels in colour"
 
 
 def colours_first(shape: tuple[int, ...]) -> bool:

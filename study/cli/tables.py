@@ -30,6 +30,7 @@ from study.statistics.verdicts import Verdict
 from study.store.records import counts
 from study.store.store import Store
 from study.terms import Outcome, Phase
+from vae.images import in_words
 
 if TYPE_CHECKING:  # pandas, scipy.stats and torch, which tables do without
     from study.analysis.from_curves import FromCurves
@@ -65,7 +66,7 @@ def print_plan(
     left = total - sum(min(n, finished[phase]) for phase, n in plan.items())
     console.print(
         f"{experiment.name}: {data.name}, {len(data.train)} train / {len(data.valid)} validation / "
-        f"{len(data.test)} test images of {data.size} pixels; tau {experiment.budget:g} epochs; "
+        f"{len(data.test)} test {in_words(data.shape)}; tau {experiment.budget:g} epochs; "
         f"{plural(place.workers, 'worker')} x {plural(place.threads, 'thread')}; {place.device}",
         soft_wrap=True,
     )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vae.checkpoint import TrainedModel
 from vae.data.dataset import load
-from vae.images import image_shape
+from vae.images import image_shape, in_words
 from vae.model.bring import build_network
 from vae.pictures import COLUMNS, latent_map, posterior, reconstructions, sheet
 from vae.recipe import Recipe
@@ -34,6 +34,20 @@ from vae.use import encoded_batches, reconstructed
 def test_shapes_that_are_images(stored: tuple[int, ...], shape: tuple[int, int, int] | None) -> None:
     """Grey and colour images are recognised with channels first or last; anything else is no image."""
     assert image_shape(stored) == shape
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ((8, 8), "images of 64 pixels"),
+        ((3, 32, 24), "images of 32 x 24 pixels in colour"),
+        ((1024,), "examples of 1024 numbers"),
+        ((32, 32, 4), "examples of 32 x 32 x 4 numbers, which are no images"),
+    ],
+)
+def test_what_a_shape_is_taken_for_is_said(stored: tuple[int, ...], words: str) -> None:
+    """A colour image has as many pixels as a grey one; four channels are no image, and whoever has them reads it."""
+    assert in_words(stored) == words
 
 
 @pytest.mark.parametrize("stored", [(4, 6), (4, 6, 3), (3, 4, 6)])
