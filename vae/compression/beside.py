@@ -48,7 +48,8 @@ def beside(images: NDArray[np.uint8], black_and_white: bool) -> Iterator[Beside]
     had, since the strongest that WebP has would take minutes.
 
     The pictures have the images one below the other, which is kinder to them than a file an image. black_and_white:
-    the images are of 0 and 255, a bit a pixel for PNG, zstd and bz2. Raises UserError where zstandard isn't there.
+    the images are of 0 and 255, a bit each for zstd and bz2, and for PNG where they aren't in colour. Raises UserError
+    where zstandard isn't there.
     """
     try:
         import zstandard
@@ -61,7 +62,8 @@ def beside(images: NDArray[np.uint8], black_and_white: bool) -> Iterator[Beside]
         n_bytes = 0
         for picture in _pictures(images):
             shown = Image.fromarray(picture)
-            shown = shown.convert("1") if black_and_white and name == "PNG" else shown
+            # A bit a pixel holds no colours.
+            shown = shown.convert("1") if black_and_white and name == "PNG" and shown.mode == "L" else shown
             file = io.BytesIO()
             shown.save(file, name, **options)
             n_bytes += file.tell()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vae.__main__ import main
 from vae.checkpoint import load_model
+from vae.compression.beside import beside
 from vae.compression.file import compress, decompress, read_header, sha256_of
 from vae.data.dataset import load, load_whole
 from vae.errors import UserError
@@ -82,7 +83,7 @@ def test_black_and_white(
     monkeypatch.chdir(tmp_path)
     model = str(folder / "bw.safetensors")
     np.save("bw.npy", np.random.default_rng(1).choice([0, 255], (50, 4, 3, 3)).astype(np.uint8))
-    for source, note in ((str(folder / "images.npy"), "has grey pixels"), ("bw.npy", "")):
+    for source, note in ((str(folder / "images.npy"), "has pixels between black and white"), ("bw.npy", "")):
         assert call(monkeypatch, "compress", source, "--model", model, "--out", "x.bb") == 0
         error = capsys.readouterr().err
         assert note in error
@@ -91,6 +92,13 @@ def test_black_and_white(
         assert set(np.unique(np.load("back.npy"))) == {0, 255}
         capsys.readouterr()
     assert np.array_equal(np.load("back.npy"), np.load("bw.npy"))
+
+
+def test_no_format_is_given_less_than_the_image() -> None:
+    """Fair coins, one a colour: whatever says that it takes fewer bits than there are has lost some."""
+    images = np.random.default_rng(2).choice([0, 255], (60, 16, 16, 3)).astype(np.uint8)
+    taken = {other.name: other.n_bytes for other in beside(images, black_and_white=True)}
+    assert min(taken.values()) >= images.size // 8, taken
 
 
 def test_digits_keep_their_seventeen_levels(
