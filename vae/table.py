@@ -48,6 +48,8 @@ def explain(error: ValidationError, source: str) -> str:
         shown = f"{where}{value}: " if where else ""
         # A field of several kinds has one error a kind: its value is told once, its rules in a row.
         rule = item["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        if item["type"] == "tuple_type":
+            rule = f"must be a list, as in [{brief(item['input'])}]"
         rules.setdefault((where, shown), []).append(rule)
     lines = [
         shown + " or ".join([first, *(rule.removeprefix("must be ") for rule in more)])

@@ -173,6 +173,7 @@ def test_names_with_a_dot_are_parts_of_a_table() -> None:
             "model = 'mpl': must be 'mlp' or 'conv' or code of your own, file.py:NAME or package.module:NAME",
         ),
         ({"optimizer": "x.py"}, "'schedule_free_adamw' or code of your own"),
+        ({"hidden": 128}, "hidden = 128: must be a list, as in [128]"),
         (
             {"model": "nets.py:make", "hidden": [8]},
             "hidden says nothing to the network nets.py:make: give it as one",
