@@ -136,6 +136,26 @@ def prepared_postgresql_url(_postgresql_template: str) -> str:
     return _postgresql_template
 
 
+@pytest.fixture(scope="session")
+def _s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    from s3 import serve
+
+    buckets = tmp_path_factory.mktemp("buckets")
+    with serve(buckets) as environment:
+        yield buckets, environment
+
+
+@pytest.fixture
+def s3_url(_s3_server: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3://BUCKET of a new and empty bucket, for this process and those that it starts."""
+    buckets, environment = _s3_server
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"t{uuid.uuid4().hex}"
+    (buckets / bucket).mkdir()
+    return f"s3://{bucket}"
+
+
 @pytest.fixture
 def owners() -> list[str]:
     """Two live workers (both are this process)."""

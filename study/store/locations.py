@@ -228,6 +228,11 @@ class Remote:
                 if not self.exists():
                     raise
                 return False
+            except Exception:
+                # Of what speaks S3, only Amazon's own says which condition of the write did not hold.
+                if self.exists():
+                    return False
+                raise
         return True
 
     def delete(self) -> None:

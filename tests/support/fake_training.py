@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -226,6 +227,18 @@ def estimated(store: Store, name: str = "fake") -> Comparison:
 def arms_table(comparison: Comparison) -> pd.DataFrame:
     """The exported table of the arms, by name."""
     return to_frame(comparison.arms).set_index("arm", drop=False)
+
+
+class StopAfter(threading.Event):
+    """Asked to stop from the n-th time on that somebody looks."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self._left = n
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
 
 
 def finish(folder: Path, **values: Any) -> Finished:

@@ -18,7 +18,7 @@ from vae.errors import FailureError, UserError
 from vae.files import write_bytes
 
 
-@pytest.fixture(params=["folder", "file", "fsspec-local", "memory"])
+@pytest.fixture(params=["folder", "file", "fsspec-local", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """A folder that isn't there yet."""
     return {
@@ -27,6 +27,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
         # Real files through fsspec: `locate` takes the shorter way.
         "fsspec-local": lambda: Remote(f"local://{tmp_path}/a folder"),
         "memory": lambda: locate(f"memory://{tmp_path.name}/a folder"),
+        "s3": lambda: locate(f"{request.getfixturevalue('s3_url')}/a folder"),
     }[request.param]()
 
 

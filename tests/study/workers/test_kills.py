@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ import pandas as pd
 import pytest
 import torch
 from fake_study import expire, scalar
-from fake_training import FakeTraining
+from fake_training import FakeTraining, StopAfter
 from fsspec.implementations.memory import MemoryFileSystem
 
 from study.design.build import Request
@@ -239,18 +238,6 @@ def real(
     with session.store:
         yield session
     torch.set_num_threads(threads)
-
-
-class StopAfter(threading.Event):
-    """Asked to stop from the n-th time on that somebody looks."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self._left = n
-
-    def is_set(self) -> bool:
-        self._left -= 1
-        return self._left <= 0
 
 
 def without(state: dict[str, Any], *path: Any) -> None:
