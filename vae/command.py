@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from vae.errors import FailureError, UserError, printable
+from vae.errors import FailureError, UserError, out_of_memory, printable
 from vae.versions import version_of
 
 #: Every command has it; `run` looks for it itself, for errors in parsing too.
@@ -96,8 +96,9 @@ def _told(error: BaseException) -> tuple[str, int]:
         # The reader of the output has gone, as `head` does; without this Python would say so once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "", 1
-    if isinstance(error, MemoryError):
-        return f"There is not enough memory for this ({str(error) or 'out of memory'}).", 1
+    reason = out_of_memory(error)
+    if reason is not None:
+        return f"There is not enough memory for this ({reason.rstrip('.')}).", 1
     raise error
 
 

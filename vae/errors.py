@@ -26,3 +26,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """On one line, with control characters written out: what a file says is shown by a terminal, never obeyed."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What an error says of memory that isn't there, in a line; None of any other error."""
+    # Of torch's allocators only the GPU's has a class of its own for it, a RuntimeError as well.
+    words = ("can't allocate memory", "out of memory")
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, RuntimeError) and any(part in str(error) for part in words)
+    ):
+        return None
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -43,7 +43,7 @@ from vae.checkpoint import load_state, save_model, save_state, weights_of
 from vae.data.dataset import Dataset
 from vae.devices import machine
 from vae.diagnosis import explain
-from vae.errors import FailureError, UserError
+from vae.errors import FailureError, UserError, out_of_memory
 from vae.evaluation import Evaluation
 from vae.grid import evaluation_grid
 from vae.recipe import Recipe
@@ -153,9 +153,9 @@ class Objective:
             self._run(claim, stop_requested)
             return
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            reason = out_of_memory(error)
+            if reason is None:
                 raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # Only now, with the error gone, nothing holds the model any more.
         gc.collect()
         if self.device.type == "cuda":
@@ -424,13 +424,6 @@ def _check_extra(extra: dict[str, Any], training: Training) -> None:
     if extra.get("weights") is not None:
         like |= {"weights": training.model.state_dict()}
     require_like(extra, like, "extra")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # The allocators of the CPU and of mps have no class of their own for it.
-    return "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 @lru_cache

@@ -63,6 +63,12 @@ def outcome_of(error: BaseException | None, monkeypatch: pytest.MonkeyPatch, *ar
         (UserError("no 'a\x1b[31m\nb'"), r"Error: no 'a\x1b[31m\nb'" + "\n", 2),
         (KeyboardInterrupt(), "", 130),
         (MemoryError("4 TB"), "Error: There is not enough memory for this (4 TB).\n", 1),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes.\nat"),
+            "Error: There is not enough memory for this (DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 4 bytes).\n",
+            1,
+        ),
     ],
 )
 def test_an_error_is_a_line_and_a_code(
