@@ -24,8 +24,8 @@ def main(
     lr: Annotated[float, typer.Option(help="Learning rate of the baseline.")],
     lr_arm: Annotated[float, typer.Option(help="Learning rate of the arm with the output bias.")],
     target: Annotated[float, typer.Option(help="Validation loss to reach, nats per example.")],
-    seeds: Annotated[int, typer.Option(help="Paired seeds.")] = 10,
-    epochs: Annotated[int, typer.Option(help="Budget.")] = 40,
+    seeds: Annotated[int, typer.Option(min=2, help="Paired seeds.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Budget.")] = 40,
 ) -> None:
     """Measure the output bias's speed-up by hand."""
     torch.set_num_threads(1)

@@ -75,11 +75,13 @@ def main(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Most workers.")] = 8,
     trials: Annotated[int, typer.Option(min=1, help="Short trials a worker in each pass.")] = 40,
-    wait: Annotated[float, typer.Option(help="Seconds that a trial waits in place of training.")] = 0.5,
+    wait: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that a trial waits in place of training.")
+    ] = 0.5,
     minutes: Annotated[
-        float, typer.Option(help="How long the most workers go on in a last pass; 0: none.")
+        float, typer.Option(min=0, help="How long the most workers go on in a last pass; 0: none.")
     ] = 5,
-    large: Annotated[int, typer.Option(help="Trials of the large experiment.")] = 2_000,
+    large: Annotated[int, typer.Option(min=1, help="Trials of the large experiment.")] = 2_000,
 ) -> None:
     """Trials an hour from 1 to 8 workers, errors, memory; a large experiment's times; queries of many workers."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)

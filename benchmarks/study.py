@@ -32,8 +32,8 @@ WORK = {"search of 30 trials": ["search", "--trials", "30"], "comparison of 10 a
 def main(
     data: Annotated[str, typer.Option(help="Data set.")] = "digits",
     budget: Annotated[float, typer.Option(help="Epochs a training may last.")] = 40.0,
-    workers: Annotated[int, typer.Option(help="Workers of the harness, beside one.")] = os.cpu_count() or 1,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Workers, beside one.")] = os.cpu_count() or 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
 ) -> None:
     """Wall seconds and trials an hour of the same trials, and the ratios of each round."""
     typer.echo(

@@ -306,7 +306,7 @@ def words(share: Rate) -> str:
 
 def main(
     studies: Annotated[
-        int, typer.Option(help="Studies of ten arms; a quarter of 33, twice as many of one.")
+        int, typer.Option(min=1, help="Studies of ten arms; a quarter of 33, twice as many of one.")
     ] = 300,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="The curves unsmoothed over lr.")] = False,
