@@ -3,6 +3,7 @@ asked for."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
@@ -99,7 +100,10 @@ class Evidence(Standing):
         runs = self.confirmed.get(BASELINE, [])
         baseline = [self.curves[run.trial_id] for run in runs if run.trial_id in self.curves]
         arms = frames.paired_curves(self.state, self.confirmed, self.curves)
-        return frames.by_target(baseline, arms, self.workload.tau)
+        stopped = any(run.outcome is Outcome.HIT for runs in self.confirmed.values() for run in runs)
+        target = self.state.target
+        lowest = target if stopped and target is not None else -math.inf
+        return frames.by_target(baseline, arms, self.workload.tau, lowest=lowest)
 
     @cached_property
     def tuning(self) -> pd.DataFrame:

@@ -115,24 +115,36 @@ _BY_TARGET = ["arm", "target", "speed_up", "low", "high", "baseline_hits", "arm_
 
 
 def by_target(
-    baseline: Sequence[Curve], arms: Mapping[str, Paired], tau: float, *, paired: bool = True
+    baseline: Sequence[Curve],
+    arms: Mapping[str, Paired],
+    tau: float,
+    *,
+    paired: bool = True,
+    lowest: float = -math.inf,
+    until: float = math.inf,
 ) -> pd.DataFrame:
     """The speed-up in examples at other targets, from the baseline's loss at a tenth of tau down to the lowest
-    that all its seeds reach; the recipes stay those tuned at the main target.
+    that all its seeds reach by `until`, but no further than to `lowest`: where runs end at a target, what they would
+    have reached below it isn't known. The recipes stay those tuned at the main target.
 
     Columns arm, target, speed_up, low, high, baseline_hits, arm_hits, seeds."""
-    ends = [curve.best() for curve in baseline]
+    ends = [curve.best(until) for curve in baseline]
     starts = [curve.best(0.1 * tau) for curve in baseline]
-    if not ends or not np.isfinite([*ends, *starts]).all() or max(ends) >= float(np.median(starts)):
+    if not ends or not np.isfinite([*ends, *starts]).all():
         return pd.DataFrame(columns=_BY_TARGET)
-    return at_targets(arms, np.linspace(float(np.median(starts)), max(ends), TARGETS).tolist(), paired=paired)
+    first, last = float(np.median(starts)), max(*ends, lowest)
+    if last >= first:
+        return pd.DataFrame(columns=_BY_TARGET)
+    return at_targets(arms, np.linspace(first, last, TARGETS).tolist(), paired=paired, until=until)
 
 
-def at_targets(arms: Mapping[str, Paired], targets: Sequence[float], *, paired: bool = True) -> pd.DataFrame:
+def at_targets(
+    arms: Mapping[str, Paired], targets: Sequence[float], *, paired: bool = True, until: float = math.inf
+) -> pd.DataFrame:
     """The speed-up of each arm at these targets; columns as `by_target`."""
     rows = []
     for arm, (before, after, blocks) in arms.items():
-        for at in speed_up_by_target(before, after, targets, blocks, paired=paired):
+        for at in speed_up_by_target(before, after, targets, blocks, paired=paired, until=until):
             e = at.estimate
             values = (arm, at.target, e.ratio, e.low, e.high, at.baseline_hits, at.arm_hits, at.seeds)
             rows.append(dict(zip(_BY_TARGET, values, strict=True)))

@@ -15,7 +15,7 @@ from study.analysis import frames
 from study.analysis.arm import Kind, find
 from study.analysis.findings import Findings
 from study.analysis.question import Question
-from study.curves.recorded import Curves, Recorded
+from study.curves.recorded import Curves, Ended, Recorded
 from study.statistics.curves import Array, Hits, mean_to_target, sustained_to_target
 from study.statistics.family import reliable
 from study.statistics.judgement import no_ratio
@@ -137,7 +137,9 @@ class FromCurves:
     def by_target(self) -> pd.DataFrame:
         """The speed-ups at other targets."""
         baseline = [run.curve for run in self.reached[self.baseline].runs]
-        frame = frames.by_target(baseline, self._curve_pairs, self.tau, paired=self.paired)
+        frame = frames.by_target(
+            baseline, self._curve_pairs, self.tau, paired=self.paired, lowest=self._lowest, until=self._until
+        )
         return frame.assign(target=[self.curves.shown(value) for value in frame["target"]])
 
     @cached_property
@@ -149,8 +151,8 @@ class FromCurves:
         for share in BUDGETS:
             values = [curve.best(share * self.tau) for curve in baseline]
             if values and np.isfinite(values).all():
-                level = max(values)
-                frame = frames.at_targets(self._curve_pairs, [level], paired=self.paired)
+                level = max(*values, self._lowest)
+                frame = frames.at_targets(self._curve_pairs, [level], paired=self.paired, until=self._until)
                 frame.insert(0, "budget", share * self.tau)
                 frame["target"] = self.curves.shown(level)
                 parts.append(frame)
@@ -158,14 +160,15 @@ class FromCurves:
 
     @cached_property
     def sensitivities(self) -> list[Sensitivity]:
-        """Each arm by a hit that lasts, and by its mean curve; 95 % intervals of the seeds alone."""
+        """Each arm by a hit that lasts, and by its mean curve; 95 % intervals of the seeds alone. Where runs end at
+        their target no mean curve goes on to it."""
         found = []
         for arm, (before, after) in self.pairs.items():
             B, A = (
                 [sustained_to_target(r.curve, self.target, SUSTAINED) for r in own.runs]
                 for own in (before, after)
             )
-            both = [np.array([hit for _, hit in pairs], dtype=bool) for pairs in (B, A)]
+            both = [np.array([hit and e <= self._until for e, hit in pairs], dtype=bool) for pairs in (B, A)]
             estimate = no_ratio("too many seeds miss the target: no ratio")
             if all(reliable(hit) for hit in both):
                 E = [
@@ -180,13 +183,31 @@ class FromCurves:
                 )
             reading = f"sustained hit: {SUSTAINED} evaluations in a row"
             found.append(Sensitivity(arm, reading, int(both[1].sum()), len(A), estimate))
+            if self._is_stopped:
+                continue
             means = [mean_to_target([run.curve for run in own.runs], self.target) for own in (before, after)]
+            means = [at if at <= self._until else math.nan for at in means]
             ratio = means[0] / means[1]
             point = replace(no_ratio("one curve: no interval", 1), ratio=ratio, theta=math.log(ratio))
             found.append(
                 Sensitivity(arm, "crossing of the mean curve", int(math.isfinite(means[1])), 1, point)
             )
         return found
+
+    @cached_property
+    def _is_stopped(self) -> bool:
+        """Whether any run ended at its target."""
+        return any(run.ended is Ended.HIT for reached in self.reached.values() for run in reached.runs)
+
+    @property
+    def _lowest(self) -> float:
+        """Below this value some run was not let go on."""
+        return self.target if self._is_stopped else -math.inf
+
+    @property
+    def _until(self) -> float:
+        """The clock after which nothing counts."""
+        return math.inf if self.question.censored_at is None else self.question.censored_at
 
     @property
     def _curve_pairs(self) -> dict[str, frames.Paired]:

@@ -220,13 +220,16 @@ def speed_up_by_target(
     level: float = 0.95,
     *,
     paired: bool = True,
+    until: float = math.inf,
 ) -> list[AtTarget]:
     """The speed-up at each target (T,) nats, from the same S paired curves (any number of each, not `paired`): how far
-    the answer hangs on the choice of target. The recipes stay those tuned at the main target: label it so."""
+    the answer hangs on the choice of target. What comes after `until` examples is no hit. The recipes stay those tuned
+    at the main target: label it so."""
     rows = []
     for target in np.asarray(targets, dtype=np.float64):
         B, baseline_hit = targets_reached(baseline_curves, float(target))
         A, arm_hit = targets_reached(arm_curves, float(target))
+        baseline_hit, arm_hit = baseline_hit & (until >= B), arm_hit & (until >= A)
         hits = int(baseline_hit.sum()), int(arm_hit.sum())
         if baseline_hit.all() and arm_hit.all():
             estimate = (

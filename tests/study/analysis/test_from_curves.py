@@ -384,3 +384,31 @@ def test_what_is_said_of_a_ratio_counts_its_pairs() -> None:
     arm = find(found.comparison.arms, "muon")
     assert arm is not None
     assert (arm.hits, arm.seeds) == (10, 30)
+
+
+def test_what_comes_after_a_common_end_counts_nowhere() -> None:
+    """Not at other targets, not at other budgets, nor by other readings: a hit after --censored-at is a miss."""
+    found = analyse(curves(), replace(QUESTION, censored_at=11.0), "made")
+    sgd = [row for row in found.sensitivities if row.arm == "sgd"]
+    assert [(row.hits, math.isnan(row.estimate.ratio)) for row in sgd] == [(0, True), (0, True)]
+    for frame in (found.by_target, found.by_budget):
+        reached = frame[frame["speed_up"].notna()]
+        assert set(reached["arm"]) == {"muon", "sgd"}
+        assert reached["target"].min() > 60.0 - 10.0 * math.log(11.0 * 1.3)
+    assert found.by_target["target"].min() > analyse(curves(), QUESTION, "made").by_target["target"].min()
+
+
+def test_below_the_target_that_runs_end_at_nothing_is_known() -> None:
+    """Levels go down to it and no further, so no arm misses one for having been stopped; and no mean curve is told to
+    never get there."""
+
+    def stopped(whole: Recorded) -> Recorded:
+        n = int(np.argmax(whole.value <= 35.0)) + 1
+        return replace(whole, clock=whole.clock[:n], value=whole.value[:n], seconds=None, ended=Ended.HIT)
+
+    both = curves({"adam": 1.0, "muon": 2.0})
+    found = analyse(replace(both, runs=[stopped(run) for run in both]), QUESTION, "made")
+    for frame in (found.by_target, found.by_budget):
+        assert frame["target"].min() == 35.0
+        assert (frame["arm_hits"] == frame["seeds"]).all()
+    assert [row.reading[:9] for row in found.sensitivities] == ["sustained"]
