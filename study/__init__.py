@@ -73,7 +73,7 @@ class Answer:
         return "\n".join([f"{self.name}: {' '.join(self.sentences)}", self._table.to_string(index=False)])
 
     def _repr_html_(self) -> str:
-        """For a notebook: the sentences and the table of speed-ups, 95 % intervals and verdicts."""
+        """For a notebook: the sentences and the table of speed-ups, intervals and verdicts, as on a terminal."""
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences)
         minded = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return f"{said}{self._table.to_html(index=False, border=0)}<ul>{minded}</ul>"
@@ -273,7 +273,7 @@ def _said(
 
     from study.analysis.arm import sorted_arms
     from study.analysis.columns import to_frame
-    from study.analysis.words import ratio_of
+    from study.analysis.words import examples_of, speed_up_of
 
     clock = comparison.terms.clock
     arms = sorted_arms(comparison.arms)
@@ -282,12 +282,12 @@ def _said(
             {
                 "arm": arm.arm,
                 "hits": f"{arm.hits}/{arm.seeds}",
-                f"speed-up, {clock}": ratio_of(arm.examples.estimate if arm.examples else None),
+                f"speed-up, {clock}": examples_of(arm),
                 f"in {clock}": arm.examples.words if arm.examples else "",
             }
             | (
                 {
-                    "speed-up, seconds": ratio_of(arm.seconds.estimate if arm.seconds else None),
+                    "speed-up, seconds": speed_up_of(arm.seconds),
                     "in seconds": arm.seconds.words if arm.seconds else "",
                 }
                 if comparison.has_seconds

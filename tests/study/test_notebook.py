@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import fake_training
+import numpy as np
 import pandas as pd
 import pytest
 
-from study import Answer, Experiments
+from study import Answer, Experiments, analyse
 from study import open as open_experiments
 from study.statistics.verdicts import Verdict
 from vae.errors import UserError
@@ -77,6 +78,27 @@ def test_a_notebook_shows_a_table(experiments: Experiments) -> None:
     assert html.count("<tr") >= 3
     for words in ("<th>speed-up, examples</th>", "<td>twice</td>", "faster", "<li>"):
         assert words in html
+
+
+def test_a_notebook_shows_the_interval_that_goes_with_the_verdict() -> None:
+    """The table's intervals are those of the sentences, and an arm that misses is at most so fast, as on a terminal."""
+    clock = np.arange(1.0, 41.0)
+    rows = [
+        {
+            "arm": arm,
+            "seed": seed,
+            "epoch": at,
+            "value": 60.0 - 10.0 * np.log(at * speed * (1.0 + 0.01 * (seed % own))),
+        }
+        for own, (arm, speed) in enumerate({"adam": 1.0, "muon": 2.0, "sgd": 0.1}.items(), start=2)
+        for seed in range(6)
+        for at in clock
+    ]
+    answer = analyse(pd.DataFrame(rows), baseline="adam", target=35.0)
+    shown = re.search(r"[0-9.]+x \[[0-9., ]+\]", answer.sentences[0])
+    assert shown is not None
+    assert shown.group() in answer._repr_html_()
+    assert "at most" in answer._repr_html_()
 
 
 def test_html_is_escaped() -> None:
