@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from study.analysis.words import number
 from study.design.build import Request
 from study.design.phases import SPLITS_APART
 from study.place import Place
@@ -92,7 +93,8 @@ def _share(rate: Rate) -> str:
 def _line(family: Family) -> str:
     if len(family.arms) == 1:
         (arm,) = family.arms
-        return f"seed {family.seed}: {arm.ratio:.3f}x, p {arm.p:.3f}, {arm.verdict}"
+        figures = f"{arm.ratio:.3f}x, p {number(arm.p, '.3f')}, " if math.isfinite(arm.ratio) else ""
+        return f"seed {family.seed}: {figures}{arm.verdict}"
     words = ", ".join(f"{n} {word}" for word, n in Counter(family.verdicts).items())
     ratios = [arm.ratio for arm in family.arms if math.isfinite(arm.ratio)]
     between = f"{min(ratios):.3f}x to {max(ratios):.3f}x, " if ratios else ""

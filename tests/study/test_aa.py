@@ -12,9 +12,10 @@ from pathlib import Path
 import fake_training
 import pytest
 
-from study.aa import measure
+from study.aa import Family, Said, _line, measure
 from study.design.build import Request
 from study.place import Place
+from study.statistics.verdicts import Verdict
 from study.store.locations import Local
 from vae.errors import UserError
 
@@ -80,3 +81,13 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_an_arm_without_a_ratio_has_no_figures() -> None:
+    """A lone null arm that misses the target is told by its verdict."""
+    nan = float("nan")
+    assert _line(Family(3, (Said(nan, nan, Verdict.UNRELIABLE),))) == "seed 3: unreliable"
+    assert (
+        _line(Family(3, (Said(1.01, 0.5, Verdict.UNDECIDED),)))
+        == "seed 3: 1.010x, p 0.500, not distinguishable"
+    )
