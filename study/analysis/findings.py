@@ -45,7 +45,7 @@ class Terms:
     """The value's; "" where it isn't known."""
     dimensions: int | None = None
     """Pixels of an example, where nats are told in bits per dimension too."""
-    way_out: str = "A later --target, or a longer --budget under another --name, would help."
+    way_out: str = "Under another --name a higher --target, or a longer --budget, would help."
     """What helps where the baseline itself misses the target too often."""
 
     maximise: bool = False

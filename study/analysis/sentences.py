@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
+
 from study.analysis.answer import addition, against_article, better_than_combined, fastest, verdicts
 from study.analysis.arm import ArmResult, ArticleArm, find
 from study.analysis.comparison import Comparison
 from study.analysis.findings import Findings, nats
 from study.analysis.standing import Standing
 from study.analysis.words import changes, ratio, ratio_of, speed_up_of
-from study.statistics.family import if_anything
+from study.statistics.family import if_anything, reliable
 from study.statistics.verdicts import Verdict
 from study.terms import BASELINE, COMBINED, WITHOUT, Phase
 
@@ -127,8 +129,9 @@ def _counted(findings: Findings) -> str:
     pending = counts[Verdict.NOT_MEASURED]
     missed = sum(n for word, n in counts.items() if word.missed)
     unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
-    if counts[Verdict.UNRELIABLE_BASELINE] or any(map(_for_the_baseline, findings.techniques)):
-        baseline = findings.arms[0]
+    baseline = findings.arms[0]
+    is_lost = counts[Verdict.UNRELIABLE_BASELINE] or any(map(_for_the_baseline, findings.techniques))
+    if is_lost or not reliable(np.arange(baseline.seeds) < baseline.hits):
         return (
             f"The baseline itself reaches the target on {baseline.hits} of {baseline.seeds} seeds only: nothing can be "
             f"compared with it. {terms.way_out}"

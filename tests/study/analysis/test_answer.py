@@ -198,6 +198,17 @@ def test_that_all_miss_is_said(comparison: Comparison, verdict: Verdict) -> None
     assert first.endswith("no technique reaches a validation loss of 21.48 nats often enough for a speed-up.")
 
 
+def test_a_baseline_that_misses_is_said_of_the_study(comparison: Comparison) -> None:
+    """Also where every arm misses too, which has a verdict of its own."""
+
+    def missing(arm: ArmResult) -> ArmResult:
+        return judged(replace(arm, hits=0) if arm.is_baseline else arm, Verdict.NEVER)
+
+    assert sentences(each(comparison, missing))[1].startswith(
+        "The baseline itself reaches the target on 0 of 6 seeds"
+    )
+
+
 def test_nothing_compared_is_said(comparison: Comparison) -> None:
     """Before anything is measured there is no figure to quote."""
     assert sentences(replace(comparison, arms=[])) == ["Nothing has been compared yet."]
