@@ -100,9 +100,9 @@ class Artifacts:
         return folder if name.block == 1 else folder / str(name.block)
 
     def _take(self) -> bool:
-        """Make the folder ours, if nobody has anything in it."""
+        """Make the folder ours, if nobody has anything in it; whether it is then."""
         assert self.identity is not None
-        if any(True for _ in self.path.files()):
-            return False
-        # Only one of two that come together makes the mark; where a protocol can't tell, the last one's is in it.
-        return (self.path / _MARK).create(self.identity.encode()) and self.are_ours()
+        if not any(True for _ in self.path.files()):
+            # Of those that come together one makes the mark; where a protocol can't tell, the last one's is in it.
+            (self.path / _MARK).create(self.identity.encode())
+        return self.are_ours()

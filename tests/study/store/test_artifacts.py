@@ -3,6 +3,7 @@ out of the folder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,25 @@ def test_another_place_is_taken_or_refused(tmp_path: Path) -> None:
     Artifacts.make(Local(tmp_path / "taken"), "digits")
     with pytest.raises(UserError, match="'digits' holds the files of another experiment"):
         Artifacts.of(Local(tmp_path / "taken"), "digits", here.to_store).require()
+
+
+@pytest.mark.parametrize("listed_first", [True, False])
+def test_workers_that_come_together_share_a_new_place(tmp_path: Path, listed_first: bool) -> None:
+    """While one looks whether the place is empty another makes it theirs: it is no other experiment's."""
+    here = Artifacts.make(Local(tmp_path / "here"), "digits")
+    other = Artifacts.of(Local(tmp_path / "there"), "digits", here.to_store)
+
+    class Slow(Local):
+        def __truediv__(self, part: str) -> Slow:
+            return Slow(self.path / part)
+
+        def files(self) -> Iterator[Local]:
+            before = list(super().files())
+            other.require()
+            return iter(before) if listed_first else super().files()
+
+    Artifacts.of(Slow(tmp_path / "there"), "digits", here.to_store).require()
+    assert other.are_ours()
 
 
 @pytest.mark.parametrize(
