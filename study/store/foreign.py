@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.engine import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from study.store.sqlite import connect
@@ -67,10 +67,15 @@ def open_optuna(source: str) -> Iterator[tuple[BaseStorage, str]]:
     """(Optuna's storage, its name without a password), to read: nothing is made. `source` is a database's URL, or the
     path of a SQLite file or a journal. Raises UserError, FailureError."""
     if "://" in source:
-        with _database(source) as storage:
-            yield storage, shown(source)
+        place = shown(source)
+        try:
+            url = make_url(source)
+        except ArgumentError:
+            raise UserError(f"{place} is no database URL, such as sqlite:///optuna.db.") from None
+        with _database(url, place) as storage:
+            yield storage, place
     elif _first_line(Path(source)).startswith(_SQLITE):
-        with _database(f"sqlite:///{source}") as storage:
+        with _database(URL.create("sqlite", database=source), source) as storage:
             yield storage, source
     else:
         yield _journal(Path(source)), source
@@ -86,20 +91,16 @@ def _journal(path: Path) -> JournalStorage:
 
 
 @contextmanager
-def _database(url: str) -> Iterator[RDBStorage]:
-    place = shown(url)
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise UserError(f"{place} is no database URL, such as sqlite:///optuna.db.") from None
-    if parsed.get_backend_name() == "sqlite" and not (parsed.database and Path(parsed.database).is_file()):
+def _database(url: URL, place: str) -> Iterator[RDBStorage]:
+    if url.get_backend_name() == "sqlite" and not (url.database and Path(url.database).is_file()):
         raise UserError(f"There is no {place}.")
     storage = None
     try:
-        storage = RDBStorage(url, skip_table_creation=True)
+        # As text with every brace written as %7B: RDBStorage passes it through str.format.
+        storage = RDBStorage(url.render_as_string(hide_password=False), skip_table_creation=True)
         yield storage
     except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ImportError) as error:
-        reason = without_secrets(str(error).partition("\n")[0], [parsed.password or ""])
+        reason = without_secrets(str(error).partition("\n")[0], [str(url.password or "")])
         raise FailureError(f"{place} can't be read as an Optuna database: {reason[:200]}.") from None
     finally:
         if storage is not None:

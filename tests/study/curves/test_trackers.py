@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -163,6 +164,9 @@ def test_optuna(tmp_path: Path) -> None:
     curves = read([str(tmp_path / "other.db")], columns)
     assert rows(curves) == expected()
     assert rows(read([url], columns)) == expected()
+    odd = tmp_path / "100%25 {0} {b}?.db"
+    shutil.copy(tmp_path / "other.db", odd)
+    assert rows(read([str(odd)], columns)) == expected()
     assert [run.ended for run in curves] == [Ended.COMPLETE, Ended.CENSORED, Ended.COMPLETE, Ended.COMPLETE]
     trials = read([url], Columns(arm="study"))
     assert [run.label for run in trials.of("muon")] == ["0", "1"]
