@@ -40,9 +40,9 @@ def manifest(
         "name": "worker",
         "image": image,
         "command": ["vae-study", "worker"],
-        # Kubernetes puts variables in the place of $(NAME).
+        # Kubernetes puts variables in the place of $(NAME), and reads $$ as $.
         "args": [
-            argument.replace("$(", "$$(")
+            argument.replace("$", "$$")
             for argument in ("--name", name, "--threads", str(place.threads), *place.for_worker())
         ],
         "env": [{"name": STORAGE_VARIABLE, "valueFrom": {"secretKeyRef": {"name": holder, "key": key}}}],
