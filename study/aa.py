@@ -54,25 +54,30 @@ class Family:
         return [arm.verdict for arm in self.arms]
 
 
-def measure(
-    place: Place, request: Request, n: int, null_arms: int, blocks: int, say: Callable[[str], None]
-) -> None:
-    """Run and tell n A/A comparisons of so many null arms each. Raises UserError."""
+def measure(place: Place, request: Request, n: int, null_arms: int, say: Callable[[str], None]) -> None:
+    """Run and tell n A/A comparisons of so many null arms each, end to end, one a process.
+
+    Each has a database of its own in a folder that is deleted in the end, and a seed of its own: another split, another
+    calibration, other tuning points, other trainings. Raises UserError."""
     if n < 1:
         raise UserError(f"--aa {n}: at least one A/A comparison is needed.")
     if not 1 <= null_arms <= MAX_NULL_ARMS:
         raise UserError(f"--null-arms {null_arms}: from 1 to {MAX_NULL_ARMS} null arms can be compared.")
-    first = int(request.values.get("seed") or 0)
-    if 0 <= first < SPLITS_APART < first + n:
-        raise UserError(
-            f"--aa {n}: each comparison has a seed of its own, from --seed {first} on, and seeds end at "
-            f"{SPLITS_APART - 1}: fewer, or a lower --seed."
-        )
-    comparisons, arms = "" if n == 1 else "s", "" if null_arms == 1 else "s"
+    techniques = null_techniques(null_arms)
+    request = request.having(arms=[*techniques], techniques=techniques, stop_at_target=True, combine=False)
     families = []
     with tempfile.TemporaryDirectory(prefix="vae-study-aa-") as folder:
-        tasks = _tasks(place, request, n, null_arms, blocks, Path(folder))
-        say(f"{n} A/A comparison{comparisons} of {null_arms} null arm{arms}, R = {blocks}")
+        places = _places(place, n, Path(folder))
+        experiment, _ = check(places[0], request)
+        first = experiment.seed
+        if first + n > SPLITS_APART:
+            raise UserError(
+                f"--aa {n}: each comparison has a seed of its own, from --seed {first} on, and seeds end at "
+                f"{SPLITS_APART - 1}: fewer, or a lower --seed."
+            )
+        comparisons, arms = "" if n == 1 else "s", "" if null_arms == 1 else "s"
+        say(f"{n} A/A comparison{comparisons} of {null_arms} null arm{arms}, R = {experiment.blocks}")
+        tasks = [(own, request.having(seed=first + i)) for i, own in enumerate(places)]
         for family in _in_processes(tasks, place.workers):
             say(f"  {_line(family)}")
             families.append(family)
@@ -109,19 +114,9 @@ def null_techniques(n: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def _tasks(
-    place: Place, request: Request, n: int, null_arms: int, blocks: int, folder: Path
-) -> list[tuple[Place, Request]]:
-    """n end-to-end A/A comparisons at R = blocks, to be run one a process.
-
-    Each has a database of its own in the folder, and a seed of its own: another split, another calibration, other
-    tuning points, other trainings. Raises UserError."""
-    techniques = null_techniques(null_arms)
-    request = request.having(
-        blocks=blocks, arms=[*techniques], techniques=techniques, stop_at_target=True, combine=False
-    )
-    first = int(request.values.get("seed") or 0)
-    places = [
+def _places(place: Place, n: int, folder: Path) -> list[Place]:
+    """Where each of n comparisons works, in the folder."""
+    return [
         replace(
             place,
             storage=f"sqlite:///{folder}/{i}.db",
@@ -131,8 +126,6 @@ def _tasks(
         )
         for i in range(n)
     ]
-    check(places[0], request)
-    return [(own, request.having(seed=first + i)) for i, own in enumerate(places)]
 
 
 def _in_processes(tasks: list[tuple[Place, Request]], workers: int) -> Iterator[Family]:

@@ -157,8 +157,7 @@ def compare(
     from study.aa import measure
 
     null_arms = 1 if null_arms is None else null_arms
-    blocks = 1 if comparison.blocks is None else comparison.blocks
-    measure(place.place(), request, aa, null_arms, blocks, lambda line: out.print(line, soft_wrap=True))
+    measure(place.place(), request, aa, null_arms, lambda line: out.print(line, soft_wrap=True))
 
 
 @grouped

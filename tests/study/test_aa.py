@@ -52,12 +52,13 @@ def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_no_blocks_and_bad_values_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    """A number of blocks that is none is no 1, and nothing is written."""
+    """A number of blocks that is none is no 1, a seed of a file may be anything, and nothing is written."""
     place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", Local(tmp_path / "artifacts"), None, "cpu", 1)
     request = Request({"data": fake_training.pixels(tmp_path), "name": "aa", "recipe": {"batch_size": 8}})
     said: list[str] = []
-    with pytest.raises(UserError, match="blocks = 0"):
-        measure(place, request, 1, 1, 0, said.append)
+    for field, value in (("blocks", 0), ("seed", "x"), ("seed", -1)):
+        with pytest.raises(UserError, match=f"{field} = {value!r}"):
+            measure(place, request.having(**{field: value}), 1, 1, said.append)
     assert said == []
     assert [path.name for path in tmp_path.iterdir()] == ["pixels.npy"]
 
@@ -67,9 +68,9 @@ def test_three_blocks_err_as_one_measures(tmp_path: Path) -> None:
     found, one the share of false verdicts."""
     place = Place(f"sqlite:///{tmp_path / 'optuna.db'}", Local(tmp_path / "artifacts"), None, "cpu", 1)
     values = {"data": fake_training.pixels(tmp_path), "name": "aa", "recipe": {"batch_size": 8}}
-    values |= {"budget": 2.0, "tune_trials": 2, "seeds": 3}
+    values |= {"budget": 2.0, "tune_trials": 2, "seeds": 3, "blocks": 3}
     said: list[str] = []
-    measure(place, Request(values), 1, 1, 3, said.append)
+    measure(place, Request(values), 1, 1, said.append)
     assert said[0] == "1 A/A comparison of 1 null arm, R = 3"
     assert said[1].startswith("  seed 0: ")
     assert said[2].startswith("families with a false verdict: ")
