@@ -303,7 +303,7 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     one had are gone, unless they are among the changes."""
     after = dict(values)
     if changes.get("model", after.get("model", "mlp")) != after.get("model", "mlp"):
-        takes = NETWORKS.get(changes["model"], OWN_NETWORK).fields
+        takes = NETWORKS.get(str(changes["model"]), OWN_NETWORK).fields
         for field in ("model_options", *(field for field in NETWORK_FIELDS if field not in takes)):
             after.pop(field, None)
     if changes.get("optimizer", after.get("optimizer")) != after.get("optimizer"):

@@ -62,6 +62,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: an experiment has no '{unknown[0]}'. {hint}")
     for key in ("recipe", "space", "techniques", "search"):
         _table(values.get(key, {}), f"{path}: {key}")
+    fixed = values.get("fixed", [])
+    if not (isinstance(fixed, list) and all(isinstance(field, str) for field in fixed)):
+        raise UserError(f"{path}: fixed must be a list of recipe fields, not {fixed!r}.")
     for key in ("data", "name"):
         if not isinstance(values.get(key, ""), str):
             raise UserError(f"{path}: {key} must be a string, not {values[key]!r}.")
