@@ -87,7 +87,7 @@ def first_broken_step(training: Training, rows: Sequence[Evaluation]) -> Diverge
     good = [row for row in rows if math.isfinite(row.train_loss) and math.isfinite(row.valid_loss)]
     for row in good:  # in the stretches in which it was trained: the random numbers depend on them
         training.advance(row.steps - training.steps)
-    probe = _Probe(training)
+    probe = _Probe(training, good[-1].grad_norm if good else math.nan)
     training.watch(probe.look)
     usual = median(row.grad_norm for row in good) if good else math.nan
     for row in rows[len(good) :]:
@@ -103,12 +103,12 @@ def first_broken_step(training: Training, rows: Sequence[Evaluation]) -> Diverge
 class _Probe:
     """Looks at each step until one breaks."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, norm: float) -> None:
         self._training = training
         self._weights = self._copy()
         self.tensor = ""
         self.step, self.lr = 0, math.nan
-        self.norm = math.nan
+        self.norm = norm  # of the last step before
         self.log_var = math.nan
 
     def _copy(self) -> dict[str, Tensor]:
@@ -178,17 +178,16 @@ def _divergence(recipe: Recipe, found: Divergence, scaling: str) -> str:
     lr, norm, usual = found.lr, found.grad_norm, found.usual_norm
     where = f"{found.tensor} became NaN or infinite at step {found.step:,} ({found.examples:,} examples)"
     facts = [f"lr {lr:.3g}"]
-    if math.isfinite(norm):
-        facts.append(f"gradient norm {norm:.3g} before")
-    if math.isfinite(usual):
-        facts.append(f"{usual:.3g} usually")
+    norms = [f"{at:.3g} {when}" for at, when in ((norm, "before"), (usual, "usually")) if math.isfinite(at)]
+    if norms:
+        facts.append(f"gradient norm {', '.join(norms)}")
     if found.log_var > WIDE_LOG_VAR:
         facts.append(f"log_var reached {found.log_var:.3g}")
     return f"{where}; {', '.join(facts)}. {scaling or _calmer(recipe, lr, usual)}"
 
 
 def _calmer(recipe: Recipe, lr: float, usual: float) -> str:
-    ways = [f"lower lr (now {lr:.2g})"]
+    ways = [f"lower lr (now {lr:.3g})"]
     if recipe.clip_norm is None:
         at = f"={usual:.1g}" if math.isfinite(usual) and usual > 0 else ""
         ways.append(f"set clip_norm{at}")
@@ -215,7 +214,7 @@ def _collapse(training: Training, rows: Sequence[Evaluation], data: Dataset) -> 
     if hidden:
         facts.append(f"{dead} of {hidden} hidden units dead")
     if hidden and dead > MANY_DEAD * hidden:
-        return f"{'; '.join(facts)}. Try a lower lr (now {recipe.lr:.2g}) or activation=leaky_relu."
+        return f"{'; '.join(facts)}. Try a lower lr (now {recipe.lr:.3g}) or activation=leaky_relu."
     ways = []
     if recipe.beta > 1:
         ways.append(f"a lower beta (now {recipe.beta:g})")
@@ -223,7 +222,7 @@ def _collapse(training: Training, rows: Sequence[Evaluation], data: Dataset) -> 
         ways.append("beta_warmup=0.3")
     if not recipe.free_bits:
         ways.append("free_bits=0.1")
-    ways.append(f"a lower lr (now {recipe.lr:.2g})")
+    ways.append(f"a lower lr (now {recipe.lr:.3g})")
     return (
         f"{'; '.join(facts)}. Try {' or '.join([', '.join(ways[:-1]), ways[-1]] if len(ways) > 1 else ways)}."
     )

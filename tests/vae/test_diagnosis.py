@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,32 @@ def test_the_step_that_broke_is_found(digits: Dataset) -> None:
     assert f"became NaN or infinite at step {last + 2:,} " in text
     assert "lower lr (now 0.001), set clip_norm" in text
     assert "\n" not in text
+
+
+def test_the_gradient_before_a_stretch_that_breaks_at_once_is_known(digits: Dataset) -> None:
+    """Where its first step breaks, the gradient before is that of the evaluation's last step."""
+    recipe = Recipe(hidden=(32,), latent_size=4, batch_size=64)
+    *good, after = itertools.islice(train(recipe, digits, TAU), 5)
+
+    def spoilt() -> Training:
+        """Its weights become infinite after the last good evaluation."""
+        spoiling = train(recipe, digits, TAU)
+
+        def spoil(*_: object) -> None:
+            if spoiling.steps == good[-1].steps:
+                next(spoiling.model.parameters()).data.fill_(float("inf"))
+
+        spoiling.watch(spoil)
+        return spoiling
+
+    rows = [*good, replace(after, valid_loss=math.nan)]
+    found = first_broken_step(spoilt(), rows)
+    assert found is not None
+    assert (found.step, found.grad_norm) == (good[-1].steps + 1, good[-1].grad_norm)
+    ended = train(recipe, digits, TAU)
+    ended.outcome = "diverged"
+    told = f"gradient norm {found.grad_norm:.3g} before, {found.usual_norm:.3g} usually"
+    assert told in explain(ended, rows, digits, spoilt)
 
 
 def test_a_step_too_long_is_said_of_validation_images(digits: Dataset) -> None:
