@@ -131,7 +131,8 @@ def _counted(findings: Findings) -> str:
     unmeasured = f", {pending} {_be(pending)} not measured yet" if pending else ""
     baseline = findings.arms[0]
     is_lost = counts[Verdict.UNRELIABLE_BASELINE] or any(map(_for_the_baseline, findings.techniques))
-    if is_lost or not reliable(np.arange(baseline.seeds) < baseline.hits):
+    is_judged = any(word.judged for word in counts)
+    if is_lost or not (is_judged or reliable(np.arange(baseline.seeds) < baseline.hits)):
         return (
             f"The baseline itself reaches the target on {baseline.hits} of {baseline.seeds} seeds only: nothing can be "
             f"compared with it. {terms.way_out}"

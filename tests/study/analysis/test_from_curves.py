@@ -384,6 +384,9 @@ def test_what_is_said_of_a_ratio_counts_its_pairs() -> None:
     arm = find(found.comparison.arms, "muon")
     assert arm is not None
     assert (arm.hits, arm.seeds) == (10, 30)
+    turned = analyse(one_sided(), replace(QUESTION, baseline="muon"), "made")
+    assert judged(turned, "adam")[3] is Verdict.SLOWER
+    assert verdict_sentences(turned.comparison)[1].startswith("Of 1 arm 0 are faster in epochs, 1 slower")
 
 
 def test_what_comes_after_a_common_end_counts_nowhere() -> None:
