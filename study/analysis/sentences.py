@@ -29,6 +29,7 @@ PHASES = {
     Phase.FINAL: "finalists' reruns",
     Phase.CALIBRATION: "calibration runs",
     Phase.CONFIRM: "confirmation runs",
+    Phase.COMBINE: "runs of the combined arm and its parts",
 }
 
 

@@ -80,16 +80,15 @@ class Standing:
 
     @property
     def planned(self) -> dict[str, tuple[int, int]]:
-        """phase -> (trials finished, trials planned), phases that are planned only."""
+        """phase -> (trials finished, trials planned), phases that are planned only; the combine block once it is
+        planned, for who is in it follows from the confirmation runs."""
         done = Counter(run.phase for run in self.begun if run.outcome is not None)
         plan = describe_plan(self.experiment)
         planned = {phase: (done[Phase(phase)], n) for phase, n in plan.items() if n}
-        return planned | ({Phase.FINAL: self.state.reruns} if Phase.FINAL in planned else {})
-
-    @property
-    def complete(self) -> bool:
-        """Everything that was planned has been run."""
-        return all(done >= n for done, n in self.planned.values())
+        if Phase.FINAL in planned:
+            planned[Phase.FINAL] = self.state.reruns
+        combined = sum(run.phase is Phase.COMBINE for run in self.state.runs)
+        return planned | ({Phase.COMBINE: (done[Phase.COMBINE], combined)} if combined else {})
 
     @property
     def went_wrong(self) -> list[Run]:

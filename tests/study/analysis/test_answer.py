@@ -15,7 +15,7 @@ from study.analysis.answer import Addition, addition, against_article, better_th
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, find
 from study.analysis.comparison import Comparison, compare
 from study.analysis.evidence import Evidence, read
-from study.analysis.sentences import sentences, sooner_words
+from study.analysis.sentences import missing, sentences, sooner_words
 from study.analysis.words import number, p_value, ratio
 from study.protocol.selection import State
 from study.statistics.speed_up import Estimate
@@ -266,6 +266,19 @@ def test_a_lucky_or_lost_arm_is_no_best(evidence: Evidence, comparison: Comparis
     assert offered(evidence, low(losses, {Outcome.DIVERGED: 1}))[Use.BEST] == "same"
     assert offered(evidence, low(losses, {Outcome.FAILED: 1}))[Use.BEST] == "same"
     assert offered(evidence, low(losses, {Outcome.COLLAPSED: 6}))[Use.BEST] == "flaky"
+
+
+def test_a_combine_block_that_was_stopped_is_unfinished(compared: Finished) -> None:
+    """It is no part of the first plan, and as much a part of the answer."""
+    with compared.open() as (store, _):
+        evidence = read(store, "fake")
+        runs = evidence.state.runs
+        assert not any("combined" in sentence for sentence in missing(evidence))
+        at = next(i for i, run in enumerate(runs) if run.phase == "combine")
+        total = sum(run.phase == "combine" for run in runs)
+        runs[at] = replace(runs[at], outcome=None)
+        said = missing(replace(evidence))
+    assert f"{total - 1} of {total} runs of the combined arm and its parts have ended." in said
 
 
 def test_runs_that_end_at_the_target_have_no_loss_at_tau(compared: Finished) -> None:
