@@ -12,7 +12,7 @@ from study.analysis.comparison import Comparison
 from study.protocol.guided import Guided
 from study.protocol.history import Run
 from study.protocol.plan import cut_to_fit
-from study.protocol.selection import State
+from study.protocol.selection import State, reasons
 from study.statistics.verdicts import Verdict, smallest_n
 from study.terms import BASELINE, SEARCH_BEST, Outcome, Phase
 
@@ -32,9 +32,31 @@ def notes(comparison: Comparison, state: State) -> list[str]:
     return [note for note in said if note is not None]
 
 
-def _unfinished(comparison: Comparison, _: State) -> str | None:
-    lacking = [arm.arm for arm in comparison.arms if arm.seeds < arm.planned_seeds]
+def _unfinished(comparison: Comparison, state: State) -> str | None:
+    lost = {arm: len(blocks) for arm, blocks in _lost(comparison, state).items()}
+    seeds = comparison.experiment.seeds // comparison.experiment.blocks
+    lacking = [
+        arm.arm for arm in comparison.arms if arm.seeds < arm.planned_seeds - seeds * lost.get(arm.arm, 0)
+    ]
     return f"Unfinished: {', '.join(lacking)} lack confirmation runs." if lacking else None
+
+
+def _never_confirmed(comparison: Comparison, state: State) -> str | None:
+    """Arms of which nothing is to come, and why."""
+    several = comparison.experiment.blocks > 1
+    told = []
+    for arm, blocks in _lost(comparison, state).items():
+        where = f" in block {', '.join(map(str, blocks))}" if several else ""
+        runs = [run for block in blocks for run in state.of(arm, Phase.TUNE, block)]
+        told.append(f"{arm}{where} ({reasons(runs)})")
+    return f"Every tuning trial failed, so nothing is confirmed of: {'; '.join(told)}." if told else None
+
+
+def _lost(comparison: Comparison, state: State) -> dict[str, list[int]]:
+    """Technique -> the blocks in which every tuning trial of it failed, for those that have some."""
+    blocks = range(1, comparison.experiment.blocks + 1)
+    found = {arm: [b for b in blocks if state.failed(arm, b)] for arm in comparison.experiment.arms}
+    return {arm: lost for arm, lost in found.items() if lost}
 
 
 def _one_block(comparison: Comparison, _: State) -> str | None:
@@ -277,6 +299,7 @@ def _coarse(arm: ArmResult) -> str | None:
 
 _BEFORE: Sequence[Note] = (
     _unfinished,
+    _never_confirmed,
     _by_method,
     _one_block,
     _looks,

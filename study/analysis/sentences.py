@@ -67,14 +67,15 @@ def _no_best(standing: Standing) -> str:
 
 
 def missing(standing: Standing) -> list[str]:
-    """What was planned and has not been run."""
+    """What was planned and has not been run, and may yet be."""
+    comparison = standing.comparison
+    is_hopeless = comparison is not None and comparison.no_target is not None
     said = [
         f"{done} of {planned} {PHASES[Phase(phase)]} have ended."
         for phase, (done, planned) in standing.planned.items()
-        if done < planned
+        if done < planned and not (is_hopeless and phase != Phase.SEARCH)
     ]
-    comparison = standing.comparison
-    if said and comparison is not None and comparison.target is None:
+    if said and comparison is not None and comparison.target is None and not is_hopeless:
         said.append("The target is not calibrated yet, so no arm can be tuned or compared.")
     if comparison is not None and comparison.target is not None and not standing.speeds:
         said.append("No arm has been timed yet, so there is nothing in seconds.")

@@ -80,15 +80,25 @@ class Standing:
 
     @property
     def planned(self) -> dict[str, tuple[int, int]]:
-        """phase -> (trials finished, trials planned), phases that are planned only; the combine block once it is
-        planned, for who is in it follows from the confirmation runs."""
+        """phase -> (trials finished, trials planned), phases that are planned only, without what will never be run of
+        arms whose tuning failed; the combine block once it is planned, for who is in it follows from the confirmation
+        runs."""
         done = Counter(run.phase for run in self.begun if run.outcome is not None)
-        plan = describe_plan(self.experiment)
+        plan = Counter(describe_plan(self.experiment))
+        for arm, block in self._lost:
+            plan[Phase.GUIDED] -= self.experiment.guided_points(arm)
+            plan[Phase.CONFIRM] -= len(self.experiment.confirm_seeds(arm, block))
         planned = {phase: (done[Phase(phase)], n) for phase, n in plan.items() if n}
         if Phase.FINAL in planned:
             planned[Phase.FINAL] = self.state.reruns
         combined = sum(run.phase is Phase.COMBINE for run in self.state.runs)
         return planned | ({Phase.COMBINE: (done[Phase.COMBINE], combined)} if combined else {})
+
+    @property
+    def _lost(self) -> list[tuple[str, int]]:
+        """(arm, block) of the techniques whose every tuning trial in the block failed: nothing more is run of them."""
+        blocks = range(1, self.experiment.blocks + 1)
+        return [(arm, b) for arm in self.experiment.arms for b in blocks if self.state.failed(arm, b)]
 
     @property
     def went_wrong(self) -> list[Run]:

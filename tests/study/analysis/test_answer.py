@@ -20,7 +20,7 @@ from study.analysis.words import number, p_value, ratio
 from study.protocol.selection import State
 from study.statistics.speed_up import Estimate
 from study.statistics.verdicts import Hits, Verdict
-from study.terms import BASELINE, COMBINED, Outcome
+from study.terms import BASELINE, COMBINED, Outcome, Phase
 
 NAN = float("nan")
 
@@ -279,6 +279,20 @@ def test_a_combine_block_that_was_stopped_is_unfinished(compared: Finished) -> N
         runs[at] = replace(runs[at], outcome=None)
         said = missing(replace(evidence))
     assert f"{total - 1} of {total} runs of the combined arm and its parts have ended." in said
+
+
+def test_what_will_never_be_run_is_not_missing(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the confirmation of an arm whose tuning failed, nor anything but the search where there is no target."""
+    whole = evidence.planned[Phase.CONFIRM]
+    monkeypatch.setattr(State, "failed", lambda _, arm, block: (arm, block) == ("never", 1))
+    assert evidence.planned[Phase.CONFIRM] == (whole[0], whole[1] - 6)
+    monkeypatch.undo()
+    comparison = evidence.comparison
+    assert comparison is not None
+    evidence.state.runs.clear()
+    open_ = replace(evidence, comparison=replace(comparison, target=None))
+    assert len(missing(open_)) > 3
+    assert missing(replace(open_, comparison=replace(comparison, target=None, no_target="it diverged"))) == []
 
 
 def test_runs_that_end_at_the_target_have_no_loss_at_tau(compared: Finished) -> None:

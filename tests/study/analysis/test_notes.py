@@ -39,7 +39,7 @@ def changed(comparison: Comparison, name: str, **fields: Any) -> Comparison:
 def noted(comparison: Comparison, *tuning: tuple[str, str], **state: Any) -> str:
     """The notes, one a line; `tuning` are (arm, outcome) of tuning trials, `state` more of what was run."""
     runs = [SimpleNamespace(phase="tune", arm=arm, outcome=outcome) for arm, outcome in tuning]
-    plain: dict[str, Any] = {"runs": runs, "search_winner": None}
+    plain: dict[str, Any] = {"runs": runs, "search_winner": None, "failed": lambda arm, block: False}  # noqa: ARG005
     plain |= {"of": lambda arm, phase: [], "winner": lambda arm, block: None, "finals": lambda run: []}  # noqa: ARG005
     return "\n".join(notes(comparison, cast(State, SimpleNamespace(**plain | state))))
 
@@ -123,6 +123,16 @@ def test_tuning_trials_that_ended_badly_are_noted(comparison: Comparison) -> Non
     assert "Tuning trials that" not in noted(comparison, ("twice", "hit"), ("same", "capped"))
     text = noted(comparison, ("twice", "diverged"), ("twice", "failed"), ("same", "diverged"))
     assert "Tuning trials that diverged or failed: twice 2, same 1." in text
+
+
+def test_an_arm_whose_tuning_failed_is_not_waited_for(comparison: Comparison) -> None:
+    """Nothing more is run of it, so it lacks nothing; the note says why."""
+    empty = changed(comparison, "twice", seeds=0)
+    assert "Unfinished: twice" in noted(empty)
+    lost = SimpleNamespace(outcome=Outcome.FAILED, reason="boom")
+    text = noted(empty, failed=lambda arm, block: (arm, block) == ("twice", 1), of=lambda *_: [lost])
+    assert "Every tuning trial failed, so nothing is confirmed of: twice (boom)." in text
+    assert "Unfinished" not in text
 
 
 def test_too_few_seeds_are_noted_with_how_many_would_do(comparison: Comparison) -> None:
