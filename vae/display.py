@@ -22,8 +22,10 @@ from vae.pictures import enlarged, one_thread, reconstructions, samples
 
 #: Evaluations between two plain lines.
 EVERY = 10
-#: Last evaluations in the live table; rows and columns of the curve under it.
-ROWS, HEIGHT, WIDTH = 8, 10, 72
+#: Last evaluations in the live table; rows and columns of the curve under it, 80 columns with its labels.
+ROWS, HEIGHT, WIDTH = 8, 10, 68
+#: Nats from which a loss is told by its power of ten.
+LARGE = 1e6
 #: The picture: size of the curve and the margin round each part, in pixels.
 CURVE_SIZE, MARGIN = (640, 320), 16
 
@@ -49,8 +51,8 @@ class Display(LiveDisplay):
 
     def _line(self, evaluation: Evaluation) -> str:
         return (
-            f"epoch {evaluation.examples / self._n_train:7.2f}  valid {evaluation.valid_loss:9.3f}  "
-            f"rate {evaluation.rate:7.3f}  distortion {evaluation.distortion:9.3f}  "
+            f"epoch {evaluation.examples / self._n_train:7.2f}  valid {_nats(evaluation.valid_loss):>9}  "
+            f"rate {_nats(evaluation.rate):>7}  distortion {_nats(evaluation.distortion):>9}  "
             f"active units {evaluation.active_units:3d}  {evaluation.train_seconds:7.1f} s"
         )
 
@@ -62,7 +64,7 @@ class Display(LiveDisplay):
             "valid",
             "rate",
             "distortion",
-            "active units",
+            "active",
             "lr",
             "gradient",
             "seconds",
@@ -71,13 +73,17 @@ class Display(LiveDisplay):
         for row in self.evaluations[-ROWS:]:
             table.add_row(
                 f"{row.examples / self._n_train:.2f}",
-                *(f"{value:.3f}" for value in (row.train_loss, row.valid_loss, row.rate, row.distortion)),
+                *(_nats(value) for value in (row.train_loss, row.valid_loss, row.rate, row.distortion)),
                 str(row.active_units),
                 f"{row.lr:.2g}",
                 f"{row.grad_norm:.3g}",
                 f"{row.train_seconds:.1f}",
             )
         return table
+
+
+def _nats(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if abs(value) < LARGE else f"{value:.2e}"
 
 
 class Scaled(NamedTuple):
@@ -115,7 +121,8 @@ def curve(evaluations: list[Evaluation], width: int = WIDTH, height: int = HEIGH
     cells = [[" "] * width for _ in range(height)]
     for across, up in of.points:
         cells[height - 1 - round(up * (height - 1))][round(across * (width - 1))] = "*"
-    labels = [f"{of.most:9.2f}", *[" " * 9] * (height - 2), f"{of.least:9.2f}"]
+    most, least = (f"{_nats(value, 2):>9}" for value in (of.most, of.least))
+    labels = [most, *[" " * 9] * (height - 2), least]
     lines = [f"{label} |{''.join(cell).rstrip()}" for label, cell in zip(labels, cells, strict=True)]
     end = f"{of.examples:,} examples"
     return [*lines, f"{'valid':>9} +{'-' * width}", f"{'':11}{end:>{width}}"]
@@ -155,8 +162,8 @@ def _drawn_curve(evaluations: list[Evaluation]) -> Image.Image:
     points = [(left + across * (right - left), bottom - up * (bottom - top)) for across, up in of.points]
     draw.line([(left, top), (left, bottom), (right, bottom)], fill="gray")
     draw.line(points, fill="#1f77b4", width=2, joint="curve")
-    draw.text((left - 6, top), f"{of.most:.2f}", fill="black", anchor="rt")
-    draw.text((left - 6, bottom), f"{of.least:.2f}", fill="black", anchor="rb")
+    draw.text((left - 6, top), _nats(of.most, 2), fill="black", anchor="rt")
+    draw.text((left - 6, bottom), _nats(of.least, 2), fill="black", anchor="rb")
     draw.text((left, bottom + 8), "0", fill="black", anchor="lt")
     draw.text((right, bottom + 8), f"{of.examples:,} examples", fill="black", anchor="rt")
     return picture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from vae.display import HEIGHT, WIDTH, Display, curve
@@ -21,7 +22,7 @@ def test_a_terminal_sees_a_table_and_a_curve_a_file_plain_lines() -> None:
     texts = {}
     for is_terminal in (True, False):
         file = io.StringIO()
-        console = Console(file=file, force_terminal=is_terminal, width=100, height=40)
+        console = Console(file=file, force_terminal=is_terminal, width=80, height=40)
         with Display(console, 1000) as display:
             for number in range(25):
                 display.show(evaluation(number, 100.0 / (number + 1)), last=number == 24)
@@ -29,9 +30,26 @@ def test_a_terminal_sees_a_table_and_a_curve_a_file_plain_lines() -> None:
     plain = texts[False].splitlines()
     assert [line.split()[1] for line in plain] == ["0.10", "1.10", "2.10", "2.50"]
     assert all(line.isprintable() for line in plain)
-    assert "active units" in texts[True]
+    assert "active" in texts[True]
     assert "2,500 examples" in texts[True]
     assert texts[True].count("*") > 10
+
+
+@pytest.mark.parametrize("scale", [1.0, 250.0, -250.0, 1e28])
+def test_eighty_columns_are_enough(scale: float) -> None:
+    """Nothing is cut or wrapped on a terminal of that width, nor the lines of a file, however large the losses are."""
+    shown = {}
+    for is_terminal in (True, False):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=is_terminal, width=80, height=40, color_system=None)
+        with Display(console, 1000) as display:
+            display.show(evaluation(0, scale), last=False)
+            display.show(evaluation(80, 0.9 * scale), last=True)
+        shown[is_terminal] = file.getvalue().splitlines()
+    assert max(map(len, shown[False])) <= 110
+    assert not any("…" in line for line in shown[True])
+    assert any(line.endswith("gradient  seconds") for line in shown[True])
+    assert any(line.endswith("8,100 examples") for line in shown[True])
 
 
 def test_the_curve_falls_from_the_left_to_the_right() -> None:
