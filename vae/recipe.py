@@ -44,6 +44,8 @@ LikelihoodName = Literal[
     "discretised_logistic",
 ]
 
+#: Largest learning rate of a recipe.
+MAX_LR = 100.0
 #: Optimizers whose useful learning rates lie in the range of plain gradient descent, not of Adam.
 SGD_FAMILY = frozenset({"sgd", "momentum", "nesterov"})
 
@@ -131,7 +133,7 @@ class Recipe(Table):
     Or a `torch.optim.Optimizer` class of your own or of a library, by name (see `vae.optim.bring`)."""
     optimizer_options: Options = Field(default_factory=dict)
     """Keyword arguments of an optimizer class given by name; lists become tuples (betas)."""
-    lr: Annotated[float, Field(gt=0.0, le=100.0)] = 1e-3
+    lr: Annotated[float, Field(gt=0.0, le=MAX_LR)] = 1e-3
     """Peak learning rate, per step."""
     lr_schedule: ScheduleName = "constant"
     """Shape of the learning rate from the end of the warm-up to the horizon."""

@@ -7,7 +7,7 @@ kill, and in a report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from study.design.phases import GUIDED_ROUNDS
 from study.design.space import Dimension, Space, is_range
 from study.statistics.curves import Curve, targets_reached
 from study.statistics.response import Axis, Reference, Response, losses_at, reference, respond
+from vae.recipe import MAX_LR
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,10 @@ def _grown(before: Axis, after: Axis) -> str | None:
 def _axis(field: str, dimension: Dimension) -> Axis:
     assert dimension.low is not None
     assert dimension.high is not None
-    return Axis.lr(dimension.low, dimension.high) if field == "lr" else Axis.knob()
+    if field != "lr":
+        return Axis.knob()
+    axis = Axis.lr(dimension.low, dimension.high)
+    return replace(axis, spare_high=min(axis.spare_high, float(np.log10(MAX_LR)) - axis.high))
 
 
 def _coordinate(field: str, dimension: Dimension, value: float) -> float:
@@ -145,7 +149,8 @@ def _widened(space: Space, fields: Sequence[str], before: Sequence[Axis], after:
     wide = dict(space)
     for field, old, new in zip(fields, before, after, strict=True):
         if _grown(old, new):
-            wide[field] = Dimension(low=10.0**new.low, high=10.0**new.high, log=space[field].log)
+            high = min(10.0**new.high, MAX_LR)  # to the last bit
+            wide[field] = Dimension(low=10.0**new.low, high=high, log=space[field].log)
     return wide
 
 

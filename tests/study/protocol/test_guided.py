@@ -20,7 +20,7 @@ from study.statistics.curves import Curve
 from study.store import records
 from study.store.store import Store
 from study.workers.trial import Trainer
-from vae.recipe import Recipe
+from vae.recipe import MAX_LR, Recipe
 
 GUIDED: dict[str, Any] = {
     "method": 2,
@@ -87,6 +87,16 @@ def test_an_edge_is_widened_once() -> None:
     assert far.widened == ("lr high",)
     assert far.edges == ("lr high",)
     assert far.params["lr"] <= 0.3 * (1 + 1e-12)
+
+
+def test_no_range_is_widened_past_what_a_recipe_has() -> None:
+    """An lr is at most 100: a range that ends near there is widened to it, and every point can be trained."""
+    high = Dimension(low=0.3, high=43.0, log=True)
+    guided, asked = tuned({"lr": high}, [{"lr": high.at("lr", (i + 0.5) / 8)} for i in range(8)], 1e4)
+    assert guided.widened == ("lr high",)
+    assert guided.space["lr"].high == pytest.approx(MAX_LR)
+    lrs = [point["lr"] for step in asked for point in step.points] + [guided.params["lr"]]
+    assert [Recipe(lr=lr).lr for lr in lrs] == lrs
 
 
 def test_choices_and_whole_numbers_stay() -> None:
