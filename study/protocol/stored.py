@@ -11,7 +11,7 @@ from study.design.workload import Workload
 from study.store.artifacts import Artifacts
 from study.store.locations import Location
 from study.store.store import Store
-from vae.errors import UserError
+from vae.errors import FailureError, UserError
 
 if TYPE_CHECKING:
     from vae.data.dataset import Dataset  # torch, which who only reads does without
@@ -51,17 +51,26 @@ class Stored:
 
 
 def find_stored(store: Store, name: str) -> Stored | None:
-    """The experiment of that name; None where the database has none. Raises UserError for one it can't read."""
-    spec = store.load_experiment(name)
-    if spec is None:
-        return None
-    experiment = Experiment.from_values(spec["experiment"], f"experiment '{name}'")
+    """The experiment of that name; None where the database has none. Raises UserError for one that says what this
+    program doesn't know, FailureError for one that it can't have written."""
+    try:
+        spec = store.load_experiment(name)
+        return None if spec is None else _read(spec, name)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise FailureError(
+            f"What {store.database.name} says of experiment '{name}' can't be read ({type(error).__name__}: {error}): "
+            "another program has written there. Set it right, or take a copy of before."
+        ) from None
+
+
+def _read(spec: Mapping[str, Any], name: str) -> Stored:
+    files, dimensions = spec.get("artifacts"), spec.get("dimensions")
     return Stored(
-        experiment,
+        Experiment.from_values(spec["experiment"], f"experiment '{name}'"),
         str(spec["data_fingerprint"]),
         int(spec["n_train"]),
-        spec.get("artifacts"),
-        spec.get("dimensions"),
+        None if files is None else {"folder": str(files["folder"]), "identity": files["identity"]},
+        None if dimensions is None else int(dimensions),
     )
 
 
