@@ -17,6 +17,7 @@ from study.store import records
 from study.store.store import Store
 from study.store.trials import Mark, Record, read_trials
 from study.terms import Outcome, Phase, StudyName
+from vae.errors import FailureError
 from vae.recipe import Recipe
 
 
@@ -73,7 +74,8 @@ class Run:
 
 
 class History:
-    """What has been run of an experiment. With an `earlier` look at it, only what has changed since is read."""
+    """What has been run of an experiment. With an `earlier` look at it, only what has changed since is read. Raises
+    UserError and FailureError for what this program can't have written."""
 
     def __init__(
         self, store: Store, experiment: Experiment, workload: Workload, earlier: History | None = None
@@ -88,7 +90,7 @@ class History:
         for trial_id, mark in marks.items():
             record = records.get(trial_id)
             if record is not None:
-                self._runs[trial_id] = _run(trial_id, mark, record)
+                self._runs[trial_id] = _read(trial_id, mark, record)
             elif earlier is not None:
                 self._runs[trial_id] = earlier._runs[trial_id]
         curves: dict[int, Curve] = earlier._curves if earlier is not None else {}
@@ -163,6 +165,17 @@ def joint(a: Confirmed, b: Confirmed) -> tuple[Confirmed, Confirmed]:
         return Confirmed(both, [c.runs[i] for i in at], c.E[at], c.hit[at], c.blocks[at], c.test[at])
 
     return pick(a), pick(b)
+
+
+def _read(trial_id: int, mark: Mark, record: Record) -> Run | None:
+    try:
+        return _run(trial_id, mark, record)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FailureError(
+            f"Trial {mark.number} of {mark.study} can't be read ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}): another program has written there. Set it right, or take a copy "
+            "of before."
+        ) from None
 
 
 def _run(trial_id: int, mark: Mark, record: Record) -> Run | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import fake_training
 import optuna
+import pytest
 from fake_study import expire
+from fake_training import Finished
 
 from study.protocol.history import History
 from study.protocol.selection import State
@@ -16,6 +20,7 @@ from study.session import Session
 from study.store import trials as store_trials
 from study.store.trials import read_trials
 from study.terms import Phase
+from vae.errors import FailureError
 
 
 def same_as_new(session: Session, state: State) -> None:
@@ -76,3 +81,23 @@ def test_many_trials_are_asked_for_in_parts(tmp_path: Path, monkeypatch: Any) ->
         whole = History(store, session.experiment, session.workload)
         monkeypatch.setattr(store_trials, "_AT_ONCE", 2)
         assert repr(History(store, session.experiment, session.workload).runs) == repr(whole.runs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE trial_run SET outcome = 'won' WHERE number = 0",
+        "UPDATE trial_user_attributes SET value_json = '3' WHERE key = 'space'",
+        "UPDATE trial_user_attributes SET value_json = '{\"lr\": {\"low\": 2}}' WHERE key = 'space'",
+        "UPDATE trial_run SET score = 'high' WHERE number = 0",
+    ],
+)
+def test_a_trial_that_somebody_else_wrote_is_named(one_arm: Finished, tmp_path: Path, change: str) -> None:
+    """What this program can't have written is one line with the trial in it."""
+    folder = one_arm.copy(tmp_path)
+    with closing(sqlite3.connect(folder / "optuna.db")) as database, database:
+        database.execute(change)
+    said = r"Trial 0 of fake/\S+ can't be read"
+    with pytest.raises(FailureError, match=said) as refused, Finished(folder, {}).open():
+        pass
+    assert "\n" not in str(refused.value)
