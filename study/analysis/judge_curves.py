@@ -16,7 +16,8 @@ from study.analysis.from_curves import FromCurves, Reached, block_labels
 from study.analysis.question import Question
 from study.analysis.standing import Standing
 from study.curves.recorded import Curves, Ended, Recorded
-from study.protocol.history import confirmed, joint
+from study.curves.stored import label
+from study.protocol.history import Run, confirmed, joint
 from study.protocol.verdicts import pair as own_pair
 from study.protocol.verdicts import variance
 from study.statistics.curves import resolution, targets_reached
@@ -186,9 +187,8 @@ def _judged_own(
         told = None if arm == BASELINE else own_pair(state, arm, Phase.CONFIRM)
         if told is None or result is None:
             continue
-        a, _ = joint(confirmed(state, arm, Phase.CONFIRM), confirmed(state, BASELINE, Phase.CONFIRM))
-        labels = [str(run.recipe.seed) for run in a.runs if run.recipe is not None]
-        before, after = (_labelled(reached[name], labels) for name in (BASELINE, arm))
+        a, b = joint(confirmed(state, arm, Phase.CONFIRM), confirmed(state, BASELINE, Phase.CONFIRM))
+        before, after = _of_runs(reached[BASELINE], b.runs), _of_runs(reached[arm], a.runs)
         found[arm] = replace(
             told,
             baseline_examples=before.E,
@@ -230,9 +230,12 @@ def _judged_own(
     return arms
 
 
-def _labelled(reached: Reached, labels: Sequence[str]) -> Reached:
+def _of_runs(reached: Reached, runs: Sequence[Run]) -> Reached:
+    """What was read of these runs, in their order."""
     at = {run.label: i for i, run in enumerate(reached.runs)}
-    return reached.at([at[label] for label in labels])
+    seeds = [None if run.recipe is None else run.recipe.seed for run in runs]
+    labels = [label(seed, run.block, run.number) for seed, run in zip(seeds, runs, strict=True)]
+    return reached.at([at[of_run] for of_run in labels])
 
 
 def _pair(before: Reached, after: Reached, paired: bool) -> Pair:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from study.curves.recorded import Curves, Ended, Recorded
 from study.store import records
@@ -17,10 +19,15 @@ from vae.errors import UserError
 VALUE = "validation loss"
 
 
+def label(seed: Any, block: int, number: int) -> str:
+    """Which run of its arm: its seed, or its trial where it failed before it was told one."""
+    return f"block {block}, trial {number}" if pd.isna(seed) else str(seed)
+
+
 def read_stored(store: Store, name: str, phases: Collection[Phase] = (Phase.CONFIRM,)) -> Curves:
     """The runs of NAME of these phases that have ended, by arm, block and seed, those without an evaluation too.
 
-    The label is the seed, the clock counts training examples, seconds are those of training alone. Raises UserError
+    The label is `label`'s, the clock counts training examples, seconds are those of training alone. Raises UserError
     where there is none."""
     trials = records.trials(store, name)
     ended = trials[trials["outcome"].notna() & trials["phase"].isin([str(phase) for phase in phases])]
@@ -41,7 +48,7 @@ def read_stored(store: Store, name: str, phases: Collection[Phase] = (Phase.CONF
         runs.append(
             Recorded(
                 arm=str(trial["arm"]),
-                label=str(trial["seed"]),
+                label=label(trial["seed"], int(trial["block"]), int(trial["number"])),
                 clock=clock[mine],
                 value=value[mine],
                 seconds=of_run if np.isfinite(of_run).all() else None,

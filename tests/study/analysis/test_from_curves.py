@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy
 from fake_training import Finished, finish
 from scipy import stats
 
@@ -28,6 +29,7 @@ from study.curves.table import Columns
 from study.statistics.curves import Curve, mean_to_target, sustained_to_target
 from study.statistics.speed_up import unpaired_speed_up
 from study.statistics.verdicts import Verdict
+from study.store import schema
 from study.store.store import Store
 from vae.errors import UserError
 
@@ -117,6 +119,32 @@ def test_our_own_database_gives_the_figures_of_compare(own: tuple[Evidence, Curv
     assert [arm.tuning_share for arm in found.comparison.arms] == [
         arm.tuning_share for arm in evidence.comparison.arms
     ]
+
+
+def test_a_run_that_failed_before_it_had_a_seed_is_a_miss(guided: Finished, tmp_path: Path) -> None:
+    """As in `compare`: it stays beside its partner by what it was planned for."""
+    folder = guided.copy(tmp_path)
+    nothing = {"outcome": "failed", "recipe": None, "seed": None, "hit": None, "best_valid_loss": None}
+    with Store.open(f"sqlite:///{folder / 'optuna.db'}") as store, store.write() as connection:
+        of = schema.trial_run.c
+        last = sqlalchemy.select(sqlalchemy.func.max(of.trial_id)).where(
+            of.phase == "confirm", of.arm == "twice"
+        )
+        lost = connection.scalar(last)
+        connection.execute(schema.trial_run.update().where(of.trial_id == lost).values(**nothing))
+        connection.execute(schema.curve.delete().where(schema.curve.c.trial_id == lost))
+    with Store.open(f"sqlite:///{folder / 'optuna.db'}", read_only=True) as store:
+        evidence = read(store, "fake")
+        found = analyse(read_stored(store, "fake"), Question("baseline"), "fake", evidence)
+    assert evidence.comparison is not None
+    ours, expected = (find(c.arms, "twice") for c in (found.comparison, evidence.comparison))
+    assert ours is not None
+    assert expected is not None
+    assert (
+        (ours.hits, ours.seeds, ours.compared)
+        == (expected.hits, expected.seeds, expected.compared)
+        == (7, 8, (7, 8))
+    )
 
 
 def test_blocks_have_one_target_on_one_scale(tmp_path: Path) -> None:
