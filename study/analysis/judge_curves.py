@@ -18,6 +18,7 @@ from study.analysis.standing import Standing
 from study.curves.recorded import Curves, Ended, Recorded
 from study.curves.stored import label
 from study.protocol.history import Run, confirmed, joint
+from study.protocol.selection import State
 from study.protocol.verdicts import pair as own_pair
 from study.protocol.verdicts import variance
 from study.statistics.curves import resolution, targets_reached
@@ -36,7 +37,7 @@ def analyse(curves: Curves, question: Question, name: str, standing: Standing | 
     # By the method before there is no tuning variance: its curves are as those from elsewhere.
     own = standing.comparison if standing is not None and standing.experiment.guided else None
     if standing is not None:
-        curves = _on_one_scale(curves, standing)
+        curves = on_one_scale(curves, standing.state)
     baseline = require_baseline(question.baseline, curves.arms)
     others = [arm for arm in curves.arms if arm != baseline]
     if not others:
@@ -75,9 +76,9 @@ def analyse(curves: Curves, question: Question, name: str, standing: Standing | 
     )
 
 
-def _on_one_scale(curves: Curves, standing: Standing) -> Curves:
+def on_one_scale(curves: Curves, state: State) -> Curves:
     """Every block's curves beside the first's, without what its split of the data is harder: one target for all."""
-    above = {run.block: standing.state.above_first(run.block) for run in curves}
+    above = {run.block: state.above_first(run.block) for run in curves}
     if not any(above.values()):
         return curves
     runs = [replace(run, value=run.value - above[run.block]) for run in curves]

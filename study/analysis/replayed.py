@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from study.analysis.judge_curves import on_one_scale
 from study.analysis.words import number
 from study.curves.recorded import Curves
 from study.curves.stored import read_stored
+from study.protocol.selection import State
 from study.protocol.stored import stored
 from study.replay.policies import policies
 from study.replay.score import Early, Score, Unfair, early_looks, recommended, score, unfair
@@ -112,7 +114,7 @@ def recorded(store: Store, name: str, phase: str | None) -> Recording:
     wanted = Phase(phase) if phase is not None else there[0] if there else None
     if wanted is None or wanted not in there:
         raise UserError(f"'{name}' has no finished {phase or 'search or confirm'} trial. {RECORD}")
-    curves = read_stored(store, name, (wanted,))
+    curves = on_one_scale(read_stored(store, name, (wanted,)), State(store, experiment, workload))
     of_phase = ended[ended["phase"] == wanted].sort_values(["block", "number"], kind="stable")
     schedules = [
         "" if recipe is None else Recipe.from_json(recipe).lr_schedule
