@@ -149,7 +149,8 @@ class ArmResult:
     cold: Estimate | None = None
     """Speed-up in seconds with one cold start."""
     tuning_share: float | None = None
-    """Of the variance in examples, what the luck of tuning is; None by method 1, whose intervals leave it out."""
+    """Of the variance in examples, what the luck of tuning is; None by method 1, whose intervals leave it out, and
+    where the spread of several blocks holds it."""
     test: Difference | None = None
     """Test loss at the hit against the baseline's, nats; above 0 is worse."""
 

@@ -133,7 +133,7 @@ def with_judgement(arm: ArmResult, judged: Said | None, state: State) -> ArmResu
         said(arm, examples, seconds),
         cold=cold,
         tuning_share=None
-        if examples.estimate.reason is not None
+        if examples.estimate.reason is not None or state.experiment.blocks > 1
         else (of_arm + of_baseline) / examples.estimate.se**2,
     )
 

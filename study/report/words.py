@@ -113,6 +113,8 @@ def _how_sure(evidence: Evidence) -> list[str]:
     family = comparison.techniques
     shares = [arm.tuning_share for arm in family if arm.tuning_share is not None]
     luck = f" (of the variance {min(shares):.0%} to {max(shares):.0%})" if shares else ""
+    if experiment.blocks > 1:
+        luck = f" (the unit is the mean of a block, tuned anew in each of {experiment.blocks})"
     said = [
         f"Each ratio compares mean examples to target over {experiment.seeds} paired seeds. Intervals hold the luck of "
         f"tuning as well{luck}: they are for the technique at its best, not for one recipe. Thick bars are 95 % "

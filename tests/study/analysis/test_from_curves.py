@@ -26,6 +26,7 @@ from study.curves.read import read as read_files
 from study.curves.recorded import Curves, Ended, Recorded
 from study.curves.stored import read_stored
 from study.curves.table import Columns
+from study.report.words import how_sure
 from study.statistics.curves import Curve, mean_to_target, sustained_to_target
 from study.statistics.speed_up import unpaired_speed_up
 from study.statistics.verdicts import Verdict
@@ -149,13 +150,18 @@ def test_a_run_that_failed_before_it_had_a_seed_is_a_miss(guided: Finished, tmp_
 
 def test_blocks_have_one_target_on_one_scale(tmp_path: Path) -> None:
     """Each block's split has a target of its own in `compare`; curves brought to the first's scale give its figures,
-    the block's mean as the unit, but for rounding."""
+    the block's mean as the unit, but for rounding. Their spread holds the luck of tuning, whose share nobody knows."""
     values = {"method": 2, "stop_at_target": True, "margin": 0.02, "arms": ["twice"], "tune_trials": 3}
     finished = finish(tmp_path, **values, seeds=4, blocks=2)
     with finished.open() as (store, _):
         evidence = read(store, "fake")
         found = analyse(read_stored(store, "fake"), Question("baseline"), "fake", evidence)
+        assert (
+            "tuning as well (the unit is the mean of a block, tuned anew in each of 2):"
+            in how_sure(evidence)[0]
+        )
     assert evidence.comparison is not None
+    assert [arm.tuning_share for arm in evidence.comparison.techniques] == [None]
     expected, ours = (to_frame(c.arms).set_index("arm") for c in (evidence.comparison, found.comparison))
     columns = [
         "hits",
