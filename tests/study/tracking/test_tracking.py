@@ -266,5 +266,5 @@ def test_a_tracker_that_fails_fails_no_trial(place: Path) -> None:
     assert "Traceback" not in done.stderr + done.stdout
     with Store.open(f"sqlite:///{place / 'optuna.db'}", read_only=True) as store:
         trials = records.trials(store, "fake")
-    assert set(trials["outcome"]) == {"completed"}
+    assert set(trials["outcome"]) <= {"completed", "collapsed"}  # two epochs may be too few for z
     assert len(read_tensorboard(place)) == len(trials) == 3
