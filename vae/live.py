@@ -10,11 +10,13 @@ from rich.live import Live
 
 
 class LiveDisplay:
-    """A context manager with a live display, `_live`, to be updated; None where the console is no terminal."""
+    """A context manager with a live display, `_live`, to be updated; None where the console is no terminal, or one that
+    can't go back to a line (TERM=dumb): rich would show nothing there until the end."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        is_live = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, refresh_per_second=4) if is_live else None
 
     def __enter__(self) -> Self:
         if self._live is not None:

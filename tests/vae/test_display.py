@@ -35,6 +35,15 @@ def test_a_terminal_sees_a_table_and_a_curve_a_file_plain_lines() -> None:
     assert texts[True].count("*") > 10
 
 
+def test_a_dumb_terminal_sees_the_lines_of_a_file_as_they_come() -> None:
+    """It can't go back to a line, so a live display would be blank until the end."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80, _environ={"TERM": "dumb"})
+    with Display(console, 1000) as display:
+        display.show(evaluation(0, 1.0), last=False)
+        assert file.getvalue().startswith("epoch    0.10  valid     1.000")
+
+
 @pytest.mark.parametrize("scale", [1.0, 250.0, -250.0, 1e28])
 def test_eighty_columns_are_enough(scale: float) -> None:
     """Nothing is cut or wrapped on a terminal of that width, nor the lines of a file, however large the losses are."""
