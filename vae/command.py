@@ -3,8 +3,10 @@ exit codes."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
+import io
 import os
 import platform
 import sys
@@ -17,6 +19,8 @@ import typer
 from vae.errors import FailureError, UserError, out_of_memory, printable
 from vae.versions import version_of
 
+#: Of an error without a file's name: what is printed can't be.
+_NO_OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT})
 #: Every command has it; `run` looks for it itself, for errors in parsing too.
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
@@ -69,9 +73,12 @@ def run(app: typer.Typer) -> NoReturn:
     """Parse and run sys.argv. Errors are one line on stderr, tracebacks with --debug alone; exit code 2 for usage,
     1 for failure, 130 where it was stopped."""
     arguments = sys.argv[1:] or ["--help"]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that it hasn't is written out, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(arguments, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is closed where a service has none
+            sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in arguments:
             raise
@@ -92,10 +99,13 @@ def _told(error: BaseException) -> tuple[str, int]:
         # Errors in parsing: their class has moved between typer's versions, what it can do has not.
         line = " ".join(str(error.format_message()).split())
         return f"{line}{'' if line.endswith(('.', '?')) else '.'} See --help.", 2
-    if isinstance(error, BrokenPipeError):
-        # The reader of the output has gone, as `head` does; without this Python would say so once more at its end.
+    if isinstance(error, OSError) and error.errno in _NO_OUTPUT and error.filename is None:
+        # Without this Python would say so once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return "", 1
+        # The reader of the output may have gone, as `head` does: nobody to tell.
+        return "" if isinstance(
+            error, BrokenPipeError
+        ) else f"The output can't be written: {error.strerror}.", 1
     reason = out_of_memory(error)
     if reason is not None:
         return f"There is not enough memory for this ({reason.rstrip('.')}).", 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -96,6 +97,37 @@ def test_a_reader_that_has_gone_is_no_traceback(tmp_path: Path) -> None:
     line = f"{sys.executable} -m vae --help | true"
     done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("> /dev/full", "Error: The output can't be written: No space left on device.\n"),
+        (">&-", ""),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_traceback(to: str, said: str, tmp_path: Path) -> None:
+    """A full disk is a line and exit code 1; no output at all is none and 0, as for a service."""
+    line = f"{sys.executable} -m vae --help {to}"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == (said, 1 if said else 0)
+
+
+def test_a_character_that_the_output_has_not_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on stderr, where the output's encoding is another than UTF-8."""
+    app = command_line("test", "A test.")
+
+    @app.command("go")
+    def go() -> None:
+        print("é")
+
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "argv", ["test", "go"])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with pytest.raises(SystemExit):
+        run(app)
+    assert written.getvalue() == b"\\xe9\n"
 
 
 def test_stopped_by_hand(tmp_path: Path) -> None:
