@@ -129,7 +129,7 @@ class Codes(NamedTuple):
 
 def encoded_batches(trained: TrainedModel, split: Split) -> Iterator[Codes]:
     """The codes of a split's images, which are read a batch at a time; decoded, their z has exactly the distortion that
-    `evaluate` finds for the same images. Raises UserError for another size than the model's."""
+    `evaluate` finds for all of them. Raises UserError for another size than the model's."""
     _require_size(trained, split.base.shape[1])
     of, generator = likelihood(trained.recipe.likelihood), evaluation_generator()
     noise = torch.randn(len(split), trained.recipe.latent_size, generator=generator)
