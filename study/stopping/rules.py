@@ -85,6 +85,8 @@ class Patience:
     points: int
 
     def ends(self, progress: Progress) -> Outcome | None:
+        if progress.over:  # nothing is saved any more, and a collapse is the training's to say
+            return None
         return Outcome.STOPPED if progress.since_better >= self.points else None
 
 

@@ -74,7 +74,7 @@ def by_the_old_loop(trial: Trial) -> tuple[Outcome | None, int]:
         if trial.target is not None and loss <= trial.target:
             return Outcome.HIT, i
         since_best = number - (trial.numbers[0] if best_number < 0 else best_number)
-        if trial.patience and since_best >= trial.patience:
+        if running and trial.patience and since_best >= trial.patience:
             return Outcome.STOPPED, i
         beyond_cap = cap is not None and GRID[number] > cap
         if number >= next_report or beyond_cap:
