@@ -22,7 +22,7 @@ from study.statistics.curves import Curve, median_and_band
 from study.statistics.response import SOFT, Response
 from study.statistics.speed_up import speed_up_by_target
 from study.statistics.survival import kaplan_meier
-from study.terms import BASELINE, Phase
+from study.terms import BASELINE, Outcome, Phase
 
 Curves = Mapping[int, Curve]
 
@@ -345,12 +345,17 @@ def savings(state: State) -> pd.DataFrame:
 
 def outcomes(trials: pd.DataFrame) -> pd.DataFrame:
     """How many trials ended how. Columns arm, phase, outcome ("running" and "waiting" too), trials."""
-    shown = trials.assign(
-        outcome=trials["outcome"].where(trials["outcome"].notna(), trials["state"].str.lower())
-    )
+    shown = trials.assign(outcome=ends(trials))
     shown["phase"] = shown["phase"].fillna("planned")
     grouped = shown.groupby(["arm", "phase", "outcome"], sort=False, dropna=False).size()
     return grouped.rename("trials").reset_index()
+
+
+def ends(trials: pd.DataFrame) -> pd.Series:
+    """How each trial ended, or its state before that. One that Optuna holds for failed without a word of ours has
+    failed too: no two names for one end."""
+    state = trials["state"].str.lower().replace("fail", str(Outcome.FAILED))
+    return trials["outcome"].where(trials["outcome"].notna(), state)
 
 
 def failures(trials: pd.DataFrame) -> pd.DataFrame:

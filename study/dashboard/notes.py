@@ -9,6 +9,7 @@ from study.analysis.arm import Measure, find, sorted_arms
 from study.analysis.comparison import Comparison
 from study.analysis.evidence import Evidence
 from study.analysis.findings import nats
+from study.analysis.frames import ends
 from study.analysis.notes import notes
 from study.analysis.sentences import no_target, sentences
 from study.analysis.words import DASH, examples_of, p_value, speed_up_of
@@ -90,7 +91,7 @@ def search_note(evidence: Evidence, study_id: int, images: Iterable[Image], miss
     comparison, best, trials = evidence.comparison, evidence.best_search, evidence.trials
     trials = trials[trials["arm"] == SEARCH]
     parts = [f"## {markdown_text(evidence.name)}: joint search"]
-    outcomes = trials["outcome"].where(trials["outcome"].notna(), trials["state"].str.lower()).value_counts()
+    outcomes = ends(trials).value_counts()
     listed = ", ".join(f"{count} {markdown_text(word)}" for word, count in outcomes.items())
     parts.append(f"{len(trials)} trials: {listed}.")
     if best is not None:

@@ -210,7 +210,7 @@ def _outcomes(evidence: Evidence) -> Section:
     title = "How the trials ended"
     if evidence.outcomes.empty:
         return Section("endings", title, missing="No trial has been planned yet.")
-    caption = "Diverged, collapsed and failed are trainings that went wrong; the other ends are as planned."
+    caption = "Diverged, collapsed and failed are trainings that went wrong, and count as misses."
     graph = endings.outcomes(evidence.outcomes)
     blocks: list[Block] = [single("outcome-bars", "outcomes", "Trials by outcome", caption, graph)]
     blocks.append(tables.outcomes_table(evidence))

@@ -20,7 +20,7 @@ from study.analysis.columns import article_frame
 from study.analysis.comparison import Comparison, _edges
 from study.analysis.evidence import read
 from study.analysis.findings import beside
-from study.analysis.frames import savings
+from study.analysis.frames import ends, savings
 from study.analysis.notes import notes
 from study.analysis.search import searched
 from study.analysis.words import DASH, examples_of, speed_up_of
@@ -176,6 +176,14 @@ def test_a_trial_that_diverged_stays_so_whatever_its_last_loss(compared: Finishe
         runs[at] = replace(runs[at], outcome=Outcome.DIVERGED)
         assert np.isfinite(evidence.curves[runs[at].trial_id].valid_loss).all()
         assert [i for i, curve in evidence.curves.items() if curve.diverged] == [runs[at].trial_id]
+
+
+def test_a_trial_that_failed_is_called_so_whoever_says_it() -> None:
+    """Optuna's word for it is ours: a table has no two columns for one end."""
+    frame = pd.DataFrame(
+        {"outcome": ["failed", None, None, "hit"], "state": ["FAIL", "FAIL", "RUNNING", "COMPLETE"]}
+    )
+    assert ends(frame).tolist() == ["failed", "failed", "running", "hit"]
 
 
 def test_a_search_trial_that_diverged_is_not_its_best(compared: Finished) -> None:
