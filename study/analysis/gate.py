@@ -108,7 +108,7 @@ class Proposal:
     def _line(self, ruling: Ruling, level: float) -> str:
         said = {
             Ruling.YES: f"{self.arm.arm} is {self.require.replace('-', ' ')}",
-            Ruling.NO: f"{self.arm.arm} is not {self.require.replace('-', ' ')}: {self.measure.words}",
+            Ruling.NO: f"{self.arm.arm} is refused as {self.require.replace('-', ' ')}: {self.measure.words}",
             Ruling.UNDECIDED: f"{self.arm.arm} is not shown to be {self.require.replace('-', ' ')}",
         }[ruling]
         if not self.measure.known:

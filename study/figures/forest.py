@@ -248,7 +248,7 @@ def _forest_hover(row: Row) -> str:
         shown = f"censored; truncated at the budget {ratio:.3f}x" + (
             f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) else ""
         )
-        also = None if row.hits else "never reaches the target: at most this"
+        also = None if row.hits else "never reaches the target"
     params = ", ".join(f"{field}: {value}" for field, value in (row.params or {}).items())
     return lines(
         (
