@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 from study.analysis.words import changes
 from study.design.space import Space
 from study.store.store import Store
-from study.terms import Outcome
 from vae.recipe import Recipe
 
 #: Complete trials below which an importance would be noise.
@@ -22,20 +21,15 @@ N_TREES, MOST_TRIALS = 24, 100
 
 
 def searched(trials: pd.DataFrame, name: str, base: Recipe) -> pd.DataFrame:
-    """The search's trials that have ended, by number, with `best` (the least loss so far of those that `is_choice`
-    names) and `changes` (the recipe against the baseline's)."""
+    """The search's trials that have ended, by number, with `best` (the least loss of a complete trial so far)
+    and `changes` (the recipe against the baseline's)."""
     own = trials[(trials["study_name"] == f"{name}/search") & (trials["phase"] == "search")]
     own = own[own["outcome"].notna()].sort_values("number")
-    loss = own["best_valid_loss"].where(is_choice(own))
+    loss = own["best_valid_loss"].where(own["state"] == "COMPLETE")
     recipes = [
         changes(Recipe.from_json(text), base) if isinstance(text, str) else "" for text in own["recipe"]
     ]
     return own.assign(best=loss.cummin().ffill(), changes=recipes).reset_index(drop=True)
-
-
-def is_choice(found: pd.DataFrame) -> pd.Series:
-    """Which trials may be the search's best, as `State.search_ranked` has them: complete, and not broken down."""
-    return (found["state"] == "COMPLETE") & (found["outcome"] != Outcome.DIVERGED)
 
 
 def importance(store: Store, name: str, found: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -8,7 +8,6 @@ from typing import Any
 from study.analysis.arm import ArmResult, ArticleArm, CombinedArm, Measure, sorted_arms
 from study.analysis.evidence import Evidence
 from study.analysis.findings import Findings, bits
-from study.analysis.search import is_choice
 from study.analysis.sentences import sooner_words
 from study.analysis.words import DASH, examples_of, p_value, speed_up_of
 from study.figures.panel import as_float
@@ -159,7 +158,7 @@ def article_table(evidence: Evidence) -> Table:
 def search_table(evidence: Evidence, most: int = 10) -> Table:
     """The search's best trials."""
     found, dimensions = evidence.search, evidence.workload.dimensions
-    best = found[is_choice(found)].nsmallest(most, "best_valid_loss")
+    best = found[found["state"] == "COMPLETE"].nsmallest(most, "best_valid_loss")
     fields = [column.removeprefix("params_") for column in found.columns if column.startswith("params_")]
     fields = [field for field in fields if best[f"params_{field}"].notna().any()]
     words = [

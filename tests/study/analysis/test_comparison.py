@@ -22,7 +22,6 @@ from study.analysis.evidence import read
 from study.analysis.findings import beside
 from study.analysis.frames import ends, savings
 from study.analysis.notes import notes
-from study.analysis.search import searched
 from study.analysis.words import DASH, examples_of, speed_up_of
 from study.design.space import Dimension
 from study.protocol.selection import State
@@ -184,16 +183,6 @@ def test_a_trial_that_failed_is_called_so_whoever_says_it() -> None:
         {"outcome": ["failed", None, None, "hit"], "state": ["FAIL", "FAIL", "RUNNING", "COMPLETE"]}
     )
     assert ends(frame).tolist() == ["failed", "failed", "running", "hit"]
-
-
-def test_a_search_trial_that_diverged_is_not_its_best(compared: Finished) -> None:
-    """Neither in the line of the best so far nor elsewhere, however low its loss had been."""
-    ended = {"trial_id": [0, 1, 2], "number": [0, 1, 2], "recipe": [None] * 3, "state": ["COMPLETE"] * 3}
-    ended |= {"outcome": ["completed", "diverged", "collapsed"], "best_valid_loss": [30.0, 20.0, 25.0]}
-    frame = pd.DataFrame(ended | {"study_name": ["fake/search"] * 3, "phase": ["search"] * 3})
-    with compared.open() as (_, state):
-        found = searched(frame, "fake", state.experiment.recipe)
-    assert found["best"].tolist() == [30.0, 30.0, 25.0]
 
 
 def test_seconds_are_examples_times_throughput(compared: Finished, tmp_path: Path) -> None:
