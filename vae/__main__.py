@@ -23,6 +23,7 @@ from vae.options import (
     Out,
     Shape,
     SplitSeed,
+    data_of,
     load_on,
     progress,
     require_one_of,
@@ -178,7 +179,7 @@ def encode(
     chosen = split or ("all" if data is not None and data not in NAMES else "test")
     require_one_of(chosen, (*use.SPLITS, "all"))
     if chosen == "all":
-        source = data or use.training_data(trained, data_dir, seed).source
+        source = data or data_of(trained, None, data_dir, seed).source
         part, shape = load_whole(source, likelihood=trained.recipe.likelihood, data_dir=data_dir)
         if shape != trained.shape:
             raise UserError(f"The model takes images of shape {trained.shape}; {source} has {shape}.")

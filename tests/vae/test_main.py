@@ -286,6 +286,22 @@ def test_a_file_is_encoded_whole_and_in_order(
     assert "NaN" in capsys.readouterr().err
 
 
+def test_code_that_makes_the_data_is_named_where_all_of_it_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As wherever else it is run from a model file: a note on stderr."""
+    monkeypatch.chdir(tmp_path)
+    made = "import numpy\n\n\ndef dots():\n    return numpy.eye(20, 16, dtype='float32').reshape(20, 4, 4)\n"
+    Path("dots.py").write_text(made)
+    small = ["--set", "hidden=[4]", "--set", "latent_size=2", "--set", "batch_size=full", "--budget", "1"]
+    assert call(monkeypatch, "train", "--data", "dots.py:dots", "--out", "m.safetensors", *small) == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "encode", "m.safetensors", "--out", "c.npz", "--split", "all") == 0
+    told = capsys.readouterr()
+    assert "20 images of 16 pixels" in told.out
+    assert f"Note: runs {tmp_path / 'dots.py'}:dots, SHA-256" in told.err
+
+
 # What is written
 
 
