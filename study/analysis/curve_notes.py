@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from study.analysis.notes import COARSE
+from study.analysis.notes import COARSE, beside_interval
 from study.statistics.verdicts import Verdict
 from study.terms import Outcome
 
@@ -155,6 +155,7 @@ _NOTES: Sequence[Callable[[FromCurves], str | None]] = (
     _unpaired,
     _left_out,
     _no_interval,
+    lambda found: beside_interval(found.comparison),
     _target_from_runs,
     _censored,
     _misses,

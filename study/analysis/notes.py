@@ -9,6 +9,7 @@ from statistics import median
 
 from study.analysis.arm import ArmResult
 from study.analysis.comparison import Comparison
+from study.analysis.findings import Findings
 from study.protocol.guided import Guided
 from study.protocol.history import Run
 from study.protocol.plan import cut_to_fit
@@ -83,6 +84,29 @@ def _looks(comparison: Comparison, _: State) -> str | None:
         return None
     totals = ", ".join(map(str, [*experiment.looks, experiment.seeds]))
     return f"Seeds were topped up: verdicts could be read at {totals} seeds, and these looks share the error level."
+
+
+def beside_interval(findings: Findings) -> str | None:
+    """Verdicts whose interval seems to say something else: a claim stands where its p is, and is told of."""
+    least = 1.0 + findings.terms.margin
+    found = []
+    for arm in findings.techniques:
+        for unit, measure in ((findings.terms.clock, arm.examples), ("seconds", arm.seconds)):
+            if measure is None or not measure.decides or not measure.verdict.decided:
+                continue
+            low, high = measure.shown
+            if low <= least if measure.verdict is Verdict.FASTER else high >= 1.0 / least:
+                found.append(f"{arm.arm} in {unit}")
+    if not found:
+        return None
+    return (
+        f"The interval reaches into the margin where the verdict doesn't: {', '.join(found)}. The p decides, after "
+        "Holm and over all looks; the intervals are the wider ones that hold for all arms at once."
+    )
+
+
+def _beside_interval(comparison: Comparison, _: State) -> str | None:
+    return beside_interval(comparison)
 
 
 def _widened(comparison: Comparison, state: State) -> str | None:
@@ -303,6 +327,7 @@ _BEFORE: Sequence[Note] = (
     _by_method,
     _one_block,
     _looks,
+    _beside_interval,
     _plateau,
     _raised,
     _targets,

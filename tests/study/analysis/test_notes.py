@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from fake_training import Finished, estimated
 
-from study.analysis.arm import Measure
+from study.analysis.arm import Measure, find
 from study.analysis.comparison import Comparison
 from study.analysis.notes import notes
 from study.protocol.selection import State
@@ -133,6 +133,31 @@ def test_an_arm_whose_tuning_failed_is_not_waited_for(comparison: Comparison) ->
     text = noted(empty, failed=lambda arm, block: (arm, block) == ("twice", 1), of=lambda *_: [lost])
     assert "Every tuning trial failed, so nothing is confirmed of: twice (boom)." in text
     assert "Unfinished" not in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "limits", "is_told"),
+    [
+        (Verdict.FASTER, (0.95, 4.6), True),
+        (Verdict.FASTER, (1.1, 4.6), False),
+        (Verdict.SLOWER, (0.5, 1.1), True),
+        (Verdict.SLOWER, (0.5, 0.8), False),
+        (Verdict.UNDECIDED, (0.5, 1.1), False),
+    ],
+)
+def test_an_interval_beside_its_verdict_is_noted(
+    comparison: Comparison, verdict: Verdict, limits: tuple[float, float], is_told: bool
+) -> None:
+    """Holm's later steps ask for less than the intervals over all arms: a verdict may stand where its interval holds
+    1, and the reader is told which of them decides."""
+    twice = find(comparison.arms, "twice")
+    assert twice is not None
+    assert twice.examples is not None
+    measure = replace(twice.examples, verdict=verdict, simultaneous=limits, decides=True)
+    said = noted(changed(comparison, "twice", examples=measure))
+    assert (
+        "reaches into the margin where the verdict doesn't: twice in examples. The p decides" in said
+    ) is is_told
 
 
 def test_too_few_seeds_are_noted_with_how_many_would_do(comparison: Comparison) -> None:
