@@ -224,12 +224,9 @@ class Remote:
         with self._explained("be written to"):
             try:
                 self._write(lambda fs, target: fs.pipe_file(target, content, mode="create"))
-            except FileExistsError:
-                if not self.exists():
-                    raise
-                return False
             except Exception:
-                # Of what speaks S3, only Amazon's own says which condition of the write did not hold.
+                # Not FileExistsError alone: of what speaks S3, only Amazon's own says which condition of the write did
+                # not hold.
                 if self.exists():
                     return False
                 raise
