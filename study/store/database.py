@@ -305,9 +305,8 @@ class Database:
         raise UserError(f"{self.name} was written by a newer Optuna. Upgrade: pip install -U optuna")
 
     def _create_file(self, path: Path) -> None:
-        for stale in path.parent.glob(
-            f".{escape(path.name)}.*.new*"
-        ):  # of a process that was killed right here
+        # Those of a process that was killed right here.
+        for stale in path.parent.glob(f".{escape(path.name)}.*.new*"):
             stale.unlink()
         new = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
