@@ -72,8 +72,9 @@ class Claim:
     def report(self, value: float, step: int) -> None:
         """Optuna's `Trial.report`, for this trial's pruner at once and for everybody with the next `record`:
         by itself each costs as much as some epochs of a small model."""
-        if step not in self.reported:
-            optuna_private.reports(self.trial)[step] = value
+        known = optuna_private.reports(self.trial)
+        if step not in known:
+            known[step] = value
             self._unwritten_reports.append((step, value))
 
     def append(self, row: dict[str, Any]) -> None:
