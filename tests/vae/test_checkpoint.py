@@ -26,11 +26,6 @@ from vae.use import evaluate
 TAU = 3_000
 
 
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load("digits")
-
-
 def recipe_of(**changes: Any) -> Recipe:
     return Recipe(hidden=(32, 16), latent_size=4, batch_size=64).replace(**changes)
 

@@ -13,18 +13,13 @@ import pytest
 import torch
 
 from vae.__main__ import main
-from vae.data.dataset import Dataset, load
+from vae.data.dataset import Dataset
 from vae.diagnosis import explain, first_broken_step
 from vae.evaluation import Evaluation
 from vae.recipe import Recipe
 from vae.training import Training, train
 
 TAU = 12_000
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load("digits")
 
 
 def trained(data: Dataset, **fields: Any) -> tuple[Training, list[Evaluation]]:

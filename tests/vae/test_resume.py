@@ -10,11 +10,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from training_runs import curve, recipe_of, weights
 
-from vae.data.dataset import Dataset, load
+from vae.data.dataset import Dataset
 from vae.evaluation import Evaluation
-from vae.recipe import OptimizerName, Recipe
+from vae.recipe import OptimizerName
 from vae.training import Training, train
 
 TAU = 4_000
@@ -29,31 +30,7 @@ STATEFUL: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    """The promise of equal bits is for one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load("digits")
-
-
-def recipe_of(**changes: Any) -> Recipe:
-    return Recipe(hidden=(32,), latent_size=4, batch_size=64, lr=3e-3).replace(**changes)
-
-
-def curve(run: Training) -> list[Evaluation]:
-    """The rest of a run, without the seconds."""
-    return [replace(evaluation, train_seconds=0.0) for evaluation in run]
-
-
-def weights(run: Training) -> Tensor:
-    return nn.utils.parameters_to_vector(run.model.parameters()).detach().clone()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_equal_recipes_are_equal_curves(digits: Dataset) -> None:

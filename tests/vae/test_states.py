@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from vae.data.dataset import Dataset, load
+from vae.data.dataset import Dataset
 from vae.evaluation import Evaluation
 from vae.recipe import Recipe
 from vae.training import Training, train
@@ -26,18 +26,7 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The promise of equal bits is for one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load("digits")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def training_of(data: Dataset, **changes: Any) -> Training:

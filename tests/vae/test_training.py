@@ -6,19 +6,20 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from training_runs import curve, recipe_of, weights
 
 from vae import training
 from vae.data import sources
 from vae.data.dataset import Dataset, load
 from vae.elbo import Model, elbo_terms
 from vae.errors import UserError
-from vae.evaluation import GRID_IMAGES, Evaluation, Scores, evaluation_inputs, scores
+from vae.evaluation import GRID_IMAGES, Scores, evaluation_inputs, scores
 from vae.grid import evaluation_grid
 from vae.model.mlp import VAE, build
 from vae.optim.schedules import lr_factor
@@ -29,31 +30,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 TAU = 4_000
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    """The promise of equal bits is for one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load("digits")
-
-
-def recipe_of(**changes: Any) -> Recipe:
-    return Recipe(hidden=(32,), latent_size=4, batch_size=64, lr=3e-3).replace(**changes)
-
-
-def curve(run: Training) -> list[Evaluation]:
-    """The rest of a run, without the seconds."""
-    return [replace(evaluation, train_seconds=0.0) for evaluation in run]
-
-
-def weights(run: Training) -> Tensor:
-    return nn.utils.parameters_to_vector(run.model.parameters()).detach().clone()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scored(run: Training, data: Dataset) -> Scores:

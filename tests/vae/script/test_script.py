@@ -104,11 +104,6 @@ OTHERS = {
 RECIPES = TECHNIQUES | OTHERS
 
 
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load("digits")
-
-
 @pytest.fixture(autouse=True)
 def _on_its_own() -> Iterator[None]:
     """A script seeds torch's global generator; and one thread is fastest for so little."""
